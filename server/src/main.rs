@@ -1,0 +1,2 @@
+//! `tidegate`: arguments → configuration → gateway → exit code.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The harness that end-to-end tests share.
