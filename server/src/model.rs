@@ -4,7 +4,7 @@
 //! Owns: nothing. Never knows: any other room, a clock, a socket, a wire format (but for the text of positions, which
 //! is part of their meaning). Keeps: I9.
 
-use std::{borrow::Borrow, fmt, hash::Hash, ops::Deref, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, hash::Hash, ops::Deref, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -322,6 +322,38 @@ impl FromStr for Token {
     }
 }
 
+/// A moment of the node's monotonic clock: microseconds since the node started.
+///
+/// Microseconds, because the resume table compares the sending of a fetch with the arrival of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// From microseconds since the node started.
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+    /// Milliseconds since the node started, as they stand on the wire.
+    #[must_use]
+    pub const fn millis(self) -> u64 {
+        self.0 / 1000
+    }
+    /// How much later this is; zero when it is earlier.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+    /// This much later.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
 /// What a source yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -358,6 +390,20 @@ pub struct Update {
     /// What.
     pub change: Change,
 }
+
+/// One row of a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// JSON text.
+    pub data: Bytes,
+    /// Event time, else append time, in milliseconds since 1970.
+    pub ts_ms: i64,
+    /// The offset of the change that it comes from.
+    pub offset: Offset,
+}
+
+/// The rows of a view, by row id: a persistent map, cheap to clone, so that a snapshot is encoded off the line.
+pub type Rows = imbl::OrdMap<RowId, Row>;
 
 /// What a channel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -1,0 +1,597 @@
+//! One partition of one stream on this node: the only writer of its views and of its tail.
+//!
+//! Does: applies what the source yields, makes channels resident (fence join), answers joins by the resume table, and
+//! says how fresh everything is. Owns: views, tail, last changes, held joins. Never knows: connections, sockets, wire
+//! formats but for the snapshots that it hands on. Keeps: I3, I5, I6. [`Partition`] is pure: fetches and moments come in
+//! as arguments (I9); `partition/task.rs` drives it.
+
+pub mod resume;
+pub mod tail;
+pub mod task;
+mod view;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use resume::{From, Known, Verdict, verdict};
+use tail::{Health, Proof, Tail, Wake};
+use view::View;
+
+use crate::{
+    decode::Decoder,
+    frame::{Shared, Snapshot},
+    model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Update},
+    protocol::{ErrorCode, Outcome, Refusal, SnapshotReason, write::GapReason},
+    source::{Fetch, SourceError, embedded::EmbeddedLog},
+};
+
+/// A join that has no answer after so long is told that it is held.
+const HELD_NEWS: Duration = Duration::from_millis(250);
+/// An encoded snapshot that nobody asked for is kept so long for those who join a little later.
+const SNAPSHOT_KEPT: Duration = Duration::from_secs(5);
+
+/// What a partition is told of its stream.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The stream's name.
+    pub stream: String,
+    /// Which partition.
+    pub partition: u32,
+    /// View or events.
+    pub mode: Mode,
+    /// Records read for one replay, at most.
+    pub replay_records: usize,
+    /// How long a join is held for this node to become as far as its token.
+    pub hold: Duration,
+}
+
+/// A wish to follow a channel of this partition.
+#[derive(Debug)]
+pub struct Join {
+    /// The asker's own number for this partition.
+    pub seat: u32,
+    /// Of which channel.
+    pub channel: Channel,
+    /// From where.
+    pub from: From,
+    /// When the wish reached the node.
+    pub arrived: Moment,
+    /// The asker's own numbers for who wishes it.
+    pub members: Vec<u64>,
+    /// Where the answer goes.
+    pub reply: Arc<Mailbox>,
+    /// Whether it has been told that it is held.
+    pub told: bool,
+}
+
+/// Events that will not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// After this position; in another epoch than `to` when the log has changed.
+    pub from: Position,
+    /// Up to this one.
+    pub to: Position,
+    /// How many, where it is known.
+    pub dropped: Option<u64>,
+    /// Why.
+    pub reason: GapReason,
+}
+
+/// How a line begins.
+#[derive(Debug)]
+pub struct Begin {
+    /// What the client is told.
+    pub outcome: Outcome,
+    /// The view, where it comes whole.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// What is missing, where something is.
+    pub gap: Option<Gap>,
+    /// What comes first, in order.
+    pub updates: Vec<Arc<Shared>>,
+    /// With all that, the line is here.
+    pub at: Position,
+}
+
+/// The answer to a join.
+#[derive(Debug)]
+pub enum Answer {
+    /// Not yet: this node is behind. Another answer follows.
+    Held,
+    /// No, and when to ask again.
+    Refused(Refusal),
+    /// From here on.
+    Begin(Begin),
+}
+
+/// An answer and whom it is for.
+#[derive(Debug)]
+pub struct Joined {
+    /// The asker's own number for this partition.
+    pub seat: u32,
+    /// The channel.
+    pub channel: Channel,
+    /// The asker's own numbers.
+    pub members: Vec<u64>,
+    /// When the wish arrived: the first `live` needs a proof asked for after it.
+    pub arrived: Moment,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// Where a worker finds its answers. It holds at most as many as the worker has asked joins.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    answers: Mutex<Vec<Joined>>,
+    /// Raised when there is something.
+    pub wake: Arc<Wake>,
+}
+
+impl Mailbox {
+    /// A mailbox that raises this flag.
+    #[must_use]
+    pub fn new(wake: Arc<Wake>) -> Arc<Self> {
+        Arc::new(Self {
+            answers: Mutex::default(),
+            wake,
+        })
+    }
+    fn put(&self, joined: Joined) {
+        self.answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(joined);
+        self.wake.raise();
+    }
+    /// Takes what has come.
+    #[must_use]
+    pub fn take(&self) -> Vec<Joined> {
+        std::mem::take(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A view as `/v1/view` gives it.
+#[derive(Clone, Debug)]
+pub struct ViewAt {
+    /// The rows and their position.
+    pub snapshot: Arc<Snapshot>,
+    /// How the partition is doing.
+    pub health: Health,
+}
+
+/// The state of one partition.
+pub struct Partition {
+    settings: Settings,
+    decoder: Decoder,
+    cache: Arc<EmbeddedLog>,
+    tail: Arc<Tail>,
+    epoch: Option<Epoch>,
+    applied: Offset,
+    views: HashMap<Channel, View>,
+    last_change: HashMap<Channel, Offset>,
+    head: (Offset, Moment),
+    unproven: Option<Proof>,
+    health: Health,
+    readable: bool,
+    joins: Vec<Join>,
+    poisoned: u64,
+}
+
+impl Partition {
+    /// A partition that has read nothing yet.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        decoder: Decoder,
+        cache: Arc<EmbeddedLog>,
+        tail: Arc<Tail>,
+    ) -> Self {
+        Self {
+            settings,
+            decoder,
+            cache,
+            tail,
+            epoch: None,
+            applied: Offset::BEFORE_ALL,
+            views: HashMap::new(),
+            last_change: HashMap::new(),
+            head: (Offset::BEFORE_ALL, Moment::default()),
+            unproven: None,
+            health: Health::default(),
+            readable: false,
+            joins: Vec::new(),
+            poisoned: 0,
+        }
+    }
+
+    /// After which offset the next fetch begins; none before the first.
+    #[must_use]
+    pub fn next_after(&self) -> Option<Offset> {
+        self.epoch.as_ref().map(|_| self.applied)
+    }
+
+    /// Records that meant nothing.
+    #[must_use]
+    pub const fn poisoned(&self) -> u64 {
+        self.poisoned
+    }
+
+    /// How many joins wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.joins.len()
+    }
+
+    /// Takes a successful fetch that was sent at `asked_at`.
+    pub fn take(&mut self, fetch: &Fetch, asked_at: Moment, now: Moment) {
+        self.readable = true;
+        let opened = self.epoch.is_none();
+        if opened {
+            self.open(fetch.epoch.clone(), fetch.start, now);
+        } else if self.epoch.as_ref() != Some(&fetch.epoch) {
+            return self.restart(fetch, fetch.head, asked_at, now);
+        } else if self.applied < fetch.start {
+            return self.restart(fetch, fetch.start, asked_at, now);
+        }
+        let batch: Vec<_> = fetch
+            .records
+            .iter()
+            .filter_map(|record| self.apply(record, now))
+            .collect();
+        self.applied = self.applied.max(fetch.upto);
+        self.saw(fetch.head, asked_at);
+        self.tail.push(batch, self.applied, self.health, now);
+    }
+
+    /// The log is another one, or lost what follows: nothing here bridges that.
+    fn restart(&mut self, fetch: &Fetch, at: Offset, asked_at: Moment, now: Moment) {
+        self.open(fetch.epoch.clone(), at, now);
+        self.saw(fetch.head, asked_at);
+        self.tail.set_health(self.health);
+    }
+
+    fn open(&mut self, epoch: Epoch, at: Offset, now: Moment) {
+        (self.applied, self.unproven) = (at, None);
+        self.health = Health {
+            last_record_at: now,
+            ..Health::default()
+        };
+        self.views.clear();
+        self.last_change = if epoch == *self.cache.epoch() {
+            self.cache.manifest().0
+        } else {
+            HashMap::new()
+        };
+        self.tail.reset(epoch.clone(), at, now);
+        self.epoch = Some(epoch);
+    }
+
+    fn apply(&mut self, record: &Record, now: Moment) -> Option<Arc<Shared>> {
+        self.health.last_record_at = now;
+        let change = match self.decoder.decode(record) {
+            Ok(change) => change,
+            Err(poison) => {
+                self.poisoned += 1;
+                tracing::warn!(stream = self.settings.stream, partition = self.settings.partition, offset = %record.offset, %poison, "record skipped");
+                return None;
+            }
+        };
+        match self.last_change.get_mut(&change.channel) {
+            Some(last) => *last = record.offset.max(*last),
+            None => drop(
+                self.last_change
+                    .insert(change.channel.clone(), record.offset),
+            ),
+        }
+        if let Some(view) = self.views.get_mut(&change.channel) {
+            view.apply(&change, record.offset);
+        }
+        let position = self.at(record.offset)?;
+        Some(Shared::new(Update { position, change }, now))
+    }
+
+    fn at(&self, offset: Offset) -> Option<Position> {
+        let epoch = self.epoch.clone()?;
+        Some(Position {
+            partition: self.settings.partition,
+            epoch,
+            offset,
+        })
+    }
+
+    /// A fetch sent at `asked_at` found this head: a proof, once the head has been applied.
+    fn saw(&mut self, head: Offset, asked_at: Moment) {
+        self.head = (head, asked_at);
+        self.health.trouble = None;
+        let found = Proof { asked_at, head };
+        let waiting = self.unproven.get_or_insert(found);
+        if self.applied >= waiting.head {
+            self.health.proof = Some(if self.applied >= head {
+                found
+            } else {
+                *waiting
+            });
+            self.unproven = (self.applied < head).then_some(found);
+        }
+    }
+
+    /// A fetch failed.
+    pub fn fail(&mut self, error: SourceError) {
+        self.readable = false;
+        if self.health.trouble != Some(error.reason()) {
+            self.health.trouble = Some(error.reason());
+            self.tail.set_health(self.health);
+        }
+    }
+
+    /// Takes a wish; answers at once where that is possible.
+    pub fn join(&mut self, mut join: Join, now: Moment) {
+        if !self.answer(&mut join, now) {
+            self.joins.push(join);
+        }
+    }
+
+    /// Looks again at the joins that wait, and lets go of what nobody needs.
+    pub fn step(&mut self, now: Moment) {
+        let mut joins = std::mem::take(&mut self.joins);
+        joins.retain_mut(|join| !self.answer(join, now));
+        self.joins = joins;
+        for view in self.views.values_mut() {
+            view.forget_snapshot(now, SNAPSHOT_KEPT);
+        }
+    }
+
+    /// Answers a join if it can be answered; tells it that it is held, or refuses it, when it waited too long.
+    fn answer(&mut self, join: &mut Join, now: Moment) -> bool {
+        let (begin, behind) = self.begin(join, now);
+        let waited = now.since(join.arrived);
+        let answer = match begin {
+            Some(begin) => Answer::Begin(begin),
+            None if waited >= self.settings.hold => Answer::Refused(Refusal::retry(
+                ErrorCode::RetryLater,
+                "this node is behind the token or its source; another may not be",
+                1000,
+            )),
+            None if !join.told && (behind || waited >= HELD_NEWS) => {
+                join.told = true;
+                Self::reply(join, join.members.clone(), Answer::Held);
+                return false;
+            }
+            None => return false,
+        };
+        let members = std::mem::take(&mut join.members);
+        Self::reply(join, members, answer);
+        true
+    }
+
+    fn reply(join: &Join, members: Vec<u64>, answer: Answer) {
+        let (seat, channel, arrived) = (join.seat, join.channel.clone(), join.arrived);
+        join.reply.put(Joined {
+            seat,
+            channel,
+            members,
+            arrived,
+            answer,
+        });
+    }
+
+    /// How the line begins, if that can be said; and whether this node is known to be behind.
+    fn begin(&mut self, join: &Join, now: Moment) -> (Option<Begin>, bool) {
+        let Some(epoch) = &self.epoch else {
+            return (None, !self.readable && self.health.trouble.is_some());
+        };
+        let known = Known {
+            mode: self.settings.mode,
+            epoch,
+            floor: self.tail.floor(),
+            applied: self.applied,
+            head: self.head,
+            last_change: self.last_change.get(&join.channel).copied(),
+        };
+        let begin = match verdict(&known, &join.from, join.arrived) {
+            Verdict::Ask => None,
+            Verdict::Behind => return (None, true),
+            Verdict::Follow => self.follow(join),
+            Verdict::Nothing => self.plain(Outcome::Resumed, Vec::new()),
+            Verdict::Start => self.start(join),
+            Verdict::Snapshot(reason) => self.whole(&join.channel, reason, now),
+            Verdict::Replay => self.replay(join),
+            Verdict::EpochGap => self.gap(join, GapReason::EpochChanged),
+        };
+        (begin, false)
+    }
+
+    fn plain(&self, outcome: Outcome, updates: Vec<Arc<Shared>>) -> Option<Begin> {
+        Some(Begin {
+            outcome,
+            snapshot: None,
+            gap: None,
+            updates,
+            at: self.at(self.applied)?,
+        })
+    }
+
+    fn follow(&self, join: &Join) -> Option<Begin> {
+        let From::After(token) = &join.from else {
+            return None;
+        };
+        let updates = self
+            .tail
+            .between(&join.channel, token.offset, self.applied)?;
+        self.plain(Outcome::Resumed, updates)
+    }
+
+    fn start(&self, join: &Join) -> Option<Begin> {
+        let updates = match join.from {
+            From::History(n) => self.tail.last(&join.channel, n as usize),
+            _ => Vec::new(),
+        };
+        self.plain(Outcome::Started, updates)
+    }
+
+    fn gap(&self, join: &Join, reason: GapReason) -> Option<Begin> {
+        let From::After(from) = &join.from else {
+            return None;
+        };
+        let to = self.at(self.applied)?;
+        let gap = Some(Gap {
+            from: from.clone(),
+            to: to.clone(),
+            dropped: None,
+            reason,
+        });
+        Some(Begin {
+            outcome: Outcome::Resumed,
+            snapshot: None,
+            gap,
+            updates: Vec::new(),
+            at: to,
+        })
+    }
+
+    /// The whole view: an encoding that others use already, and what followed it, or a new one.
+    fn whole(&mut self, channel: &Channel, reason: SnapshotReason, now: Moment) -> Option<Begin> {
+        let snapshot = self.view(channel, now)?;
+        let updates = self
+            .tail
+            .between(channel, snapshot.position().offset, self.applied)?;
+        Some(Begin {
+            snapshot: Some(snapshot),
+            ..self.plain(Outcome::Snapshot(reason), updates)?
+        })
+    }
+
+    /// The snapshot of a channel, made resident where it was not; none until this node has applied what the cache had.
+    fn view(&mut self, channel: &Channel, now: Moment) -> Option<Arc<Snapshot>> {
+        let here = self.at(self.applied)?;
+        if !self.views.contains_key(channel) {
+            if here.epoch != *self.cache.epoch() {
+                return None;
+            }
+            let (cached, fence) = self.cache.view(channel);
+            self.views.insert(channel.clone(), View::new(cached, fence));
+        }
+        let floor = self.tail.floor();
+        let view = self.views.get_mut(channel)?;
+        (self.applied >= view.fence()).then(|| view.snapshot(channel, here, floor, now))
+    }
+
+    /// A view for a single answer.
+    pub fn view_now(&mut self, channel: &Channel, now: Moment) -> Option<ViewAt> {
+        let here = self.at(self.applied)?;
+        self.view(channel, now)?;
+        let rows = self.views.get(channel)?.rows().clone();
+        Some(ViewAt {
+            snapshot: Snapshot::new(channel.clone(), here, rows),
+            health: self.health,
+        })
+    }
+
+    /// A channel's last change on this node, as far as it is known.
+    #[must_use]
+    pub fn last_change(&self, channel: &Channel) -> Option<Position> {
+        self.at(self
+            .last_change
+            .get(channel)
+            .copied()
+            .filter(|&at| at <= self.applied)?)
+    }
+
+    /// Events from the log: all that follow the token, or a gap where the log does not reach back, or too far.
+    fn replay(&mut self, join: &Join) -> Option<Begin> {
+        if !self.readable {
+            return None;
+        }
+        let (log_start, epoch) = (self.cache.extent().1, self.epoch.clone()?);
+        if epoch != *self.cache.epoch() {
+            return None;
+        }
+        let bound = Offset::new(
+            self.applied
+                .number()
+                .saturating_sub(self.settings.replay_records as u64),
+        );
+        let (after, gap) = match &join.from {
+            From::After(token) if token.offset < log_start || token.offset < bound => {
+                return self.gap(join, GapReason::TooOld);
+            }
+            From::After(token) => (token.offset, None),
+            _ => {
+                let after = log_start.max(bound);
+                let gap = (log_start < bound).then_some((log_start, after));
+                (after, gap)
+            }
+        };
+        let updates = self.read(&join.channel, after)?;
+        let outcome = if join.from == From::Earliest {
+            Outcome::Started
+        } else {
+            Outcome::Resumed
+        };
+        let mut begin = self.plain(outcome, updates)?;
+        if let Some((from, to)) = gap {
+            let (from, to) = (self.at(from)?, self.at(to)?);
+            begin.gap = Some(Gap {
+                from,
+                to,
+                dropped: None,
+                reason: GapReason::TooOld,
+            });
+        }
+        Some(begin)
+    }
+
+    /// The channel's updates after `after`, up to what this node has applied, from the log.
+    fn read(&mut self, channel: &Channel, mut after: Offset) -> Option<Vec<Arc<Shared>>> {
+        let mut updates = Vec::new();
+        while after < self.applied {
+            let fetch = self.cache.read(Some(after), 4 << 20);
+            if fetch.start > after {
+                return None;
+            }
+            for record in fetch
+                .records
+                .iter()
+                .filter(|record| record.offset <= self.applied)
+            {
+                let Ok(change) = self.decoder.decode(record) else {
+                    continue;
+                };
+                if change.channel == *channel {
+                    updates.push(Shared::new(
+                        Update {
+                            position: self.at(record.offset)?,
+                            change,
+                        },
+                        Moment::default(),
+                    ));
+                }
+            }
+            if fetch.upto <= after {
+                break;
+            }
+            after = fetch.upto;
+        }
+        Some(updates)
+    }
+
+    /// Resident views, and the rows of all of them.
+    #[must_use]
+    pub fn resident(&self) -> (usize, usize) {
+        (
+            self.views.len(),
+            self.views.values().map(|view| view.rows().len()).sum(),
+        )
+    }
+
+    /// Everything up to here has been applied, and the newest head that was seen.
+    #[must_use]
+    pub const fn progress(&self) -> (Offset, Offset) {
+        (self.applied, self.head.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,416 @@
+//! The newest updates of a partition, shared by the workers.
+//!
+//! The partition's task is its only writer (I3). Workers pull at their own pace with a cursor each, behind a lock that is
+//! held for a few instructions a batch, so no worker stops a partition and no partition a worker (I2). A tail never
+//! bridges a hole: when the log's epoch changes, or the log lost what follows, it is cleared and its `resets` moves on.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    frame::Shared,
+    model::{Channel, Epoch, Moment, Offset, StaleReason},
+};
+
+/// What a tail holds at most. Whichever limit is reached first.
+#[derive(Clone, Copy, Debug)]
+pub struct TailMax {
+    /// Bytes, about.
+    pub bytes: usize,
+    /// Since an update was applied.
+    pub age: Duration,
+}
+
+/// A successful fetch whose head has been applied: when it was sent, and that head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// When the fetch was sent.
+    pub asked_at: Moment,
+    /// The head that it found.
+    pub head: Offset,
+}
+
+/// How a partition is doing, as far as freshness is concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The newest proof.
+    pub proof: Option<Proof>,
+    /// Why there are no newer ones, where the source says why.
+    pub trouble: Option<StaleReason>,
+    /// When a record was last seen (or the log was opened).
+    pub last_record_at: Moment,
+}
+
+/// Where a worker is in a tail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Of which life of the tail.
+    pub resets: u64,
+    /// Everything up to here has been pulled.
+    pub offset: Offset,
+}
+
+/// What a pull gives.
+#[derive(Debug)]
+pub struct Pulled {
+    /// What follows the cursor, in order.
+    pub updates: Vec<Arc<Shared>>,
+    /// Where the worker is now.
+    pub cursor: Cursor,
+    /// The log's identity; none before the first fetch.
+    pub epoch: Option<Epoch>,
+    /// How the partition is doing.
+    pub health: Health,
+    /// Whether the tail no longer reached back to the cursor, or had another life: what the cursor's connections were
+    /// owed in between is not in `updates`.
+    pub fell_off: bool,
+}
+
+/// Wakes one worker, at most once until it looks.
+#[derive(Debug, Default)]
+pub struct Wake {
+    raised: AtomicBool,
+    notify: Notify,
+}
+
+impl Wake {
+    /// Raises the flag; wakes the worker when it was down.
+    pub fn raise(&self) {
+        if !self.raised.swap(true, Ordering::AcqRel) {
+            self.notify.notify_one();
+        }
+    }
+    /// Takes the flag down and tells whether it was up.
+    pub fn take(&self) -> bool {
+        self.raised.swap(false, Ordering::AcqRel)
+    }
+    /// Returns once the flag has been raised. Cancel safe.
+    pub async fn raised(&self) {
+        self.notify.notified().await;
+    }
+}
+
+/// The newest updates of one partition.
+#[derive(Debug)]
+pub struct Tail {
+    max: TailMax,
+    inner: Mutex<Inner>,
+    wakes: Mutex<Vec<Arc<Wake>>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    epoch: Option<Epoch>,
+    resets: u64,
+    floor: Offset,
+    applied: Offset,
+    updates: VecDeque<Arc<Shared>>,
+    bytes: usize,
+    health: Health,
+}
+
+impl Tail {
+    /// An empty tail.
+    #[must_use]
+    pub fn new(max: TailMax) -> Arc<Self> {
+        Arc::new(Self {
+            max,
+            inner: Mutex::default(),
+            wakes: Mutex::default(),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes this worker from now on whenever there is something to pull.
+    pub fn wake_also(&self, wake: Arc<Wake>) {
+        self.wakes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(wake);
+    }
+
+    /// No longer wakes this worker.
+    pub fn wake_no_more(&self, wake: &Arc<Wake>) {
+        self.wakes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|other| !Arc::ptr_eq(other, wake));
+    }
+
+    fn wake_all(&self) {
+        for wake in self
+            .wakes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            wake.raise();
+        }
+    }
+
+    // === the partition's side
+
+    /// Begins another life: at `at` in `epoch`, with nothing before it.
+    pub fn reset(&self, epoch: Epoch, at: Offset, now: Moment) {
+        let mut inner = self.inner();
+        inner.resets += 1;
+        (inner.epoch, inner.floor, inner.applied) = (Some(epoch), at, at);
+        inner.updates.clear();
+        inner.bytes = 0;
+        inner.health = Health {
+            last_record_at: now,
+            ..Health::default()
+        };
+        drop(inner);
+        self.wake_all();
+    }
+
+    /// Appends a batch, and what is known of freshness after it. Everything up to `applied` has been applied.
+    pub fn push(&self, batch: Vec<Arc<Shared>>, applied: Offset, health: Health, now: Moment) {
+        let mut inner = self.inner();
+        inner.bytes += batch.iter().map(|shared| shared.weight()).sum::<usize>();
+        inner.updates.extend(batch);
+        inner.applied = applied;
+        inner.health = health;
+        while inner.bytes > self.max.bytes
+            || inner
+                .updates
+                .front()
+                .is_some_and(|shared| now.since(shared.applied_at) > self.max.age)
+        {
+            let Some(oldest) = inner.updates.pop_front() else {
+                break;
+            };
+            inner.bytes -= oldest.weight();
+            inner.floor = oldest.update.position.offset;
+        }
+        drop(inner);
+        self.wake_all();
+    }
+
+    /// Only the health has changed.
+    pub fn set_health(&self, health: Health) {
+        self.inner().health = health;
+        self.wake_all();
+    }
+
+    // === the workers' side
+
+    /// Where a worker begins that has had nobody here until now.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        let inner = self.inner();
+        Cursor {
+            resets: inner.resets,
+            offset: inner.applied,
+        }
+    }
+
+    /// Everything after the cursor, up to `max` updates. A worker that fell off goes on from the floor, not from applied.
+    #[must_use]
+    pub fn pull(&self, cursor: Cursor, max: usize) -> Pulled {
+        let inner = self.inner();
+        let reset = cursor.resets != inner.resets;
+        let fell_off = reset || cursor.offset < inner.floor;
+        let from = if fell_off { inner.floor } else { cursor.offset };
+        let first = inner.first_after(from);
+        let updates: Vec<_> = inner.updates.range(first..).take(max).cloned().collect();
+        let all = first + updates.len() == inner.updates.len();
+        let offset = match updates.last() {
+            Some(last) if !all => last.update.position.offset,
+            _ => inner.applied.max(from),
+        };
+        let cursor = Cursor {
+            resets: inner.resets,
+            offset,
+        };
+        Pulled {
+            updates,
+            cursor,
+            epoch: inner.epoch.clone(),
+            health: inner.health,
+            fell_off,
+        }
+    }
+
+    /// The updates of one channel after `after` and up to `upto`; none when the tail does not reach back so far.
+    #[must_use]
+    pub fn between(
+        &self,
+        channel: &Channel,
+        after: Offset,
+        upto: Offset,
+    ) -> Option<Vec<Arc<Shared>>> {
+        let inner = self.inner();
+        if after < inner.floor {
+            return None;
+        }
+        let found = inner
+            .updates
+            .range(inner.first_after(after)..)
+            .take_while(|shared| shared.update.position.offset <= upto);
+        Some(
+            found
+                .filter(|shared| shared.update.change.channel == *channel)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// The last `n` updates of a channel, in order, and the position before the first of them.
+    #[must_use]
+    pub fn last(&self, channel: &Channel, n: usize) -> Vec<Arc<Shared>> {
+        let inner = self.inner();
+        let newest_first = inner
+            .updates
+            .iter()
+            .rev()
+            .filter(|shared| shared.update.change.channel == *channel);
+        let mut found: Vec<_> = newest_first.take(n).cloned().collect();
+        found.reverse();
+        found
+    }
+
+    /// Just before the first update that it still has.
+    #[must_use]
+    pub fn floor(&self) -> Offset {
+        self.inner().floor
+    }
+
+    /// Updates and bytes held.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        let inner = self.inner();
+        (inner.updates.len(), inner.bytes)
+    }
+
+    /// How the partition is doing.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.inner().health
+    }
+}
+
+impl Inner {
+    fn first_after(&self, offset: Offset) -> usize {
+        self.updates
+            .partition_point(|shared| shared.update.position.offset <= offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Change, Position, RowId, Update};
+
+    fn shared(offset: u64, channel: &str) -> Arc<Shared> {
+        let position = Position {
+            partition: 0,
+            epoch: Epoch::new("e").unwrap(),
+            offset: Offset::new(offset),
+        };
+        let change = Change {
+            channel: channel.parse().unwrap(),
+            row: RowId::default(),
+            data: Some("1".into()),
+            ts_ms: 0,
+        };
+        Shared::new(Update { position, change }, Moment::default())
+    }
+
+    fn tail(updates: usize) -> Arc<Tail> {
+        let tail = Tail::new(TailMax {
+            bytes: updates * shared(1, "s/c").weight(),
+            age: Duration::from_secs(1),
+        });
+        tail.reset(
+            Epoch::new("e").unwrap(),
+            Offset::BEFORE_ALL,
+            Moment::default(),
+        );
+        tail
+    }
+
+    fn push(tail: &Tail, offset: u64) {
+        tail.push(
+            vec![shared(offset, "s/c")],
+            Offset::new(offset),
+            Health::default(),
+            Moment::default(),
+        );
+    }
+
+    #[test]
+    fn a_cursor_gets_everything_once_and_in_order() {
+        let tail = tail(100);
+        let (mut cursor, mut seen) = (tail.cursor(), Vec::new());
+        for offset in [2, 3, 7, 8, 20] {
+            push(&tail, offset);
+            if offset % 2 == 0 {
+                continue;
+            }
+            while cursor.offset < Offset::new(offset) {
+                let pulled = tail.pull(cursor, 1);
+                assert!(!pulled.fell_off);
+                seen.extend(
+                    pulled
+                        .updates
+                        .iter()
+                        .map(|shared| shared.update.position.offset.number()),
+                );
+                cursor = pulled.cursor;
+            }
+        }
+        assert_eq!(seen, [2, 3, 7]);
+    }
+
+    #[test]
+    fn who_falls_off_is_told_and_goes_on_from_the_floor() {
+        let tail = tail(2);
+        let cursor = tail.cursor();
+        (1..=5).for_each(|offset| push(&tail, offset));
+        let pulled = tail.pull(cursor, 10);
+        assert!(pulled.fell_off);
+        assert_eq!(pulled.updates.len(), 2);
+        assert_eq!(tail.floor(), Offset::new(3));
+        assert!(
+            tail.between(&"s/c".parse().unwrap(), Offset::new(2), Offset::new(5))
+                .is_none()
+        );
+        assert_eq!(
+            tail.between(&"s/c".parse().unwrap(), Offset::new(3), Offset::new(4))
+                .unwrap()
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn another_life_is_noticed_even_at_the_same_offset() {
+        let tail = tail(10);
+        push(&tail, 1);
+        let cursor = tail.cursor();
+        tail.reset(Epoch::new("f").unwrap(), Offset::new(1), Moment::default());
+        assert!(tail.pull(cursor, 10).fell_off);
+    }
+
+    #[test]
+    fn a_wake_is_raised_once_until_it_is_taken() {
+        let wake = Wake::default();
+        wake.raise();
+        wake.raise();
+        assert!(wake.take());
+        assert!(!wake.take());
+    }
+}

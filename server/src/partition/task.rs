@@ -1,0 +1,167 @@
+//! The task that drives one partition: it fetches, applies, and answers, one after the other.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{Join, Partition, ViewAt};
+use crate::{
+    clock::Clock,
+    model::{Channel, Moment, Position},
+    source::Source,
+};
+
+/// Bytes of one fetch, about: a batch of the tail.
+const FETCH_BYTES: usize = 1 << 20;
+/// Requests that may wait for a partition; beyond it the asker is told to come back.
+pub const REQUESTS_MAX: usize = 1 << 16;
+/// Requests taken in one go.
+const REQUESTS_BATCH: usize = 1024;
+/// Long-polls that may wait in one partition; beyond it they are answered at once.
+const WATCHERS_MAX: usize = 100_000;
+
+/// What a partition's task is asked.
+#[derive(Debug)]
+pub enum Request {
+    /// To follow a channel.
+    Join(Join),
+    /// A view, once; where `newer_than` is given, when its last change is behind that position.
+    View {
+        /// Of which channel.
+        channel: Channel,
+        /// Only something newer than this.
+        newer_than: Option<Position>,
+        /// Where the answer goes; dropped when the asker no longer waits.
+        reply: oneshot::Sender<ViewAt>,
+    },
+    /// How it is doing.
+    Inspect(oneshot::Sender<Inspection>),
+}
+
+/// How a partition is doing, for operators.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Inspection {
+    /// Applied up to here.
+    pub applied: u64,
+    /// The newest head seen.
+    pub head: u64,
+    /// Resident views.
+    pub views: usize,
+    /// Rows of all resident views.
+    pub rows: usize,
+    /// Records that meant nothing.
+    pub poisoned: u64,
+    /// Joins and long-polls that wait.
+    pub waiting: usize,
+}
+
+struct Watcher {
+    channel: Channel,
+    newer_than: Option<Position>,
+    reply: oneshot::Sender<ViewAt>,
+}
+
+/// Runs a partition until it is cancelled.
+pub async fn run<S: Source>(
+    mut partition: Partition,
+    mut source: S,
+    mut requests: mpsc::Receiver<Request>,
+    clock: Clock,
+    proof_every: Duration,
+    stop: CancellationToken,
+) {
+    let (mut taken, mut watchers) = (Vec::new(), Vec::<Watcher>::new());
+    loop {
+        let asked_at = clock.now();
+        let mut behind = false;
+        match source.fetch(partition.next_after(), FETCH_BYTES).await {
+            Ok(fetch) => {
+                behind = fetch.upto < fetch.head && !fetch.records.is_empty();
+                partition.take(&fetch, asked_at, clock.now());
+            }
+            Err(error) => partition.fail(error),
+        }
+        partition.step(clock.now());
+        watchers.retain_mut(|watcher| !answer(&mut partition, watcher, clock.now()));
+        if behind {
+            // Another batch waits already; the workers on this runtime get their turn.
+            tokio::task::yield_now().await;
+            if stop.is_cancelled() {
+                return;
+            }
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            count = requests.recv_many(&mut taken, REQUESTS_BATCH) => {
+                if count == 0 {
+                    return;
+                }
+                for request in taken.drain(..) {
+                    take(&mut partition, request, &mut watchers, clock.now());
+                }
+            }
+            () = source.changed() => {}
+            () = tokio::time::sleep(proof_every) => {}
+        }
+    }
+}
+
+fn take(partition: &mut Partition, request: Request, watchers: &mut Vec<Watcher>, now: Moment) {
+    match request {
+        Request::Join(join) => partition.join(join, now),
+        Request::View {
+            channel,
+            newer_than,
+            reply,
+        } => {
+            let mut watcher = Watcher {
+                channel,
+                newer_than,
+                reply,
+            };
+            if watchers.len() >= WATCHERS_MAX {
+                watcher.newer_than = None;
+            }
+            if !answer(partition, &mut watcher, now) {
+                watchers.push(watcher);
+            }
+        }
+        Request::Inspect(reply) => {
+            let ((views, rows), (applied, head)) = (partition.resident(), partition.progress());
+            let inspection = Inspection {
+                applied: applied.number(),
+                head: head.number(),
+                views,
+                rows,
+                poisoned: partition.poisoned(),
+                waiting: partition.waiting() + watchers.len(),
+            };
+            // Who asked may have gone.
+            drop(reply.send(inspection));
+        }
+    }
+}
+
+/// Answers a view request if there is something newer; also done when its asker has gone.
+fn answer(partition: &mut Partition, watcher: &mut Watcher, now: Moment) -> bool {
+    if watcher.reply.is_closed() {
+        return true;
+    }
+    if let Some(seen) = &watcher.newer_than {
+        let last = partition.last_change(&watcher.channel);
+        let newer = last.is_some_and(|last| last.epoch != seen.epoch || last.offset > seen.offset);
+        if !newer {
+            return false;
+        }
+    }
+    let Some(view) = partition.view_now(&watcher.channel, now) else {
+        return false;
+    };
+    let (unused, _) = oneshot::channel();
+    // Who asked may have gone.
+    drop(std::mem::replace(&mut watcher.reply, unused).send(view));
+    true
+}

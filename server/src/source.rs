@@ -1,0 +1,64 @@
+//! Where records come from.
+//!
+//! Does: yields the ordered records of one partition from a position, and the head, and whether a fetch succeeded; proves
+//! continuity at every start. Owns: the connection to the stream's engine. Never knows: views, sockets, wire formats.
+//! Keeps: I2 (a worker never reads a source) and, with the epoch it reports, I5.
+
+pub mod embedded;
+
+use std::future::Future;
+
+use crate::model::{Epoch, Offset, Record, StaleReason};
+
+/// What one successful fetch says.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// The log's identity.
+    pub epoch: Epoch,
+    /// Just before the earliest record that the log still has.
+    pub start: Offset,
+    /// The records, in order.
+    pub records: Vec<Record>,
+    /// Everything up to here has been read, holes included.
+    pub upto: Offset,
+    /// The newest offset of the log when it answered.
+    pub head: Offset,
+}
+
+/// Why a fetch did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The engine does not answer.
+    #[error("the source does not answer")]
+    Unavailable,
+    /// An operator paused it.
+    #[error("the source is paused by an operator")]
+    Paused,
+}
+
+impl SourceError {
+    /// What subscribers are told.
+    #[must_use]
+    pub const fn reason(self) -> StaleReason {
+        match self {
+            Self::Unavailable => StaleReason::SourceUnavailable,
+            Self::Paused => StaleReason::Paused,
+        }
+    }
+}
+
+/// One partition of a stream, as a partition's task reads it.
+pub trait Source: Send + 'static {
+    /// Fetches what follows `after`, or, without it, from the earliest record on; at most about `bytes`.
+    ///
+    /// # Errors
+    /// [`SourceError`], all of them transient: the caller asks again.
+    fn fetch(
+        &mut self,
+        after: Option<Offset>,
+        bytes: usize,
+    ) -> impl Future<Output = Result<Fetch, SourceError>> + Send;
+
+    /// Returns when there may be more than the last fetch saw. Cancel safe.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,117 @@
+//! The node's streams: what a room that has a channel's name needs to reach its partitions.
+//!
+//! Does: finds a stream by name, and a channel's partitions in it. Owns: the handles, not the tasks behind them. Never
+//! knows: connections. The map is small and read at subscribing and publishing, never per update.
+
+use std::{sync::Arc, time::Duration};
+
+use dashmap::DashMap;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    model::{Channel, Mode, Placement, Policy},
+    partition::{tail::Tail, task::Request},
+    source::embedded::{EmbeddedLog, Hindrance},
+};
+
+/// One partition, as workers reach it.
+#[derive(Clone, Debug)]
+pub struct PartitionHandle {
+    /// Its newest updates.
+    pub tail: Arc<Tail>,
+    /// What its task is asked. Bounded: when it is full, the asker is told to come back.
+    pub requests: mpsc::Sender<Request>,
+    /// Where records of this partition are appended.
+    pub log: Arc<EmbeddedLog>,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Stream {
+    /// Its name.
+    pub name: String,
+    /// View or events.
+    pub mode: Mode,
+    /// How records are placed.
+    pub placement: Placement,
+    /// A proof older than this is no longer live.
+    pub freshness_slo: Duration,
+    /// A healthy log is stale without a record for so long.
+    pub expect_every: Option<Duration>,
+    /// What a line does whose socket takes no more.
+    pub policy: Policy,
+    /// Its partitions.
+    pub partitions: Vec<PartitionHandle>,
+    /// What an operator does to this node's reading.
+    pub hindrance: watch::Sender<Hindrance>,
+}
+
+impl Stream {
+    /// The partitions in which a channel's records are.
+    #[must_use]
+    pub fn partitions_of(&self, channel: &Channel) -> std::ops::Range<u32> {
+        let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
+        match self.placement {
+            Placement::ByChannel => {
+                let at = partition_of(channel.name(), "", count);
+                at..at + 1
+            }
+            Placement::Spread => 0..count,
+        }
+    }
+
+    /// The partition of a record that is published through Tidegate.
+    #[must_use]
+    pub fn partition_for(&self, channel: &Channel, row: &str) -> u32 {
+        let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
+        let row = if self.placement == Placement::Spread { row } else { "" };
+        partition_of(channel.name(), row, count)
+    }
+}
+
+/// FNV-1a (64 bits) of channel and row, modulo the partitions: stable for ever, since logs outlive releases.
+#[must_use]
+pub fn partition_of(channel: &str, row: &str, partitions: u32) -> u32 {
+    let bytes = channel.bytes().chain([0xff]).chain(row.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    u32::try_from(hash % u64::from(partitions.max(1))).unwrap_or(0)
+}
+
+/// All streams of the node.
+#[derive(Debug, Default)]
+pub struct Streams {
+    by_name: DashMap<String, Arc<Stream>>,
+}
+
+impl Streams {
+    /// A stream by its name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Stream>> {
+        self.by_name.get(name).map(|stream| stream.clone())
+    }
+    /// Adds a stream; gives back the one that is there already, if there is one.
+    #[must_use]
+    pub fn add(&self, stream: Arc<Stream>) -> Arc<Stream> {
+        self.by_name.entry(stream.name.clone()).or_insert(stream).clone()
+    }
+    /// All of them, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Stream>> {
+        let mut all: Vec<_> = self.by_name.iter().map(|entry| entry.value().clone()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placement_is_stable() {
+        let found: Vec<u32> = ["JFK", "LGA", "EWR"].iter().map(|name| partition_of(name, "", 16)).collect();
+        assert_eq!(found, [2, 6, 7]);
+        assert_ne!(partition_of("JFK", "a", 1 << 20), partition_of("JFK", "b", 1 << 20));
+        assert_eq!(partition_of("JFK", "", 0), 0);
+    }
+}

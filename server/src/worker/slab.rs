@@ -1,0 +1,137 @@
+//! Connections by number: segments that never move, so that ten thousand joins copy nothing, and numbers with a
+//! generation, so that a late event or answer never meets the wrong connection.
+
+const SEGMENT: usize = 1024;
+
+/// A slot's number (low half) and generation (high half).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(u64);
+
+impl Key {
+    const fn new(index: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | index as u64)
+    }
+    /// The slot.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        (self.0 & 0xffff_ffff) as u32
+    }
+    /// As one number, for epoll and for answers.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+    /// From that number.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+struct Slot<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+/// A segmented slab.
+pub struct Slab<T> {
+    segments: Vec<Box<[Slot<T>]>>,
+    free: Vec<u32>,
+    used: u32,
+    len: usize,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { segments: Vec::new(), free: Vec::new(), used: 0, len: 0 }
+    }
+}
+
+impl<T> Slab<T> {
+    /// Takes a value in.
+    pub fn insert(&mut self, value: T) -> Key {
+        let index = self.free.pop().unwrap_or_else(|| self.fresh());
+        self.len += 1;
+        let slot = self.slot_mut(index);
+        slot.value = Some(value);
+        Key::new(index, slot.generation)
+    }
+
+    fn fresh(&mut self) -> u32 {
+        let index = self.used;
+        if index as usize / SEGMENT == self.segments.len() {
+            self.segments.push((0..SEGMENT).map(|_| Slot { generation: 1, value: None }).collect());
+        }
+        self.used += 1;
+        index
+    }
+
+    fn slot_mut(&mut self, index: u32) -> &mut Slot<T> {
+        &mut self.segments[index as usize / SEGMENT][index as usize % SEGMENT]
+    }
+
+    /// The value with this number, whatever its generation: for indexes that are kept in step with the slab.
+    pub fn at(&mut self, index: u32) -> Option<&mut T> {
+        self.segments.get_mut(index as usize / SEGMENT)?[index as usize % SEGMENT].value.as_mut()
+    }
+
+    /// The value with this key, if it is still there.
+    pub fn get(&mut self, key: Key) -> Option<&mut T> {
+        let slot = self.segments.get_mut(key.index() as usize / SEGMENT)?.get_mut(key.index() as usize % SEGMENT)?;
+        if Key::new(key.index(), slot.generation) == key { slot.value.as_mut() } else { None }
+    }
+
+    /// The key of the value with this number.
+    pub fn key(&mut self, index: u32) -> Key {
+        let generation = self.slot_mut(index).generation;
+        Key::new(index, generation)
+    }
+
+    /// Takes a value out.
+    pub fn remove(&mut self, key: Key) -> Option<T> {
+        self.get(key)?;
+        let slot = self.slot_mut(key.index());
+        slot.generation = slot.generation.wrapping_add(1);
+        let value = slot.value.take();
+        self.free.push(key.index());
+        self.len -= 1;
+        value
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The keys of all values.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        let slots = self.segments.iter().flatten().zip(0u32..);
+        slots.filter(|(slot, _)| slot.value.is_some()).map(|(slot, index)| Key::new(index, slot.generation))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_key_finds_nobody() {
+        let mut slab = Slab::default();
+        let keys: Vec<Key> = (0..3000).map(|n| slab.insert(n)).collect();
+        assert_eq!(slab.get(keys[2500]), Some(&mut 2500));
+        assert_eq!(slab.remove(keys[7]), Some(7));
+        let again = slab.insert(70);
+        assert_eq!(again.index(), keys[7].index());
+        assert_eq!((slab.get(keys[7]), slab.get(again)), (None, Some(&mut 70)));
+        assert_eq!((slab.len(), slab.keys().count()), (3000, 3000));
+        assert_eq!(slab.remove(keys[7]), None);
+        assert_eq!(slab.get(Key::from_number(u64::MAX)), None);
+    }
+}
