@@ -1,0 +1,180 @@
+//! What must hold between two values.
+//!
+//! Does: checks relations, once every value is good by itself, and warns of what is allowed but unwise.
+//! Owns: nothing. Never knows: the text that was read. Keeps: a value that is wrong by itself is in no relation, so one
+//! mistake is reported once.
+
+use std::time::Duration;
+
+use super::{
+    Config, Permission, SourceConfig, StreamConfig,
+    units::{show_duration, show_size},
+    walk::Walk,
+};
+use crate::model::Placement;
+
+/// Most partitions of a stream whose rows are spread: so many positions fit in a token.
+const SPREAD_PARTITIONS_MAX: u32 = 64;
+
+/// Notes every relation that does not hold; `paths` are those of the streams.
+pub(super) fn check(config: &Config, paths: &[String], walk: &Walk) {
+    check_access(config, walk);
+    check_session(config, walk);
+    check_records(config, walk);
+    for (stream, path) in config.streams.iter().zip(paths) {
+        check_stream(config, walk, path, stream);
+    }
+}
+
+fn check_access(config: &Config, walk: &Walk) {
+    let (public, private) = (config.listen.address, config.admin.address);
+    if public == private && public.port() != 0 && walk.clean(&["listen.address", "admin.address"]) {
+        walk.note(
+            "admin.address",
+            format!("{private}, which listen.address is too"),
+            "an address of its own".into(),
+        );
+    }
+    if config.access.cookie.is_some() && config.listen.origins.iter().any(|origin| origin == "*") {
+        let expected = "the origins that may use access.cookie: with \"*\" any page could act for its visitors";
+        walk.note("listen.origins", "\"*\"".into(), expected.into());
+    }
+}
+
+fn check_session(config: &Config, walk: &Walk) {
+    let session = &config.session;
+    if let Some(live_for) = session.live_for {
+        longer(
+            walk,
+            ("session.live_for", live_for),
+            ("session.heartbeat", session.heartbeat),
+        );
+    }
+    longer(
+        walk,
+        ("session.drain.deadline", session.drain.deadline),
+        ("session.drain.window", session.drain.window),
+    );
+}
+
+/// Whatever holds records must hold the largest one.
+fn check_records(config: &Config, walk: &Walk) {
+    let (limits, record) = (
+        &config.limits,
+        ("limits.record_bytes", config.limits.record_bytes),
+    );
+    at_least(walk, ("limits.message_bytes", limits.message_bytes), record);
+    at_least(
+        walk,
+        ("session.outbox.bytes", config.session.outbox.bytes),
+        record,
+    );
+}
+
+fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig) {
+    let record = ("limits.record_bytes", config.limits.record_bytes);
+    let SourceConfig::Embedded { retention } = &stream.source;
+    at_least(
+        walk,
+        (&format!("{path}.source.retention.bytes"), retention.bytes),
+        record,
+    );
+    at_least(
+        walk,
+        (&format!("{path}.tail.bytes"), stream.tail.bytes),
+        record,
+    );
+    at_least(
+        walk,
+        (&format!("{path}.view_max.bytes"), stream.view_max.bytes),
+        record,
+    );
+    let key = format!("{path}.partitions");
+    let spread = stream.placement == Placement::Spread;
+    if spread && stream.partitions > SPREAD_PARTITIONS_MAX && walk.clean(&[&key]) {
+        let expected = format!(
+            "at most {SPREAD_PARTITIONS_MAX} where placement is \"spread\", so that a token fits"
+        );
+        walk.note(&key, stream.partitions.to_string(), expected);
+    }
+    let default = stream.default.as_ref().map_or(0, String::len);
+    if default > record.1 && walk.clean(&[record.0]) {
+        let expected = format!("at most limits.record_bytes ({})", show_size(record.1));
+        walk.note(
+            &format!("{path}.default"),
+            format!("{default} bytes of JSON"),
+            expected,
+        );
+    }
+}
+
+fn at_least(walk: &Walk, (path, bytes): (&str, usize), (than, least): (&str, usize)) {
+    if bytes < least && walk.clean(&[path, than]) {
+        walk.note(
+            path,
+            show_size(bytes),
+            format!("at least {than} ({})", show_size(least)),
+        );
+    }
+}
+
+fn longer(walk: &Walk, (path, duration): (&str, Duration), (than, least): (&str, Duration)) {
+    if duration <= least && walk.clean(&[path, than]) {
+        walk.note(
+            path,
+            show_duration(duration),
+            format!("longer than {than} ({})", show_duration(least)),
+        );
+    }
+}
+
+/// What is allowed but unwise.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let (access, admin) = (&config.access, &config.admin);
+    let mut warnings = Vec::new();
+    if !admin.address.ip().is_loopback() && admin.token.is_none() {
+        warnings.push(format!(
+            "admin.address is {}, which is not loopback, and admin.token is not set: whoever reaches it can read \
+             everything there, and every request that changes something is refused; set admin.token",
+            admin.address
+        ));
+    }
+    if access.anonymous.is_none() && access.jwt_keys.is_empty() && access.api_keys.is_empty() {
+        warnings.push(
+            "access grants nothing to anybody: set access.anonymous, access.jwt_keys or access.api_keys".to_owned(),
+        );
+    }
+    if access
+        .anonymous
+        .as_ref()
+        .is_some_and(|grant| grant.can.contains(&Permission::Publish))
+    {
+        warnings
+            .push("access.anonymous lets anybody publish who reaches listen.address".to_owned());
+    }
+    let held = config
+        .streams
+        .iter()
+        .map(held_bytes)
+        .fold(0, usize::saturating_add);
+    if held > config.limits.memory {
+        warnings.push(format!(
+            "limits.memory is {}, but tails and embedded logs alone may hold {}: they will be shed before their own \
+             bounds are reached; lower streams[].tail.bytes or streams[].source.retention.bytes, or raise limits.memory",
+            show_size(config.limits.memory),
+            show_size(held)
+        ));
+    }
+    warnings
+}
+
+/// Most bytes that a stream's tails and logs may hold.
+fn held_bytes(stream: &StreamConfig) -> usize {
+    let SourceConfig::Embedded { retention } = &stream.source;
+    let partitions = usize::try_from(stream.partitions).unwrap_or(usize::MAX);
+    stream
+        .tail
+        .bytes
+        .saturating_add(retention.bytes)
+        .saturating_mul(partitions)
+}

@@ -1,0 +1,287 @@
+//! `[[streams]]`: what each stream is.
+//!
+//! Does: reads a stream's table. Owns: the defaults of a stream.
+//! Never knows: how records are read, decoded or kept. Keeps: `channel` and `row` come from what tombstones have too.
+
+use std::time::Duration;
+
+use super::{
+    Selector,
+    units::{DURATION_MAX, KIB, MIB, SIZE_MAX},
+    walk::Section,
+};
+use crate::model::{Mode, Placement, Policy, check_stream_name};
+
+/// One stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// Its name, as [`check_stream_name`] has it.
+    pub name: String,
+    /// What its channels are; default `view`.
+    pub mode: Mode,
+    /// Its lanes, 1 to 1024, or 64 where rows are spread (so that a token fits); default 1.
+    pub partitions: u32,
+    /// How records are placed in them; default `by_channel`.
+    pub placement: Placement,
+    /// Where records come from; default: the embedded engine.
+    pub source: SourceConfig,
+    /// How records are written; default `json`.
+    pub format: Format,
+    /// What names a record's channel; default `$key/0`.
+    pub channel: Selector,
+    /// What names a record's row; default `$key/1`; none: each channel is one row.
+    pub row: Option<Selector>,
+    /// What gives a record's event time, in milliseconds since 1970; default: none, so what the publisher gave as `ts`, else the append time.
+    pub event_time: Option<Selector>,
+    /// The newest updates of each partition that the node keeps.
+    pub tail: TailConfig,
+    /// How old the newest proof of a live view may be, 100 ms to 1 h; default 5 s.
+    pub freshness_slo: Duration,
+    /// What happens to a line whose socket takes no more; default `conflate` for views, `drop_oldest` for events.
+    pub slow_consumer: Policy,
+    /// How large a view may become.
+    pub view_max: ViewMax,
+    /// After which silence the producer counts as dead, 100 ms to 3650 d; default: none, so never.
+    pub expect_every: Option<Duration>,
+    /// JSON text that is served, marked, when nothing else is known, `limits.record_bytes` at most; default: none.
+    pub default: Option<String>,
+}
+
+/// Where a stream's records come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// The log in this process's memory.
+    Embedded {
+        /// What each partition of the log keeps.
+        retention: Retention,
+    },
+}
+
+/// What each partition of a log keeps: what is within both bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// Bytes of records, at least `limits.record_bytes`; default 256 MiB.
+    pub bytes: usize,
+    /// Age of a record, 1 s to 3650 d; default 1 h.
+    pub age: Duration,
+}
+
+/// What each partition's tail keeps: what is within both bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TailConfig {
+    /// Bytes of updates, at least `limits.record_bytes`; default 64 MiB.
+    pub bytes: usize,
+    /// Age of an update, 1 s to 3650 d; default 10 min.
+    pub age: Duration,
+}
+
+/// How large one view may become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewMax {
+    /// Rows, 1 to 100,000,000; default 100,000.
+    pub rows: usize,
+    /// Bytes of its rows, at least `limits.record_bytes`; default 16 MiB.
+    pub bytes: usize,
+}
+
+/// How records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// JSON text.
+    Json,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            mode: Mode::View,
+            partitions: 1,
+            placement: Placement::ByChannel,
+            source: SourceConfig::Embedded {
+                retention: Retention {
+                    bytes: 256 * MIB,
+                    age: Duration::from_secs(3600),
+                },
+            },
+            format: Format::Json,
+            channel: Selector::Key("/0".into()),
+            row: Some(Selector::Key("/1".into())),
+            event_time: None,
+            tail: TailConfig {
+                bytes: 64 * MIB,
+                age: Duration::from_secs(600),
+            },
+            freshness_slo: Duration::from_secs(5),
+            slow_consumer: Policy::Conflate,
+            view_max: ViewMax {
+                rows: 100_000,
+                bytes: 16 * MIB,
+            },
+            expect_every: None,
+            default: None,
+        }
+    }
+}
+
+/// Bounds of how long something is kept.
+const AGES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=DURATION_MAX;
+/// Why a channel or a row is in the key.
+const WHY: &str = "tombstones have no value and embedded records no headers";
+/// The shortest duration that makes sense for freshness.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+impl StreamConfig {
+    /// The same for a stream of another name, which the caller has checked.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        let name = read_name(section);
+        let given = section.has("mode");
+        let mode = section.choice("mode", &[("view", Mode::View), ("events", Mode::Events)]);
+        let slow_consumer = match mode {
+            None if given => read_any_policy(section),
+            _ => read_policy(section, mode.unwrap_or(default.mode)),
+        };
+        let (mut tail, mut view_max) = (section.table("tail"), section.table("view_max"));
+        Self {
+            name,
+            mode: mode.unwrap_or(default.mode),
+            partitions: section
+                .number("partitions", 1..=1024)
+                .unwrap_or(default.partitions),
+            placement: section
+                .choice(
+                    "placement",
+                    &[
+                        ("by_channel", Placement::ByChannel),
+                        ("spread", Placement::Spread),
+                    ],
+                )
+                .unwrap_or(default.placement),
+            source: section.within("source", read_source),
+            format: section
+                .choice("format", &[("json", Format::Json)])
+                .unwrap_or(default.format),
+            channel: read_channel(section).unwrap_or(default.channel),
+            row: read_row(section).unwrap_or(default.row),
+            event_time: read_event_time(section),
+            tail: TailConfig {
+                bytes: tail
+                    .size("bytes", KIB..=SIZE_MAX)
+                    .unwrap_or(default.tail.bytes),
+                age: tail.duration("age", AGES).unwrap_or(default.tail.age),
+            },
+            freshness_slo: section
+                .duration("freshness_slo", SHORTEST..=Duration::from_secs(3600))
+                .unwrap_or(default.freshness_slo),
+            slow_consumer,
+            view_max: ViewMax {
+                rows: view_max
+                    .count("rows", 1..=100_000_000)
+                    .unwrap_or(default.view_max.rows),
+                bytes: view_max
+                    .size("bytes", KIB..=SIZE_MAX)
+                    .unwrap_or(default.view_max.bytes),
+            },
+            expect_every: section.duration("expect_every", SHORTEST..=DURATION_MAX),
+            default: section.json("default"),
+        }
+    }
+}
+
+fn read_name(section: &mut Section<'_>) -> String {
+    let expected = "1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit";
+    section.need("name", expected);
+    let name = section.text("name", expected, |text| {
+        check_stream_name(text).is_ok().then(|| text.to_owned())
+    });
+    if let Some(name) = &name {
+        section.unique("name", name);
+    }
+    name.unwrap_or_default()
+}
+
+fn read_source(section: &mut Section<'_>) -> SourceConfig {
+    let SourceConfig::Embedded { retention: default } = StreamConfig::default().source;
+    let given = section.has("kind");
+    let known = "\"embedded\", the only kind that this version knows";
+    let kind = section.text("kind", known, |text| (text == "embedded").then_some(()));
+    if given && kind.is_none() {
+        // The keys of another kind are no mistakes of their own.
+        section.forget();
+    }
+    let mut retention = section.table("retention");
+    let bytes = retention
+        .size("bytes", KIB..=SIZE_MAX)
+        .unwrap_or(default.bytes);
+    let age = retention.duration("age", AGES).unwrap_or(default.age);
+    SourceConfig::Embedded {
+        retention: Retention { bytes, age },
+    }
+}
+
+/// Views keep each row's last value, which `drop_oldest` may drop; events keep each record, which `conflate` drops.
+fn read_policy(section: &mut Section<'_>, mode: Mode) -> Policy {
+    let (default, word, name) = match mode {
+        Mode::View => (Policy::Conflate, "conflate", "view"),
+        Mode::Events => (Policy::DropOldest, "drop_oldest", "events"),
+    };
+    let expected = format!("{word:?} or \"disconnect\", since mode is {name:?}");
+    let policy = section.text("slow_consumer", &expected, |text| match text {
+        "disconnect" => Some(Policy::Disconnect),
+        _ => (text == word).then_some(default),
+    });
+    policy.unwrap_or(default)
+}
+
+/// Where the mode is wrong, any policy may be right.
+fn read_any_policy(section: &mut Section<'_>) -> Policy {
+    let words = [
+        ("conflate", Policy::Conflate),
+        ("drop_oldest", Policy::DropOldest),
+        ("disconnect", Policy::Disconnect),
+    ];
+    section
+        .choice("slow_consumer", &words)
+        .unwrap_or(Policy::Conflate)
+}
+
+/// A selector into what every record has, tombstones too; the embedded engine's records have no headers.
+fn key_selector(text: &str) -> Option<Selector> {
+    Selector::parse(text).filter(|selector| matches!(selector, Selector::Key(_)))
+}
+
+fn read_channel(section: &mut Section<'_>) -> Option<Selector> {
+    section.text(
+        "channel",
+        &format!("$key or $key/pointer, since {WHY}"),
+        key_selector,
+    )
+}
+
+fn read_row(section: &mut Section<'_>) -> Option<Option<Selector>> {
+    let expected = format!("\"none\", $key or $key/pointer, since {WHY}");
+    section.text("row", &expected, |text| {
+        if text == "none" {
+            Some(None)
+        } else {
+            key_selector(text).map(Some)
+        }
+    })
+}
+
+fn read_event_time(section: &mut Section<'_>) -> Option<Selector> {
+    let expected = "$key, $key/pointer or $value/pointer, since embedded records have no headers";
+    let fits = |selector: &Selector| !matches!(selector, Selector::Header(_));
+    section.text("event_time", expected, |text| {
+        Selector::parse(text).filter(fits)
+    })
+}

@@ -1,0 +1,310 @@
+//! Each mistake is told once, with its place.
+
+use super::*;
+use crate::model::{Mode, Placement, Policy};
+
+#[test]
+fn five_mistakes_of_different_kinds_give_five_problems() {
+    let text = r#"
+        [listen]
+        address = "localhost:9700"
+        adress = "127.0.0.1:1"
+        [session]
+        outbox = { bytes = "1KiB" }
+        [[streams]]
+        name = "a"
+        [[streams]]
+        name = "b"
+        tail = { bytes = "many" }
+        partitions = "1"
+    "#;
+    check(
+        text,
+        &[
+            "listen.address: found \"localhost:9700\", expected an IP address and a port, such as \"127.0.0.1:9700\"",
+            "listen.adress: found an unknown key, expected one of address, workers, origins, backlog",
+            "streams[1].partitions: found \"1\", expected an integer from 1 to 1024",
+            "streams[1].tail.bytes: found \"many\", expected a size from 1KiB to 16TiB, such as \"16MiB\"",
+            "session.outbox.bytes: found 1KiB, expected at least limits.record_bytes (1MiB)",
+        ],
+    );
+}
+
+#[test]
+fn each_mistake_is_told_with_its_place() {
+    check(
+        "a b",
+        &[
+            "line 1, column 3: found broken TOML (key with no value, expected `=`), expected TOML 1.0",
+        ],
+    );
+    check(
+        "[sesion]",
+        &[
+            "sesion: found an unknown key, expected one of streams, listen, admin, access, session, limits",
+        ],
+    );
+    check(
+        "\"a\\nb\" = 1",
+        &[
+            "\"a\\nb\": found an unknown key, expected one of streams, listen, admin, access, session, limits",
+        ],
+    );
+    check(
+        "listen = 5",
+        &["listen: found an integer, expected a table"],
+    );
+    check(
+        "streams = {}",
+        &["streams: found a table, expected an array, each item a table"],
+    );
+    check(
+        "[listen]\nworkers = 0",
+        &["listen.workers: found 0, expected an integer from 1 to 1024"],
+    );
+    check(
+        "[listen]\nworkers = -1",
+        &["listen.workers: found -1, expected an integer from 1 to 1024"],
+    );
+    check(
+        "[session]\nheartbeat = 25",
+        &["session.heartbeat: found 25, expected a duration from 100ms to 1h, such as \"5s\""],
+    );
+    check(
+        "[limits]\nmemory = -1",
+        &["limits.memory: found -1, expected a size from 16MiB to 16TiB, such as \"16MiB\""],
+    );
+    check(
+        "[listen]\norigins = [\"https://a.example/\", 5, \"*\"]",
+        &[
+            "listen.origins[0]: found \"https://a.example/\", expected an origin such as \"https://board.example\", in lower \
+             case, without path or usual port, or \"*\"",
+            "listen.origins[1]: found 5, expected an origin such as \"https://board.example\", in lower case, without path \
+             or usual port, or \"*\"",
+        ],
+    );
+}
+
+#[test]
+fn streams_are_checked() {
+    let stream = |keys: &str| format!("[[streams]]\nname = \"a\"\n{keys}");
+    check(
+        "[[streams]]",
+        &[
+            "streams[0].name: found nothing, expected 1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit",
+        ],
+    );
+    check(
+        "streams = [5, {name = \"a\"}, {name = \"a\"}]",
+        &[
+            "streams[0]: found an integer, expected a table",
+            "streams[2].name: found the same as streams[1].name, expected another name",
+        ],
+    );
+    check(
+        &stream("source = { kind = \"kafka\", brokers = \"a:1\", topic = \"t\" }"),
+        &[
+            "streams[0].source.kind: found \"kafka\", expected \"embedded\", the only kind that this version knows",
+        ],
+    );
+    check(
+        &stream("mode = \"events\"\nslow_consumer = \"conflate\""),
+        &[
+            "streams[0].slow_consumer: found \"conflate\", expected \"drop_oldest\" or \"disconnect\", since mode is \"events\"",
+        ],
+    );
+    check(
+        &stream("slow_consumer = \"drop_oldest\""),
+        &[
+            "streams[0].slow_consumer: found \"drop_oldest\", expected \"conflate\" or \"disconnect\", since mode is \"view\"",
+        ],
+    );
+    check(
+        &stream("mode = \"event\"\nslow_consumer = \"drop_oldest\""),
+        &["streams[0].mode: found \"event\", expected \"view\" or \"events\""],
+    );
+    check(
+        &stream("channel = \"$value/0\"\nrow = \"$header.a\"\nevent_time = \"ts\""),
+        &[
+            "streams[0].channel: found \"$value/0\", expected $key or $key/pointer, since tombstones have no value and \
+             embedded records no headers",
+            "streams[0].row: found \"$header.a\", expected \"none\", $key or $key/pointer, since tombstones have no value \
+             and embedded records no headers",
+            "streams[0].event_time: found \"ts\", expected $key, $key/pointer or $value/pointer, since embedded records \
+             have no headers",
+        ],
+    );
+    check(
+        &stream("placement = \"spread\"\npartitions = 65"),
+        &[
+            "streams[0].partitions: found 65, expected at most 64 where placement is \"spread\", so that a token fits",
+        ],
+    );
+    check(
+        &stream("default = nan"),
+        &["streams[0].default: found nan, expected a value that JSON has"],
+    );
+    let config = read(&stream("mode = \"events\"\nrow = \"none\"\nplacement = \"spread\"\npartitions = 64\ndefault = [1979-05-27, {b = 1.5}]"), &[]).unwrap();
+    let stream = &config.streams[0];
+    assert_eq!(
+        (stream.mode, stream.slow_consumer),
+        (Mode::Events, Policy::DropOldest)
+    );
+    assert_eq!(
+        (stream.placement, stream.partitions, &stream.row),
+        (Placement::Spread, 64, &None)
+    );
+    assert_eq!(
+        stream.default.as_deref(),
+        Some("[\"1979-05-27\",{\"b\":1.5}]")
+    );
+    assert!(!config.creates_streams);
+    assert!(!read("streams = []", &[]).unwrap().creates_streams);
+}
+
+#[test]
+fn access_is_checked_and_secrets_are_not_shown() {
+    let hash = "0f".repeat(32);
+    check(
+        &format!(
+            "[access]\napi_keys = [{{ id = \"a\", sha256 = \"s3cret\", channels = [], can = [\"read\"] }}, \"s3cret\",\n\
+             {{ id = \"a\", sha256 = \"{hash}\", channels = [\"a/*\"], can = [\"publish\"] }},\n\
+             {{ id = \"b\", sha256 = \"{hash}\", channels = [\"a/*b\"] }}]\n[admin]\ntoken = \"s3cret\""
+        ),
+        &[
+            "admin.token: found a string of 6 bytes, expected 16 to 512 visible ASCII characters",
+            "access.api_keys[1]: found a string of 6 bytes, expected a table",
+            "access.api_keys[0].sha256: found a string of 6 bytes, expected the key's SHA-256, 64 hexadecimal digits",
+            "access.api_keys[0].channels: found an empty array, expected stream/name, where * may stand last and {sub} is \
+             the only placeholder",
+            "access.api_keys[0].can[0]: found \"read\", expected \"subscribe\" or \"publish\"",
+            "access.api_keys[2].id: found the same as access.api_keys[0].id, expected another id",
+            "access.api_keys[3].sha256: found the same as access.api_keys[2].sha256, expected another sha256",
+            "access.api_keys[3].channels[0]: found \"a/*b\", expected stream/name, where * may stand last and {sub} is the \
+             only placeholder",
+            "access.api_keys[3].can: found nothing, expected \"subscribe\" or \"publish\"",
+        ],
+    );
+    check(
+        "[access]\njwt_keys = [{ id = \"k\", algorithm = \"ES256\", secret = \"s3cret\" }, { algorithm = \"HS256\" }]",
+        &[
+            "access.jwt_keys[0].algorithm: found \"ES256\", expected \"HS256\", the only algorithm that this version knows",
+            "access.jwt_keys[0].secret: found a string of 6 bytes, expected 32 bytes to 64KiB",
+            "access.jwt_keys[1].id: found nothing, expected an id, 1 to 128 visible ASCII characters",
+            "access.jwt_keys[1].file: found nothing, expected file or secret",
+        ],
+    );
+    check(
+        "[access]\nanonymous = { channels = [\"u/{sub}\"], can = [\"subscribe\"] }\ncookie = \"a\"\n[listen]\norigins = [\"*\"]",
+        &[
+            "access.anonymous.channels[0]: found \"u/{sub}\", expected stream/name, where * may stand last; {sub} is nobody \
+             here",
+            "listen.origins: found \"*\", expected the origins that may use access.cookie: with \"*\" any page could act for \
+             its visitors",
+        ],
+    );
+    let secret = "0123456789abcdef0123456789abcdef";
+    let config = read(&format!("[access]\njwt_keys = [{{ id = \"k\", algorithm = \"HS256\", secret = \"{secret}\" }}]\n[admin]\ntoken = \"{secret}\""), &[]).unwrap();
+    assert_eq!(config.access.jwt_keys[0].secret, secret.as_bytes());
+    assert!(
+        !format!("{config:?}").contains(&secret[..8])
+            && !format!("{config:?}").contains("48, 49, 50")
+    );
+}
+
+#[test]
+fn key_files_are_read_from_beside_the_file() {
+    let directory = Directory::new("keys");
+    directory.write("short", b"short\n");
+    let file = directory.write(
+        "tidegate.toml",
+        b"[access]\njwt_keys = [{ id = \"a\", algorithm = \"HS256\", file = \"short\" }, { id = \"b\", algorithm = \"HS256\", file = \"absent\" }]",
+    );
+    let problems = Config::load(Some(&file), iter::empty()).unwrap_err().0;
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert_eq!(
+        problems[0].to_string(),
+        "access.jwt_keys[0].file: found a secret of 5 bytes, expected 32 bytes to 64KiB"
+    );
+    assert!(
+        problems[1].to_string().contains("absent\" (No such file"),
+        "{}",
+        problems[1]
+    );
+    let absent = Config::load(
+        Some(&directory.0.join("none")),
+        [("TIDEGATE_LISTEN_WORKERS".into(), "x".into())].into_iter(),
+    );
+    let problems = absent.unwrap_err().0;
+    assert!(
+        problems[0].path.ends_with("none") && problems[1].path == "listen.workers",
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn relations_are_checked_once_their_values_are_good() {
+    check(
+        "[limits]\nrecord_bytes = \"2MiB\"",
+        &[
+            "limits.message_bytes: found 1MiB, expected at least limits.record_bytes (2MiB)",
+            "session.outbox.bytes: found 1MiB, expected at least limits.record_bytes (2MiB)",
+        ],
+    );
+    check(
+        "[session]\nlive_for = \"25s\"\ndrain = { window = \"25s\" }",
+        &[
+            "session.live_for: found 25s, expected longer than session.heartbeat (25s)",
+            "session.drain.deadline: found 25s, expected longer than session.drain.window (25s)",
+        ],
+    );
+    check(
+        "[session]\nlive_for = \"1s\"\nheartbeat = \"2h\"",
+        &["session.heartbeat: found \"2h\", expected a duration from 100ms to 1h, such as \"5s\""],
+    );
+    check(
+        "[admin]\naddress = \"127.0.0.1:9700\"",
+        &[
+            "admin.address: found 127.0.0.1:9700, which listen.address is too, expected an address of its own",
+        ],
+    );
+    check(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"",
+        &[],
+    );
+    check(
+        "[limits]\nrecord_bytes = 1024\n[[streams]]\nname = \"a\"\nview_max = { bytes = 1024 }\ntail = { bytes = 1024 }",
+        &[],
+    );
+}
+
+#[test]
+fn what_is_unwise_is_warned_of() {
+    let warned = |text: &str| read(text, &[]).unwrap().warnings();
+    let granted = "[access]\nanonymous = { channels = [\"a/*\"], can = [\"subscribe\"] }\n";
+    assert_eq!(warned(granted), [""; 0]);
+    for (text, word) in [
+        (String::new(), "grants nothing"),
+        (
+            format!("{granted}[admin]\naddress = \"0.0.0.0:9701\""),
+            "admin.token is not set",
+        ),
+        (
+            granted.replace("subscribe", "publish"),
+            "lets anybody publish",
+        ),
+        (
+            format!("{granted}[[streams]]\nname = \"a\"\npartitions = 4"),
+            "may hold 1280MiB",
+        ),
+    ] {
+        let warnings = warned(&text);
+        assert!(
+            warnings.len() == 1 && warnings[0].contains(word),
+            "{warnings:?}"
+        );
+    }
+    let guarded =
+        format!("{granted}[admin]\naddress = \"0.0.0.0:9701\"\ntoken = \"0123456789abcdef\"");
+    assert_eq!(warned(&guarded), [""; 0]);
+}
