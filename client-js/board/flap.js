@@ -6,30 +6,44 @@
  */
 
 /** The order of the characters on a drum; others come at once. */
-const DRUM = " ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:-'";
+const DRUM = " ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-'";
 /** Flaps that fall before the right one, at most. */
 const TURNS_MAX = 4;
-/** Half a turn, in milliseconds; `board.css` says the same. */
+/** Half a turn, in milliseconds. */
 const HALF_TURN_MS = 46;
+
+/** After a pause longer than this many half turns, flaps go on from where they were. */
+const HALVES_MAX = 40;
 
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 const turning = new Set();
 let lastTick = 0;
 
+/** Turns all flaps by the time that went by, so that a slow screen shows fewer steps and not slower ones. */
 function tick(time) {
-  if (time - lastTick >= HALF_TURN_MS) {
-    lastTick = time;
-    turning.forEach((flap) => flap.halfTurn());
+  const halves = Math.min(Math.floor((time - lastTick) / HALF_TURN_MS), HALVES_MAX);
+  if (halves > 0) {
+    lastTick = halves === HALVES_MAX ? time : lastTick + halves * HALF_TURN_MS;
+    turning.forEach((flap) => flap.turn(halves));
   }
   if (turning.size) requestAnimationFrame(tick);
+}
+
+function start(flap) {
+  if (turning.size === 0) {
+    lastTick = performance.now();
+    requestAnimationFrame(tick);
+  }
+  turning.add(flap);
 }
 
 class Flap {
   #text = document.createTextNode(' ');
   #shown = ' ';
+  #was = ' ';
   #queue = [];
   #wait = 0;
-  #falling = false;
+  #phase = '';
 
   constructor() {
     this.element = document.createElement('span');
@@ -37,40 +51,40 @@ class Flap {
     this.element.append(this.#text);
   }
 
+  /** Turns to a character after `wait` half turns, or with null shows it at once. */
   set(character, wait) {
-    const last = this.#queue.at(-1) ?? this.#shown;
-    if (character === last) return;
+    if (character === (this.#queue.at(-1) ?? this.#shown)) return;
+    this.#queue = wait === null ? [] : way(this.#shown, character);
     if (wait === null) {
-      this.#queue = [];
-      this.#show(character);
-      return;
+      this.#shown = character;
+      this.#text.data = character;
+    } else {
+      this.#wait = wait;
+      start(this);
     }
-    this.#queue = way(this.#shown, character);
-    this.#wait = wait;
-    if (turning.size === 0) requestAnimationFrame(tick);
-    turning.add(this);
   }
 
-  #show(character) {
-    this.#shown = character;
-    this.#text.data = character;
+  turn(halves) {
+    for (let i = 0; i < halves; i += 1) this.#halfTurn();
+    const { dataset } = this.element;
+    this.#text.data = this.#shown;
+    dataset.was = this.#was;
+    dataset.now = this.#shown;
+    dataset.turn = this.#phase;
+    if (this.#phase === '' && this.#wait === 0 && !this.#queue.length) turning.delete(this);
   }
 
-  halfTurn() {
+  #halfTurn() {
     if (this.#wait > 0) {
       this.#wait -= 1;
-    } else if (this.#falling) {
-      this.#falling = false;
-      this.element.className = 'flap land';
+    } else if (this.#phase === 'fall') {
+      this.#phase = 'land';
     } else if (this.#queue.length) {
-      this.element.dataset.was = this.#shown;
-      this.#show(this.#queue.shift());
-      this.element.dataset.now = this.#shown;
-      this.element.className = 'flap fall';
-      this.#falling = true;
+      this.#was = this.#shown;
+      this.#shown = this.#queue.shift();
+      this.#phase = 'fall';
     } else {
-      this.element.className = 'flap';
-      turning.delete(this);
+      this.#phase = '';
     }
   }
 }

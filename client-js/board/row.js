@@ -52,7 +52,6 @@ export class Row {
   constructor() {
     this.element.className = 'row';
     this.element.setAttribute('role', 'row');
-    this.element.hidden = false;
     for (const [name, length] of Object.entries(COLUMNS)) this.element.append(this.#cell(name, length));
   }
 
