@@ -67,10 +67,11 @@ const pager = {
     this.rows.push(row);
     box.append(row.element);
   },
-  /** Chooses the flights of the page. A row that goes leaves its line empty until then, so that the others stand still. */
+  /** Chooses the flights of the page; until the clock is known, each time. A row that goes leaves its line empty until then, so that the others stand still. */
   compose(list, turn = true) {
     const start = Math.max(0, list.findIndex((flight) => flight.key >= (this.from ?? nowKey())));
     const shown = list.slice(start, start + this.rows.length);
+    if (shown.length && clockNow()) this.from = shown[0].key;
     this.ids = shown.map((flight) => flight.id);
     this.last = shown.at(-1)?.key ?? '';
     const pages = Math.max(1, Math.ceil(list.length / this.rows.length));
@@ -273,7 +274,7 @@ const tide = new Tide({
 function show() {
   dirty = false;
   if (!wall.matches) scroller.show();
-  else if (pager.from === null && !pager.ids.length) pager.compose(flights());
+  else if (pager.from === null) pager.compose(flights());
   else pager.show();
   showClock();
   showBadge(performance.now());

@@ -10,6 +10,7 @@ import { Channel, Link, ProtocolError, backoff, mayReconnect } from './state.js'
 const OPS = ['hello', 'snapshot', 'update', 'heartbeat', 'freshness', 'gap', 'bye', 'outcome'];
 /** The wall clock running this far ahead of the page's clock means that the machine slept, in milliseconds. */
 const SLEPT_MS = 2_000;
+const SILENT = 'the gateway does not answer';
 /** How long a ping may stay unanswered, in milliseconds. */
 const PONG_MS = 10_000;
 
@@ -126,6 +127,7 @@ export class Tide {
   /** The browser lost the event stream and reconnects by itself, with the last id. */
   #interrupted() {
     this.link.begin(performance.now());
+    this.link.message = SILENT;
     this.channels.forEach((channel) => channel.reset());
     this.onChange();
   }
@@ -164,7 +166,7 @@ export class Tide {
     const now = performance.now();
     const wait = waitMs ?? backoff(this.#attempt, Math.random());
     this.#attempt += 1;
-    this.link.end(now, wait === Infinity ? null : now + wait, message || null);
+    this.link.end(now, wait === Infinity ? null : now + wait, message || SILENT);
     this.channels.forEach((channel) => channel.reset());
     if (wait !== Infinity) this.#later(wait);
     this.onChange();

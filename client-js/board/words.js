@@ -33,10 +33,12 @@ export function age(ms) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
+const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}.` : '');
+
 /** The badge: a word, an age unless live, and why. `waitMs` is the time to the next attempt, or null. */
 export function badge({ state, reason, message, ageMs }, waitMs) {
   const again = waitMs === null || waitMs < 1000 ? '' : ` Trying again in ${age(waitMs)}.`;
-  const known = REASONS[reason] ?? message ?? (reason ? `The gateway says: ${reason}.` : '');
+  const known = REASONS[reason] ?? sentence(message ?? (reason ? `the gateway says ${reason}` : ''));
   return {
     word: STATES[state] ?? String(state),
     age: state === 'live' || ageMs === null ? '' : age(ageMs),
