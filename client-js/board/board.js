@@ -35,9 +35,13 @@ const keyOf = ([id, { data }]) => `${data?.scheduled ?? '99:99'} ${id}`;
 const current = () => tide.channels.get(channelOf(airport));
 const flights = () => [...current().rows].map((entry) => ({ id: entry[0], key: keyOf(entry), data: entry[1].data }))
   .filter((flight) => flight.data).sort((a, b) => (a.key < b.key ? -1 : 1));
-const clockNow = () => tide.channels.get(CLOCK).rows.get('clock')?.data;
+/** `{clock, day}` of the demonstration; none where nobody publishes it. */
+const clockNow = () => {
+  const data = tide.channels.get(CLOCK).rows.get('clock')?.data;
+  return /^\d\d:\d\d$/.test(data?.clock) ? data : undefined;
+};
 /** Where a board that is opened now begins: half an hour ago. */
-const nowKey = () => (clockNow()?.clock ? halfAnHourBefore(clockNow().clock) : '');
+const nowKey = () => (clockNow() ? halfAnHourBefore(clockNow().clock) : '');
 const halfAnHourBefore = (time) => {
   const minutes = Math.max(0, Number(time.slice(0, 2)) * 60 + Number(time.slice(3, 5)) - 30);
   return `${String(Math.floor(minutes / 60)).padStart(2, '0')}:${String(minutes % 60).padStart(2, '0')}`;
@@ -160,8 +164,8 @@ clockFlaps.element.classList.add('big');
 
 function showClock() {
   const data = clockNow();
-  at('clock').hidden = !data?.clock;
-  if (!data?.clock) return;
+  at('clock').hidden = !data;
+  if (!data) return;
   clockFlaps.set(data.clock, true);
   at('clock-text').textContent = `It is ${data.clock}`;
   const day = new Date(`${data.day}T12:00:00Z`);

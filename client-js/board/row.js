@@ -8,6 +8,7 @@ import { airlineName, town } from './places.js';
 
 /** Columns: their class, and how many flaps they have (none: plain text). */
 const COLUMNS = { time: 5, place: 15, code: 3, flight: 6, airline: 0, status: 14 };
+const TIME = /^\d\d:\d\d$/;
 const SVG = 'http://www.w3.org/2000/svg';
 const WORDS = {
   scheduled: 'Scheduled', delayed: 'Delayed', departed: 'Departed', landed: 'Landed', cancelled: 'Cancelled',
@@ -22,7 +23,7 @@ export function later(time, minutes) {
 
 /** What the status column says; a late or early start is told by its time. */
 export function statusText({ status, scheduled, delay_min: delay }) {
-  const timed = (status === 'delayed' || status === 'departed') && Number.isFinite(delay);
+  const timed = (status === 'delayed' || status === 'departed') && Number.isFinite(delay) && TIME.test(scheduled);
   return timed ? `${WORDS[status]} ${later(scheduled, delay)}` : WORDS[status] ?? String(status ?? '');
 }
 

@@ -144,7 +144,7 @@ export class Channel {
     this.#phase = phase[answer.outcome] ?? 'asking';
     this.#staged = null;
     this.dropLease();
-    if (!phase[answer.outcome]) this.refuse({ code: String(answer.outcome) });
+    if (!phase[answer.outcome]) this.refuse(answer.error ?? { code: String(answer.outcome) });
   }
 
   /** The subscription was refused. */

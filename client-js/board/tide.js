@@ -10,6 +10,9 @@ import { Channel, Link, ProtocolError, backoff, mayReconnect } from './state.js'
 const OPS = ['hello', 'snapshot', 'update', 'heartbeat', 'freshness', 'gap', 'bye', 'outcome'];
 /** The wall clock running this far ahead of the page's clock means that the machine slept, in milliseconds. */
 const SLEPT_MS = 2_000;
+/** The longest wait of a browser's timer, in milliseconds. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
+/** What is said when nothing is heard. */
 const SILENT = 'the gateway does not answer';
 /** How long a ping may stay unanswered, in milliseconds. */
 const PONG_MS = 10_000;
@@ -63,7 +66,7 @@ export class Tide {
     const asked = [];
     let pings = 0;
     const subscribe = (channel) => {
-      if (socket.readyState !== WebSocket.OPEN) return;
+      if (!channel || socket.readyState !== WebSocket.OPEN) return;
       const from = channel.token || undefined;
       socket.send(JSON.stringify({ id: asked.push(channel), op: 'subscribe', channel: channel.name, from }));
     };
@@ -72,6 +75,7 @@ export class Tide {
       const channel = asked[message.id - 1];
       if (channel) this.#answered(channel, message, subscribe);
       this.#receive(message);
+      if (message.op === 'outcome') this.#again(message.error, () => subscribe(this.channels.get(message.channel)));
       if (message.op === 'hello') this.channels.forEach(subscribe);
     });
     socket.onclose = ({ code, reason }) => this.#ended(mayReconnect(code) ? null : Infinity, reason);
@@ -91,9 +95,14 @@ export class Tide {
 
   #answered(channel, { ok, error }, subscribe) {
     if (ok) channel.outcome(ok, performance.now());
-    if (!error) return;
-    channel.refuse(error);
-    if (Number.isFinite(error.retry_after_ms)) setTimeout(subscribe, Math.max(error.retry_after_ms, 1_000), channel);
+    else if (error) channel.refuse(error);
+    this.#again(error, () => subscribe(channel));
+  }
+
+  /** Tries a refused subscription again, if the refusal says when. */
+  #again(error, retry) {
+    const after = error?.retry_after_ms;
+    if (Number.isFinite(after)) setTimeout(retry, Math.min(Math.max(after, 1_000), TIMER_MAX_MS));
   }
 
   #openSse() {
@@ -105,7 +114,11 @@ export class Tide {
       source.addEventListener(op, (event) => {
         if (event.data === undefined) return;
         this.#lastEventId = event.lastEventId;
-        this.#guard(() => this.#receive({ op, ...JSON.parse(event.data) }));
+        this.#guard(() => {
+          const message = JSON.parse(event.data);
+          this.#receive({ op, ...message });
+          if (op === 'outcome') this.#again(message.error, () => source.readyState === EventSource.OPEN && this.#open());
+        });
       });
     }
     source.onerror = (event) => {
@@ -174,7 +187,7 @@ export class Tide {
 
   #later(wait) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#open(), Math.min(wait, 2 ** 31 - 1));
+    this.#timer = setTimeout(() => this.#open(), Math.min(wait, TIMER_MAX_MS));
   }
 
   /** After a sleep the page's clock may have stood still, and with it every age: nothing is live any more. */

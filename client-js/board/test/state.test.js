@@ -221,6 +221,9 @@ test('catching up, refused, closed for good', () => {
   assert.equal(state(1_000), 'catching_up');
   channel.refuse({ code: 'forbidden', message: 'not yours' });
   assert.equal(channel.freshness(link, 1_000).reason, 'forbidden');
+  channel.outcome({ op: 'outcome', error: { code: 'ahead', message: 'not so far yet', retry_after_ms: 500 } }, 1_500);
+  assert.deepEqual(channel.freshness(link, 1_500),
+    { state: 'unavailable', reason: 'ahead', message: 'not so far yet', ageMs: null });
   link.end(2_000, null, 'go away');
   assert.deepEqual(channel.freshness(link, 2_000),
     { state: 'unavailable', reason: 'closed', message: 'go away', ageMs: null });
