@@ -114,7 +114,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
             return self.touch(key);
         }
-        line.begin(begin, arrived, now, self.settings.outbox);
+        line.begin(begin, arrived, now);
         line.outcome = Some(begin.outcome);
         if begin.at.offset < seat.cursor.offset {
             // This worker has pulled further than the answer reaches.
@@ -219,13 +219,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .lines
             .iter_mut()
             .filter(|line| lanes.contains(&line.lane) && !line.greeted);
-        let (mut request, mut held) = (None, false);
+        let (mut request, mut told) = (None, true);
         lines.by_ref().for_each(|line| {
-            held |= line.held;
+            told &= line.held;
             request = line.request.or(request);
             line.held = true;
         });
-        if held {
+        // Nothing is said of a line that only begins again: its freshness says it.
+        if told {
             return;
         }
         match request {
@@ -329,7 +330,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// The answer for the fast members of a lane.
     fn lane_joined(&mut self, lane_no: u32, answer: &Answer, arrived: Moment, now: Moment) {
-        let Some(lane) = self.lanes.get_mut(lane_no) else {
+        let Some(lane) = self.lanes.get_mut(lane_no).filter(|lane| lane.rejoining) else {
             return;
         };
         let seat_no = lane.seat;
@@ -438,7 +439,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let mut line = Line::new(lane_no, mode, policy, None);
             line.greeted = true;
             line.phase = Phase::Joining(From::Now);
-            line.begin(begin, arrived, now, self.settings.outbox);
+            line.begin(begin, arrived, now);
             connection.cold().lines.push(line);
             self.unproven.push(key);
             self.touch(key);
