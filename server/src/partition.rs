@@ -93,6 +93,8 @@ pub struct Begin {
     pub updates: Vec<Arc<Shared>>,
     /// With all that, the line is here.
     pub at: Position,
+    /// In this life of the tail: an answer of an earlier one is no answer.
+    pub life: u64,
 }
 
 /// The answer to a join.
@@ -410,6 +412,7 @@ impl Partition {
             gap: None,
             updates,
             at: self.at(self.applied)?,
+            life: self.tail.cursor().resets,
         })
     }
 
@@ -419,7 +422,7 @@ impl Partition {
         };
         let updates = self
             .tail
-            .between(&join.channel, token.offset, self.applied)?;
+            .between(&join.channel, token.offset, self.applied, usize::MAX)?;
         self.plain(Outcome::Resumed, updates)
     }
 
@@ -438,25 +441,25 @@ impl Partition {
         let to = self.at(self.applied)?;
         let gap = Some(Gap {
             from: from.clone(),
-            to: to.clone(),
+            to,
             dropped: None,
             reason,
         });
         Some(Begin {
-            outcome: Outcome::Resumed,
-            snapshot: None,
             gap,
-            updates: Vec::new(),
-            at: to,
+            ..self.plain(Outcome::Resumed, Vec::new())?
         })
     }
 
     /// The whole view: an encoding that others use already, and what followed it, or a new one.
     fn whole(&mut self, channel: &Channel, reason: SnapshotReason, now: Moment) -> Option<Begin> {
         let snapshot = self.view(channel, now)?;
-        let updates = self
-            .tail
-            .between(channel, snapshot.position().offset, self.applied)?;
+        let updates = self.tail.between(
+            channel,
+            snapshot.position().offset,
+            self.applied,
+            usize::MAX,
+        )?;
         Some(Begin {
             snapshot: Some(snapshot),
             ..self.plain(Outcome::Snapshot(reason), updates)?

@@ -5,7 +5,10 @@
 
 use crate::{
     auth::{Claims, Permission},
-    protocol::{BadMessage, ClientMessage, CloseCode, Envelope, ErrorCode, PublishMessage, Refusal, Subscribe},
+    protocol::{
+        BadMessage, ClientMessage, CloseCode, Envelope, ErrorCode, PublishMessage, Refusal,
+        Subscribe,
+    },
 };
 
 /// What a session is waiting for.
@@ -71,7 +74,11 @@ pub enum Action {
 
 /// What a message means.
 #[must_use]
-pub fn on_message(phase: Phase, around: Surroundings<'_>, message: Result<Envelope, BadMessage>) -> Action {
+pub fn on_message(
+    phase: Phase,
+    around: Surroundings<'_>,
+    message: Result<Envelope, BadMessage>,
+) -> Action {
     if phase == Phase::Closing {
         return Action::Ignore;
     }
@@ -87,36 +94,56 @@ pub fn on_message(phase: Phase, around: Surroundings<'_>, message: Result<Envelo
             Ok(()) => Action::Subscribe { id, wish },
             Err(refusal) => Action::Refuse(Some(id), refusal),
         },
-        (Phase::Open, ClientMessage::Unsubscribe { channel }) => Action::Unsubscribe { id, channel },
+        (Phase::Open, ClientMessage::Unsubscribe { channel }) => {
+            Action::Unsubscribe { id, channel }
+        }
         (Phase::Open, ClientMessage::Publish(record)) => match may_publish(around, &record) {
             Ok(()) => Action::Publish { id, record },
             Err(refusal) => Action::Refuse(Some(id), refusal),
         },
         (Phase::Waiting | Phase::Closing, _) => Action::Refuse(
             Some(id),
-            Refusal::new(ErrorCode::Unauthorized, "no token yet: send {\"op\":\"auth\"} first"),
+            Refusal::new(
+                ErrorCode::Unauthorized,
+                "no token yet: send {\"op\":\"auth\"} first",
+            ),
         ),
     }
 }
 
 fn may_subscribe(around: Surroundings<'_>, wish: &Subscribe) -> Result<(), Refusal> {
-    if !around.claims.is_some_and(|claims| claims.may(Permission::Subscribe, &wish.channel)) {
-        return Err(Refusal::new(ErrorCode::Forbidden, format!("the token does not permit subscribing to {}", wish.channel)));
+    if !around
+        .claims
+        .is_some_and(|claims| claims.may(Permission::Subscribe, &wish.channel))
+    {
+        return Err(Refusal::new(
+            ErrorCode::Forbidden,
+            format!("the token does not permit subscribing to {}", wish.channel),
+        ));
     }
     if around.channels >= around.channels_max {
         return Err(Refusal::new(
             ErrorCode::TooManyChannels,
-            format!("a connection has at most {} channels; unsubscribe from one first", around.channels_max),
+            format!(
+                "a connection has at most {} channels; unsubscribe from one first",
+                around.channels_max
+            ),
         ));
     }
     Ok(())
 }
 
 fn may_publish(around: Surroundings<'_>, record: &PublishMessage) -> Result<(), Refusal> {
-    if around.claims.is_some_and(|claims| claims.may_publish_stream(&record.stream)) {
+    if around
+        .claims
+        .is_some_and(|claims| claims.may_publish_stream(&record.stream))
+    {
         return Ok(());
     }
-    Err(Refusal::new(ErrorCode::Forbidden, "the token does not permit publishing to this stream"))
+    Err(Refusal::new(
+        ErrorCode::Forbidden,
+        "the token does not permit publishing to this stream",
+    ))
 }
 
 /// After a token was looked at: the new phase, and whether the connection is closed. A fresh token that does not hold
@@ -138,15 +165,26 @@ mod tests {
 
     /// The word for what comes of each message, in each phase, with a token that permits `a/*` both ways.
     fn check(message: &str, waiting: &str, open: &str) {
-        let spec = GrantSpec { channels: vec!["a/*".into()], can: vec![Permission::Subscribe, Permission::Publish] };
+        let spec = GrantSpec {
+            channels: vec!["a/*".into()],
+            can: vec![Permission::Subscribe, Permission::Publish],
+        };
         let claims = Claims {
             subject: None,
             expires_at_s: None,
             grant: spec.resolve(None).unwrap(),
             key_id: "test".into(),
         };
-        for (phase, expected) in [(Phase::Waiting, waiting), (Phase::Open, open), (Phase::Closing, "ignore")] {
-            let around = Surroundings { claims: (phase != Phase::Waiting).then_some(&claims), channels: 1, channels_max: 2 };
+        for (phase, expected) in [
+            (Phase::Waiting, waiting),
+            (Phase::Open, open),
+            (Phase::Closing, "ignore"),
+        ] {
+            let around = Surroundings {
+                claims: (phase != Phase::Waiting).then_some(&claims),
+                channels: 1,
+                channels_max: 2,
+            };
             let parsed = parse_client(message).remove(0);
             let word = match on_message(phase, around, parsed) {
                 Action::Ignore => "ignore".to_owned(),
@@ -166,29 +204,73 @@ mod tests {
         check(r#"{"op":"ping"}"#, "pong", "pong");
         check(r#"{"id":1,"op":"ping"}"#, "pong", "pong");
         check(r#"{"id":1,"op":"auth","token":"t"}"#, "verify", "verify");
-        check(r#"{"id":1,"op":"subscribe","channel":"a/b"}"#, "unauthorized", "subscribe");
-        check(r#"{"id":1,"op":"subscribe","channel":"b/b"}"#, "unauthorized", "forbidden");
-        check(r#"{"id":1,"op":"unsubscribe","channel":"a/b"}"#, "unauthorized", "unsubscribe");
-        check(r#"{"id":1,"op":"publish","stream":"a","record":{}}"#, "unauthorized", "publish");
-        check(r#"{"id":1,"op":"publish","stream":"b","record":{}}"#, "unauthorized", "forbidden");
+        check(
+            r#"{"id":1,"op":"subscribe","channel":"a/b"}"#,
+            "unauthorized",
+            "subscribe",
+        );
+        check(
+            r#"{"id":1,"op":"subscribe","channel":"b/b"}"#,
+            "unauthorized",
+            "forbidden",
+        );
+        check(
+            r#"{"id":1,"op":"unsubscribe","channel":"a/b"}"#,
+            "unauthorized",
+            "unsubscribe",
+        );
+        check(
+            r#"{"id":1,"op":"publish","stream":"a","record":{}}"#,
+            "unauthorized",
+            "publish",
+        );
+        check(
+            r#"{"id":1,"op":"publish","stream":"b","record":{}}"#,
+            "unauthorized",
+            "forbidden",
+        );
         check(r#"{"id":1,"op":"dance"}"#, "unknown_op", "unknown_op");
         check("{", "bad_message", "bad_message");
     }
 
     #[test]
     fn a_full_connection_takes_no_more_channels() {
-        let around = Surroundings { claims: None, channels: 2, channels_max: 2 };
-        let spec = GrantSpec { channels: vec!["a/*".into()], can: vec![Permission::Subscribe] };
-        let claims = Claims { subject: None, expires_at_s: None, grant: spec.resolve(None).unwrap(), key_id: "test".into() };
+        let around = Surroundings {
+            claims: None,
+            channels: 2,
+            channels_max: 2,
+        };
+        let spec = GrantSpec {
+            channels: vec!["a/*".into()],
+            can: vec![Permission::Subscribe],
+        };
+        let claims = Claims {
+            subject: None,
+            expires_at_s: None,
+            grant: spec.resolve(None).unwrap(),
+            key_id: "test".into(),
+        };
         let parsed = parse_client(r#"{"id":1,"op":"subscribe","channel":"a/b"}"#).remove(0);
-        let action = on_message(Phase::Open, Surroundings { claims: Some(&claims), ..around }, parsed);
-        assert!(matches!(action, Action::Refuse(Some(1), refusal) if refusal.code == ErrorCode::TooManyChannels));
+        let action = on_message(
+            Phase::Open,
+            Surroundings {
+                claims: Some(&claims),
+                ..around
+            },
+            parsed,
+        );
+        assert!(
+            matches!(action, Action::Refuse(Some(1), refusal) if refusal.code == ErrorCode::TooManyChannels)
+        );
     }
 
     #[test]
     fn tokens_that_hold_and_that_do_not() {
         assert_eq!(on_verified(Phase::Waiting, true), (Phase::Open, None));
-        assert_eq!(on_verified(Phase::Waiting, false), (Phase::Closing, Some(CloseCode::Unauthorized)));
+        assert_eq!(
+            on_verified(Phase::Waiting, false),
+            (Phase::Closing, Some(CloseCode::Unauthorized))
+        );
         assert_eq!(on_verified(Phase::Open, false), (Phase::Open, None));
         assert_eq!(on_verified(Phase::Open, true), (Phase::Open, None));
         assert_eq!(on_verified(Phase::Closing, true), (Phase::Closing, None));

@@ -64,7 +64,11 @@ impl Stream {
     #[must_use]
     pub fn partition_for(&self, channel: &Channel, row: &str) -> u32 {
         let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
-        let row = if self.placement == Placement::Spread { row } else { "" };
+        let row = if self.placement == Placement::Spread {
+            row
+        } else {
+            ""
+        };
         partition_of(channel.name(), row, count)
     }
 }
@@ -73,7 +77,9 @@ impl Stream {
 #[must_use]
 pub fn partition_of(channel: &str, row: &str, partitions: u32) -> u32 {
     let bytes = channel.bytes().chain([0xff]).chain(row.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     u32::try_from(hash % u64::from(partitions.max(1))).unwrap_or(0)
 }
 
@@ -92,12 +98,19 @@ impl Streams {
     /// Adds a stream; gives back the one that is there already, if there is one.
     #[must_use]
     pub fn add(&self, stream: Arc<Stream>) -> Arc<Stream> {
-        self.by_name.entry(stream.name.clone()).or_insert(stream).clone()
+        self.by_name
+            .entry(stream.name.clone())
+            .or_insert(stream)
+            .clone()
     }
     /// All of them, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Stream>> {
-        let mut all: Vec<_> = self.by_name.iter().map(|entry| entry.value().clone()).collect();
+        let mut all: Vec<_> = self
+            .by_name
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -109,9 +122,15 @@ mod tests {
 
     #[test]
     fn placement_is_stable() {
-        let found: Vec<u32> = ["JFK", "LGA", "EWR"].iter().map(|name| partition_of(name, "", 16)).collect();
+        let found: Vec<u32> = ["JFK", "LGA", "EWR"]
+            .iter()
+            .map(|name| partition_of(name, "", 16))
+            .collect();
         assert_eq!(found, [2, 6, 7]);
-        assert_ne!(partition_of("JFK", "a", 1 << 20), partition_of("JFK", "b", 1 << 20));
+        assert_ne!(
+            partition_of("JFK", "a", 1 << 20),
+            partition_of("JFK", "b", 1 << 20)
+        );
         assert_eq!(partition_of("JFK", "", 0), 0);
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::{
     frame::Shared,
-    model::{Channel, Epoch, Moment, Offset, StaleReason},
+    model::{Channel, Epoch, Freshness, FreshnessState, Moment, Offset, StaleReason},
 };
 
 /// What a tail holds at most. Whichever limit is reached first.
@@ -47,6 +47,51 @@ pub struct Health {
     pub trouble: Option<StaleReason>,
     /// When a record was last seen (or the log was opened).
     pub last_record_at: Moment,
+}
+
+impl Health {
+    /// What a view with this health says of itself: live while its newest proof is younger than `slo`, and somebody still
+    /// writes to its log where that is expected.
+    #[must_use]
+    pub fn freshness(
+        &self,
+        slo: Duration,
+        expect_every: Option<Duration>,
+        now: Moment,
+    ) -> Freshness {
+        let age = self.proof.map(|proof| now.since(proof.asked_at));
+        let silent = expect_every.is_some_and(|every| now.since(self.last_record_at) > every);
+        let (state, reason) = match (age, self.trouble) {
+            (Some(age), _) if age <= slo && !silent => (FreshnessState::Live, None),
+            (Some(_), None) if silent => (FreshnessState::Stale, Some(StaleReason::ProducerSilent)),
+            (Some(_), trouble) => (
+                FreshnessState::Stale,
+                Some(trouble.unwrap_or(StaleReason::Lagging)),
+            ),
+            (None, Some(trouble)) => (FreshnessState::Unavailable, Some(trouble)),
+            (None, None) => (FreshnessState::CatchingUp, Some(StaleReason::Lagging)),
+        };
+        let age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Freshness {
+            state,
+            age_ms,
+            reason,
+        }
+    }
+}
+
+/// Of several partitions' states the worst: a view is as fresh as the least fresh of them.
+#[must_use]
+pub fn least_fresh(states: impl IntoIterator<Item = Freshness>) -> Option<Freshness> {
+    let rank = |state| match state {
+        FreshnessState::Live => 0,
+        FreshnessState::CatchingUp => 1,
+        FreshnessState::Stale => 2,
+        FreshnessState::Unavailable => 3,
+    };
+    states
+        .into_iter()
+        .max_by_key(|freshness| (rank(freshness.state), freshness.age_ms))
 }
 
 /// Where a worker is in a tail.
@@ -207,13 +252,30 @@ impl Tail {
 
     // === the workers' side
 
-    /// Where a worker begins that has had nobody here until now.
+    /// Which life this is, and how far it has come.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         let inner = self.inner();
         Cursor {
             resets: inner.resets,
             offset: inner.applied,
+        }
+    }
+
+    /// Where the tail is now, without what is in it: where a worker begins that has had nobody here until now.
+    #[must_use]
+    pub fn here(&self) -> Pulled {
+        let inner = self.inner();
+        let cursor = Cursor {
+            resets: inner.resets,
+            offset: inner.applied,
+        };
+        Pulled {
+            updates: Vec::new(),
+            cursor,
+            epoch: inner.epoch.clone(),
+            health: inner.health,
+            fell_off: false,
         }
     }
 
@@ -244,25 +306,26 @@ impl Tail {
         }
     }
 
-    /// The updates of one channel after `after` and up to `upto`; none when the tail does not reach back so far.
+    /// The updates of one channel after `after` and up to `upto`, the first `most` of them; none when the tail does not
+    /// reach back so far.
     #[must_use]
     pub fn between(
         &self,
         channel: &Channel,
         after: Offset,
         upto: Offset,
+        most: usize,
     ) -> Option<Vec<Arc<Shared>>> {
         let inner = self.inner();
         if after < inner.floor {
             return None;
         }
-        let found = inner
-            .updates
-            .range(inner.first_after(after)..)
-            .take_while(|shared| shared.update.position.offset <= upto);
+        let behind = inner.updates.range(inner.first_after(after)..);
+        let found = behind.take_while(|shared| shared.update.position.offset <= upto);
         Some(
             found
                 .filter(|shared| shared.update.change.channel == *channel)
+                .take(most)
                 .cloned()
                 .collect(),
         )
@@ -385,11 +448,11 @@ mod tests {
         assert_eq!(pulled.updates.len(), 2);
         assert_eq!(tail.floor(), Offset::new(3));
         assert!(
-            tail.between(&"s/c".parse().unwrap(), Offset::new(2), Offset::new(5))
+            tail.between(&"s/c".parse().unwrap(), Offset::new(2), Offset::new(5), 9)
                 .is_none()
         );
         assert_eq!(
-            tail.between(&"s/c".parse().unwrap(), Offset::new(3), Offset::new(4))
+            tail.between(&"s/c".parse().unwrap(), Offset::new(3), Offset::new(4), 9)
                 .unwrap()
                 .len(),
             1

@@ -300,6 +300,31 @@ fn weight(record: &Record) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, Bytes::len) + RECORD_OVERHEAD
 }
 
+/// The engine of a process: the logs of all its streams. Two gateways of one process may share it.
+#[derive(Debug, Default)]
+pub struct Engine {
+    logs: Mutex<HashMap<String, Vec<Arc<EmbeddedLog>>>>,
+}
+
+impl Engine {
+    /// The logs of a stream, made at first asking; `epoch` names each.
+    pub fn logs(
+        &self,
+        stream: &str,
+        partitions: u32,
+        settings: LogSettings,
+        epoch: impl Fn() -> Epoch,
+    ) -> Vec<Arc<EmbeddedLog>> {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || {
+            (0..partitions)
+                .map(|partition| EmbeddedLog::new(partition, epoch(), settings))
+                .collect()
+        };
+        logs.entry(stream.to_owned()).or_insert_with(made).clone()
+    }
+}
+
 /// What an operator may do to a node's reading of a stream, to see `stale`, `catching_up` and healing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hindrance {

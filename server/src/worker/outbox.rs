@@ -57,7 +57,10 @@ pub enum Owed {
 enum Item {
     Update(Arc<Shared>),
     /// Dropped, up to this offset.
-    Dropped { count: u64, to: Position },
+    Dropped {
+        count: u64,
+        to: Position,
+    },
     Gap(Gap),
 }
 
@@ -102,12 +105,16 @@ pub struct Line {
     pub unproven_since: Option<Moment>,
     /// A heartbeat is to leave when nothing of the channel waits.
     pub beat_due: bool,
+    /// Its last join was refused: the next one is asked when a timer says so.
+    pub retry_later: bool,
     /// The client was told that this line is behind.
     pub told_lagging: bool,
     /// The request that its outcome answers; none once answered, or over SSE.
     pub request: Option<u64>,
     /// `catching_up` has been said: the outcome follows as a message of its own.
     pub held: bool,
+    /// In which life of the tail its cursor counts.
+    pub life: u64,
     /// The outcome, until it is said.
     pub outcome: Option<Outcome>,
     /// The outcome has been said: data may leave.
@@ -136,9 +143,11 @@ impl Line {
             proof: None,
             unproven_since: None,
             beat_due: false,
+            retry_later: false,
             told_lagging: false,
             request: None,
             held: false,
+            life: 0,
             outcome: None,
             greeted: false,
         }
@@ -188,7 +197,7 @@ impl Line {
         {
             self.sent = Some(token.clone());
         }
-        self.phase = Phase::Streaming;
+        (self.phase, self.life) = (Phase::Streaming, begin.life);
         self.unproven_since = Some(arrived);
         let keep = self.mode == Mode::Events && begin.snapshot.is_none();
         if !keep {
@@ -196,13 +205,24 @@ impl Line {
         }
         self.snapshot = begin.snapshot.clone().map(|snapshot| (snapshot, 0));
         self.cursor = Offset::BEFORE_ALL;
-        let queue = if self.frozen.is_empty() { &mut self.ahead } else { &mut self.frozen };
+        let queue = if self.frozen.is_empty() {
+            &mut self.ahead
+        } else {
+            &mut self.frozen
+        };
         queue.extend(begin.gap.iter().cloned().map(Item::Gap));
         match self.mode {
-            Mode::Events if self.frozen.is_empty() => self.ahead.extend(begin.updates.iter().cloned().map(Item::Update)),
+            Mode::Events if self.frozen.is_empty() => self
+                .ahead
+                .extend(begin.updates.iter().cloned().map(Item::Update)),
             Mode::Events => {
-                self.bytes += begin.updates.iter().map(|shared| shared.weight()).sum::<usize>();
-                self.frozen.extend(begin.updates.iter().cloned().map(Item::Update));
+                self.bytes += begin
+                    .updates
+                    .iter()
+                    .map(|shared| shared.weight())
+                    .sum::<usize>();
+                self.frozen
+                    .extend(begin.updates.iter().cloned().map(Item::Update));
             }
             Mode::View => {
                 for update in &begin.updates {
@@ -211,7 +231,11 @@ impl Line {
             }
         }
         self.cursor = begin.at.offset;
-        if self.sent.is_none() && begin.snapshot.is_none() && begin.gap.is_none() && begin.updates.is_empty() {
+        if self.sent.is_none()
+            && begin.snapshot.is_none()
+            && begin.gap.is_none()
+            && begin.updates.is_empty()
+        {
             self.sent = Some(begin.at.clone());
         }
         if !self.is_empty() {
@@ -232,10 +256,16 @@ impl Line {
             self.frozen.push_back(Item::Update(shared.clone()));
             return self.bound_events(max);
         }
-        let old = self.open.insert(shared.update.change.row.clone(), shared.clone());
+        let old = self
+            .open
+            .insert(shared.update.change.row.clone(), shared.clone());
         self.bytes -= old.as_ref().map_or(0, |old| old.weight());
         if self.bytes <= max.bytes && self.frames() <= max.frames {
-            return if old.is_some() { Owed::Conflated } else { Owed::Kept };
+            return if old.is_some() {
+                Owed::Conflated
+            } else {
+                Owed::Kept
+            };
         }
         if self.policy == Policy::Disconnect {
             return Owed::Disconnect;
@@ -254,7 +284,11 @@ impl Line {
     pub fn restart(&mut self, epoch: &Epoch, partition: u32) {
         let from = match self.mode {
             Mode::View => self.sent.clone(),
-            Mode::Events => Some(Position { partition, epoch: epoch.clone(), offset: self.cursor }),
+            Mode::Events => Some(Position {
+                partition,
+                epoch: epoch.clone(),
+                offset: self.cursor,
+            }),
         };
         if matches!(self.phase, Phase::Streaming) {
             if self.mode == Mode::View {
@@ -283,13 +317,25 @@ impl Line {
             }
             dropped += 1;
         }
-        if dropped > 0 { Owed::Dropped(dropped) } else { Owed::Kept }
+        if dropped > 0 {
+            Owed::Dropped(dropped)
+        } else {
+            Owed::Kept
+        }
     }
 
     /// The oldest waiting event becomes a gap in its place; gaps side by side become one.
     fn drop_oldest(&mut self) -> bool {
-        let Some(at) = self.frozen.iter().position(|item| matches!(item, Item::Update(_))) else { return false };
-        let Some(Item::Update(oldest)) = self.frozen.remove(at) else { return false };
+        let Some(at) = self
+            .frozen
+            .iter()
+            .position(|item| matches!(item, Item::Update(_)))
+        else {
+            return false;
+        };
+        let Some(Item::Update(oldest)) = self.frozen.remove(at) else {
+            return false;
+        };
         self.bytes -= oldest.weight();
         let to = oldest.update.position.clone();
         match at.checked_sub(1).map(|before| &mut self.frozen[before]) {
@@ -301,7 +347,11 @@ impl Line {
 
     /// What leaves next, if anything may. `proof` is what the open set proves when it freezes now.
     pub fn next(&mut self, now: Moment, proof: Option<Proof>) -> Option<Next> {
-        if self.snapshot.as_ref().is_some_and(|(snapshot, _)| snapshot.is_abandoned()) {
+        if self
+            .snapshot
+            .as_ref()
+            .is_some_and(|(snapshot, _)| snapshot.is_abandoned())
+        {
             self.fall_behind();
             return None;
         }
@@ -343,7 +393,12 @@ impl Line {
             }
             Item::Dropped { count, to } => {
                 let from = self.sent.replace(to.clone()).unwrap_or_else(|| to.clone());
-                Next::Gap(Gap { from, to, dropped: Some(count), reason: GapReason::SlowConsumer })
+                Next::Gap(Gap {
+                    from,
+                    to,
+                    dropped: Some(count),
+                    reason: GapReason::SlowConsumer,
+                })
             }
         }
     }
@@ -380,7 +435,8 @@ impl Line {
     /// When it may flush again, if something waits for that.
     #[must_use]
     pub fn flush_at(&self, now: Moment) -> Option<Moment> {
-        (self.is_drained() && !self.open.is_empty() && self.next_flush > now).then_some(self.next_flush)
+        (self.is_drained() && !self.open.is_empty() && self.next_flush > now)
+            .then_some(self.next_flush)
     }
 }
 

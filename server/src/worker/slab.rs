@@ -43,7 +43,12 @@ pub struct Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { segments: Vec::new(), free: Vec::new(), used: 0, len: 0 }
+        Self {
+            segments: Vec::new(),
+            free: Vec::new(),
+            used: 0,
+            len: 0,
+        }
     }
 }
 
@@ -60,7 +65,14 @@ impl<T> Slab<T> {
     fn fresh(&mut self) -> u32 {
         let index = self.used;
         if index as usize / SEGMENT == self.segments.len() {
-            self.segments.push((0..SEGMENT).map(|_| Slot { generation: 1, value: None }).collect());
+            self.segments.push(
+                (0..SEGMENT)
+                    .map(|_| Slot {
+                        generation: 1,
+                        value: None,
+                    })
+                    .collect(),
+            );
         }
         self.used += 1;
         index
@@ -72,13 +84,36 @@ impl<T> Slab<T> {
 
     /// The value with this number, whatever its generation: for indexes that are kept in step with the slab.
     pub fn at(&mut self, index: u32) -> Option<&mut T> {
-        self.segments.get_mut(index as usize / SEGMENT)?[index as usize % SEGMENT].value.as_mut()
+        self.segments.get_mut(index as usize / SEGMENT)?[index as usize % SEGMENT]
+            .value
+            .as_mut()
     }
 
     /// The value with this key, if it is still there.
     pub fn get(&mut self, key: Key) -> Option<&mut T> {
-        let slot = self.segments.get_mut(key.index() as usize / SEGMENT)?.get_mut(key.index() as usize % SEGMENT)?;
-        if Key::new(key.index(), slot.generation) == key { slot.value.as_mut() } else { None }
+        let slot = self
+            .segments
+            .get_mut(key.index() as usize / SEGMENT)?
+            .get_mut(key.index() as usize % SEGMENT)?;
+        if Key::new(key.index(), slot.generation) == key {
+            slot.value.as_mut()
+        } else {
+            None
+        }
+    }
+
+    /// The value with this key, to look at.
+    #[must_use]
+    pub fn peek(&self, key: Key) -> Option<&T> {
+        let slot = self
+            .segments
+            .get(key.index() as usize / SEGMENT)?
+            .get(key.index() as usize % SEGMENT)?;
+        if Key::new(key.index(), slot.generation) == key {
+            slot.value.as_ref()
+        } else {
+            None
+        }
     }
 
     /// The key of the value with this number.
@@ -91,7 +126,8 @@ impl<T> Slab<T> {
     pub fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
         let slot = self.slot_mut(key.index());
-        slot.generation = slot.generation.wrapping_add(1);
+        // 31 bits: the highest marks what is no connection.
+        slot.generation = (slot.generation + 1) & 0x7fff_ffff;
         let value = slot.value.take();
         self.free.push(key.index());
         self.len -= 1;
@@ -113,7 +149,57 @@ impl<T> Slab<T> {
     /// The keys of all values.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         let slots = self.segments.iter().flatten().zip(0u32..);
-        slots.filter(|(slot, _)| slot.value.is_some()).map(|(slot, index)| Key::new(index, slot.generation))
+        slots
+            .filter(|(slot, _)| slot.value.is_some())
+            .map(|(slot, index)| Key::new(index, slot.generation))
+    }
+}
+
+/// Few things by number, without generations: whoever holds a number knows that the thing lives.
+pub struct Places<T> {
+    places: Vec<Option<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Places<T> {
+    fn default() -> Self {
+        Self {
+            places: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl<T> Places<T> {
+    /// Takes a value in.
+    pub fn insert(&mut self, value: T) -> u32 {
+        if let Some(at) = self.free.pop() {
+            self.places[at as usize] = Some(value);
+            return at;
+        }
+        self.places.push(Some(value));
+        u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
+    }
+    /// The value with this number.
+    #[must_use]
+    pub fn get(&self, at: u32) -> Option<&T> {
+        self.places.get(at as usize)?.as_ref()
+    }
+    /// The value with this number.
+    pub fn get_mut(&mut self, at: u32) -> Option<&mut T> {
+        self.places.get_mut(at as usize)?.as_mut()
+    }
+    /// Takes a value out.
+    pub fn take(&mut self, at: u32) -> Option<T> {
+        let value = self.places.get_mut(at as usize)?.take()?;
+        self.free.push(at);
+        Some(value)
+    }
+    /// All values and their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        (0u32..)
+            .zip(&self.places)
+            .filter_map(|(at, place)| Some((at, place.as_ref()?)))
     }
 }
 

@@ -32,7 +32,11 @@ impl<T> Wheel<T> {
     /// A wheel that begins at `now`.
     #[must_use]
     pub fn new(now: Moment) -> Self {
-        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), tick: tick_of(now), len: 0 }
+        Self {
+            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
+            tick: tick_of(now),
+            len: 0,
+        }
     }
 
     /// Fires at `due` or up to a tick later, never earlier.
@@ -50,7 +54,11 @@ impl<T> Wheel<T> {
         for tick in self.tick..self.tick + looks {
             let entries = &mut self.slots[slot(tick)];
             let before = fired.len();
-            fired.extend(entries.extract_if(.., |entry| entry.tick <= until).map(|entry| entry.timer));
+            fired.extend(
+                entries
+                    .extract_if(.., |entry| entry.tick <= until)
+                    .map(|entry| entry.timer),
+            );
             self.len -= fired.len() - before;
             if entries.is_empty() && entries.capacity() > 64 {
                 entries.shrink_to(16);
@@ -66,7 +74,9 @@ impl<T> Wheel<T> {
             return None;
         }
         let ticks = self.tick..self.tick + SLOTS as u64;
-        let tick = ticks.into_iter().find(|&tick| !self.slots[slot(tick)].is_empty())?;
+        let tick = ticks
+            .into_iter()
+            .find(|&tick| !self.slots[slot(tick)].is_empty())?;
         Some(Moment::from_micros(tick * TICK_MICROS))
     }
 }
@@ -95,7 +105,10 @@ mod tests {
             let mut some = Vec::new();
             wheel.fire(at(now), &mut some);
             for due in some {
-                assert!(due <= now && now <= due.max(1000) + 8 + 3, "{due} fired at {now}");
+                assert!(
+                    due <= now && now <= due.max(1000) + 8 + 3,
+                    "{due} fired at {now}"
+                );
                 fired.push(due);
             }
         }

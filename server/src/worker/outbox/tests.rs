@@ -6,7 +6,11 @@ use super::*;
 use crate::model::{Change, Update};
 
 fn shared(offset: u64, row: u64) -> Arc<Shared> {
-    let position = Position { partition: 0, epoch: Epoch::new("e").unwrap(), offset: Offset::new(offset) };
+    let position = Position {
+        partition: 0,
+        epoch: Epoch::new("e").unwrap(),
+        offset: Offset::new(offset),
+    };
     let change = Change {
         channel: "s/c".parse().unwrap(),
         row: RowId::new(&row.to_string()).unwrap(),
@@ -16,10 +20,22 @@ fn shared(offset: u64, row: u64) -> Arc<Shared> {
     Shared::new(Update { position, change }, Moment::default())
 }
 
-const ROOM: OutboxMax = OutboxMax { bytes: 1 << 20, frames: 4096 };
+const ROOM: OutboxMax = OutboxMax {
+    bytes: 1 << 20,
+    frames: 4096,
+};
 
 fn line(mode: Mode, max_rate: Option<f64>) -> Line {
-    Line::new(0, mode, if mode == Mode::View { Policy::Conflate } else { Policy::DropOldest }, max_rate)
+    Line::new(
+        0,
+        mode,
+        if mode == Mode::View {
+            Policy::Conflate
+        } else {
+            Policy::DropOldest
+        },
+        max_rate,
+    )
 }
 
 fn offsets(line: &mut Line, now: Moment, most: usize) -> Vec<u64> {
@@ -31,8 +47,15 @@ fn offsets(line: &mut Line, now: Moment, most: usize) -> Vec<u64> {
     .collect()
 }
 
-fn owe(line: &mut Line, updates: impl IntoIterator<Item = (u64, u64)>, max: OutboxMax) -> Vec<Owed> {
-    updates.into_iter().map(|(offset, row)| line.owe(&shared(offset, row), Moment::default(), max)).collect()
+fn owe(
+    line: &mut Line,
+    updates: impl IntoIterator<Item = (u64, u64)>,
+    max: OutboxMax,
+) -> Vec<Owed> {
+    updates
+        .into_iter()
+        .map(|(offset, row)| line.owe(&shared(offset, row), Moment::default(), max))
+        .collect()
 }
 
 #[test]
@@ -40,7 +63,10 @@ fn a_newer_update_takes_the_place_of_one_that_waits_but_not_of_one_that_is_froze
     let mut line = line(Mode::View, None);
     owe(&mut line, [(1, 1), (2, 2), (3, 1)], ROOM);
     assert_eq!(offsets(&mut line, Moment::default(), 1), [2]);
-    assert_eq!(owe(&mut line, [(4, 1), (5, 1)], ROOM), [Owed::Kept, Owed::Conflated]);
+    assert_eq!(
+        owe(&mut line, [(4, 1), (5, 1)], ROOM),
+        [Owed::Kept, Owed::Conflated]
+    );
     assert_eq!(offsets(&mut line, Moment::default(), 9), [3, 5]);
     assert!(line.is_empty() && line.bytes() == 0);
 }
@@ -64,7 +90,9 @@ fn dropped_events_are_one_counted_gap_in_their_place_from_what_was_sent() {
     owe(&mut line, [(1, 0)], max);
     assert_eq!(offsets(&mut line, Moment::default(), 1), [1]);
     owe(&mut line, (2..=6).map(|offset| (offset, 0)), max);
-    let Some(Next::Gap(gap)) = line.next(Moment::default(), None) else { panic!() };
+    let Some(Next::Gap(gap)) = line.next(Moment::default(), None) else {
+        panic!()
+    };
     let (from, to) = (gap.from.offset.number(), gap.to.offset.number());
     let rest = offsets(&mut line, Moment::default(), 9);
     assert_eq!((from, gap.dropped), (1, Some(to - 1)));
@@ -77,11 +105,20 @@ fn a_view_that_overflows_begins_again_from_what_was_sent() {
     let max = OutboxMax { frames: 2, ..ROOM };
     owe(&mut line, [(1, 1)], max);
     offsets(&mut line, Moment::default(), 1);
-    assert_eq!(owe(&mut line, [(2, 2), (3, 3), (4, 4)], max), [Owed::Kept, Owed::Kept, Owed::Overflow]);
-    assert_eq!(line.phase, Phase::Behind(From::After(shared(1, 1).update.position.clone())));
+    assert_eq!(
+        owe(&mut line, [(2, 2), (3, 3), (4, 4)], max),
+        [Owed::Kept, Owed::Kept, Owed::Overflow]
+    );
+    assert_eq!(
+        line.phase,
+        Phase::Behind(From::After(shared(1, 1).update.position.clone()))
+    );
     assert!(line.is_empty());
     (line.policy, line.phase) = (Policy::Disconnect, Phase::Streaming);
-    assert_eq!(owe(&mut line, [(5, 5), (6, 6), (7, 7)], max)[2], Owed::Disconnect);
+    assert_eq!(
+        owe(&mut line, [(5, 5), (6, 6), (7, 7)], max)[2],
+        Owed::Disconnect
+    );
 }
 
 proptest! {

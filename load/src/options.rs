@@ -1,0 +1,221 @@
+//! The command line.
+//!
+//! Does: says what can be asked for, and the defaults. Owns: nothing. Never knows: how it is done. Keeps: every number
+//! has a bound.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::wire::{PAYLOAD_MAX, Publish, Target, Transport};
+
+/// Open-loop load for a push gateway and for the bare-socket limits that it is held against.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Options {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What the driver can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Subscribers and a publisher, with any numbers.
+    Run {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Memory and time of subscribed connections that get nothing: 10,000 of one channel, 5 s, unless told otherwise.
+    Idle {
+        #[command(flatten)]
+        common: Common,
+        /// Subscribers.
+        #[arg(long, default_value_t = 10_000)]
+        subscribers: u32,
+        /// Seconds of rest before memory is read.
+        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+        seconds: f64,
+    },
+    /// One channel with 10,000 subscribers, 10 updates a second, 10 s, unless told otherwise.
+    Fanout {
+        #[command(flatten)]
+        common: Common,
+        /// Subscribers.
+        #[arg(long, default_value_t = 10_000)]
+        subscribers: u32,
+        /// Publications a second.
+        #[arg(long, default_value_t = 10.0, value_parser = rate)]
+        rate: f64,
+        /// Seconds of publishing.
+        #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+        seconds: f64,
+    },
+    /// One channel, saturated through one stream of publications.
+    Stream {
+        #[command(flatten)]
+        common: Common,
+        /// Subscribers; several numbers are measured one after the other.
+        #[arg(long, default_values_t = [1_000, 10_000], value_delimiter = ',')]
+        subscribers: Vec<u32>,
+        /// Publications that may wait for their answer.
+        #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        window: u64,
+        /// Updates that may be under way to each subscriber; 0: no limit.
+        #[arg(long, default_value_t = 256)]
+        lead: u64,
+        /// Seconds of publishing.
+        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+        seconds: f64,
+    },
+    /// One subscriber of a small channel beside the sweeps over a big one.
+    Beside {
+        #[command(flatten)]
+        common: Common,
+        /// Subscribers of the big channel.
+        #[arg(long, default_value_t = 10_000)]
+        subscribers: u32,
+        /// Publications a second to the big channel.
+        #[arg(long, default_value_t = 10.0, value_parser = rate)]
+        rate: f64,
+        /// Publications a second to the small channel.
+        #[arg(long, default_value_t = 50.0, value_parser = rate)]
+        small_rate: f64,
+        /// Seconds of publishing.
+        #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+        seconds: f64,
+    },
+    /// The figures of a file, servers side by side.
+    Table {
+        /// JSON lines, as `--json` writes them.
+        file: PathBuf,
+        /// The label that the others are divided by; may be repeated.
+        #[arg(long, default_values_t = ["limit-write".to_owned(), "limit-coalesce".to_owned()])]
+        against: Vec<String>,
+    },
+}
+
+/// The server, and what the figures are called.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// What is at the address.
+    #[arg(long, value_enum, default_value = "tidegate")]
+    pub(crate) target: Target,
+    /// Where it listens.
+    #[arg(long, default_value = "127.0.0.1:9700")]
+    pub(crate) address: SocketAddr,
+    /// How subscribers listen; several are measured one after the other.
+    #[arg(long, value_enum, default_values_t = [Transport::Ws], value_delimiter = ',')]
+    pub(crate) transport: Vec<Transport>,
+    /// Bearer token for subscribing and publishing.
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+    /// Process whose CPU time and memory are read.
+    #[arg(long)]
+    pub(crate) server_pid: Option<u32>,
+    /// Bytes of data in a publication.
+    #[arg(long, default_value_t = 128, value_parser = bytes)]
+    pub(crate) bytes: usize,
+    /// For a limit: bytes that one delivery shall have on the wire, as the gateway's figures tell (`frame_bytes`).
+    #[arg(long, value_parser = bytes)]
+    pub(crate) frame_bytes: Option<usize>,
+    /// Handshakes under way at a time.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) in_flight: usize,
+    /// Appends the figures to this file, a line of JSON each.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// What the server is called in the figures; its kind by default.
+    #[arg(long)]
+    label: Option<String>,
+    /// Which round of a series this is.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) round: u32,
+}
+
+impl Common {
+    /// What the server is called in the figures.
+    pub(crate) fn label(&self) -> &str {
+        self.label.as_deref().unwrap_or(match self.target {
+            Target::Tidegate => "tidegate",
+            Target::Limit => "limit",
+        })
+    }
+}
+
+/// Subscribers and the publisher of one group of channels.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Load {
+    /// Subscribers.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) subscribers: u32,
+    /// Channels over which they are spread.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) channels: u32,
+    /// How publications travel.
+    #[arg(long, value_enum, default_value = "one")]
+    pub(crate) publish: Publish,
+    /// Publications a second; 0: as fast as answers allow.
+    #[arg(long, default_value_t = 10.0, value_parser = rate)]
+    pub(crate) rate: f64,
+    /// Seconds of publishing.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Publications of a stream that may wait for their answer.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) window: u64,
+    /// Updates that may be under way to each subscriber; 0: no limit.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) lead: u64,
+}
+
+impl Load {
+    /// One channel, one request at a time.
+    pub(crate) const fn one_channel(subscribers: u32, rate: f64, seconds: f64) -> Self {
+        Self {
+            subscribers,
+            channels: 1,
+            publish: Publish::One,
+            rate,
+            seconds,
+            window: 1,
+            lead: 0,
+        }
+    }
+
+    /// Publications that may wait for their answer.
+    pub(crate) const fn window(&self) -> u64 {
+        match self.publish {
+            Publish::One => 1,
+            Publish::Stream => self.window,
+        }
+    }
+}
+
+fn bounded(text: &str, most: f64) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("{text} is no number"))?;
+    if (0.0..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("{text} is not between 0 and {most}"))
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    bounded(text, 10_000_000.0)
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    bounded(text, 86_400.0)
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let value: usize = text.parse().map_err(|_| format!("{text} is no number"))?;
+    if value <= PAYLOAD_MAX {
+        Ok(value)
+    } else {
+        Err(format!("{text} is more than {PAYLOAD_MAX}"))
+    }
+}

@@ -1,0 +1,154 @@
+//! The demo: one stormy day of departures at New York's three airports, through the ordinary publish path.
+//!
+//! Does: replays the embedded file again and again, a day in twenty minutes, with the publish time as event time; sets a
+//! simulated clock beside it; deletes what a pass leaves. Owns: nothing but its place in the file. Never knows: who looks.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    auth::Claims,
+    publish::{Flow, Publisher},
+};
+
+/// The 6,782 events (US Bureau of Transportation Statistics, CC0).
+const EVENTS: &str = include_str!("../../deploy/demo/departures.ndjson");
+/// The demo's stream.
+pub const STREAM: &str = "departures";
+/// A day takes this long.
+const DAY: Duration = Duration::from_secs(20 * 60);
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// New York in July is four hours behind UTC.
+const ZONE_MS: i64 = -4 * 60 * 60 * 1000;
+const MINUTE_MS: i64 = 60_000;
+/// The file begins in the small hours; the board is more fun from the first departures on.
+const DATE: &str = "2013-07-10";
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    channel: &'a str,
+    row: &'a str,
+    ts: i64,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// Replays until the node stops.
+pub async fn replay(publisher: Arc<Publisher>, claims: Arc<Claims>) {
+    let events: Vec<Event<'static>> = EVENTS
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let Some(first) = events.first().map(|event| event.ts) else {
+        return;
+    };
+    let mut player = Player {
+        publisher,
+        claims,
+        flow: Flow::default(),
+    };
+    loop {
+        let (start, mut rows) = (Instant::now(), HashSet::new());
+        let mut minute = first / MINUTE_MS;
+        player.set_clock(minute);
+        for event in &events {
+            while minute < event.ts / MINUTE_MS {
+                minute += 1;
+                sleep_until(start + scaled(minute * MINUTE_MS - first)).await;
+                player.set_clock(minute);
+            }
+            sleep_until(start + scaled(event.ts - first)).await;
+            player.publish(event.channel, event.row, event.data.get());
+            if event.data.get() == "null" {
+                rows.remove(&(event.channel, event.row));
+            } else {
+                rows.insert((event.channel, event.row));
+            }
+        }
+        for (channel, row) in rows {
+            player.publish(channel, row, "null");
+        }
+    }
+}
+
+/// How long after the start something happens that happened so many milliseconds after the first event.
+fn scaled(after_ms: i64) -> Duration {
+    let parts = u32::try_from(after_ms.max(0) / 1000).unwrap_or(u32::MAX);
+    DAY * parts / u32::try_from(DAY_MS / 1000).unwrap_or(u32::MAX)
+}
+
+struct Player {
+    publisher: Arc<Publisher>,
+    claims: Arc<Claims>,
+    flow: Flow,
+}
+
+impl Player {
+    fn publish(&mut self, channel: &str, row: &str, data: &str) {
+        let line = format!(
+            "{{\"channel\":{},\"row\":{},\"data\":{data}}}",
+            quoted(channel),
+            quoted(row)
+        );
+        let Ok(stream) = self.publisher.stream(STREAM, &self.claims) else {
+            return;
+        };
+        let record = self.publisher.read(&stream, line.as_bytes());
+        for answer in self
+            .publisher
+            .append(&stream, &self.claims, &mut self.flow, vec![record])
+        {
+            if let Err(refusal) = answer {
+                tracing::warn!(
+                    channel,
+                    row,
+                    refusal = refusal.message,
+                    "the demo's record was refused"
+                );
+            }
+        }
+    }
+
+    fn set_clock(&mut self, minute: i64) {
+        let of_day = (minute + ZONE_MS / MINUTE_MS).rem_euclid(24 * 60);
+        let clock = format!(
+            "{{\"clock\":\"{:02}:{:02}\",\"day\":\"{DATE}\"}}",
+            of_day / 60,
+            of_day % 60
+        );
+        self.publish("clock", "clock", &clock);
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_an_event_and_they_are_in_order() {
+        let events: Vec<Event<'_>> = EVENTS
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(events.len(), 6782);
+        assert!(events.is_sorted_by_key(|event| event.ts));
+        let cancelled = events
+            .iter()
+            .filter(|event| event.data.get().contains("\"status\":\"cancelled\""))
+            .count();
+        assert_eq!(cancelled, 121);
+    }
+
+    #[test]
+    fn a_day_takes_twenty_minutes() {
+        assert_eq!(scaled(DAY_MS), DAY);
+        assert_eq!(scaled(DAY_MS / 2), DAY / 2);
+    }
+}

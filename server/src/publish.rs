@@ -1,0 +1,231 @@
+//! The publish API: records in, positions out, once the log has them.
+//!
+//! Does: reads records, checks what the publisher may do, appends batch by batch, answers per record and in order. Owns:
+//! the publishers' rates. Never knows: who follows the channels; the answer does not wait for the fan-out. Keeps: I1 (the
+//! only buffer is one unfinished line; who does not read its answers is not read from either).
+
+pub mod http;
+pub mod record;
+
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU32,
+    sync::Arc,
+};
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use crate::{
+    auth::{Claims, Permission},
+    clock::Clock,
+    model::{Channel, Position},
+    protocol::{ErrorCode, Refusal},
+    source::embedded::{Appended, NewRecord},
+    streams::{Stream, Streams},
+    telemetry::NodeCounts,
+};
+
+/// Keys whose rates are remembered; beyond it those at rest are forgotten.
+const RATES_MAX: usize = 10_000;
+
+/// What became of a record.
+pub type Answer = Result<(Position, bool), Refusal>;
+
+/// Makes a stream that nobody configured, where that is allowed.
+pub type Creator = Box<dyn Fn(&str) -> Option<Arc<Stream>> + Send + Sync>;
+
+/// Takes records for the node's streams.
+pub struct Publisher {
+    streams: Arc<Streams>,
+    clock: Clock,
+    record_bytes: usize,
+    rates: Option<DefaultKeyedRateLimiter<Arc<str>>>,
+    creator: Creator,
+    counts: Arc<NodeCounts>,
+}
+
+/// One publisher's connection: what it has been refused so far decides what later records of the channel are told.
+#[derive(Debug, Default)]
+pub struct Flow {
+    failed: HashSet<Channel>,
+}
+
+impl Publisher {
+    /// A publisher for these streams. Records beyond `record_bytes` are refused; each key may publish `per_second`.
+    #[must_use]
+    pub fn new(
+        streams: Arc<Streams>,
+        clock: Clock,
+        record_bytes: usize,
+        per_second: Option<NonZeroU32>,
+        creator: Creator,
+        counts: Arc<NodeCounts>,
+    ) -> Self {
+        let rates = per_second.map(|per_second| RateLimiter::keyed(Quota::per_second(per_second)));
+        Self {
+            streams,
+            clock,
+            record_bytes,
+            rates,
+            creator,
+            counts,
+        }
+    }
+
+    /// Largest record, in bytes of its line.
+    #[must_use]
+    pub const fn record_bytes(&self) -> usize {
+        self.record_bytes
+    }
+
+    /// The stream of this name, if these claims may publish to it; made, where that is allowed.
+    ///
+    /// # Errors
+    /// `forbidden` or `unknown_stream`.
+    pub fn stream(&self, name: &str, claims: &Claims) -> Result<Arc<Stream>, Refusal> {
+        if !claims.may_publish_stream(name) {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                format!("the token does not permit publishing to {name:?}"),
+            ));
+        }
+        let found = self.streams.get(name).or_else(|| (self.creator)(name));
+        found.ok_or_else(|| {
+            Refusal::new(
+                ErrorCode::UnknownStream,
+                format!("there is no stream {name:?}; streams are named in the configuration"),
+            )
+        })
+    }
+
+    /// Reads one line. Its place in the request is told by the caller.
+    ///
+    /// # Errors
+    /// `record_too_large` or `bad_record`.
+    pub fn read(&self, stream: &Stream, line: &[u8]) -> Result<NewRecord, Refusal> {
+        if line.len() > self.record_bytes {
+            return Err(self.too_large(line.len()));
+        }
+        record::parse(&stream.name, line)
+            .map_err(|message| Refusal::new(ErrorCode::BadRecord, message))
+    }
+
+    /// The refusal of a line of so many bytes.
+    #[must_use]
+    pub fn too_large(&self, bytes: usize) -> Refusal {
+        Refusal::new(
+            ErrorCode::RecordTooLarge,
+            format!(
+                "the record has {bytes} bytes; limits.record_bytes allows {}",
+                self.record_bytes
+            ),
+        )
+    }
+
+    /// Appends records in order, those of one partition under one lock, and answers each.
+    pub fn append(
+        &self,
+        stream: &Stream,
+        claims: &Claims,
+        flow: &mut Flow,
+        records: Vec<Result<NewRecord, Refusal>>,
+    ) -> Vec<Answer> {
+        let now_ms = self.clock.wall_ms();
+        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(records.len());
+        let mut batches: HashMap<u32, (Vec<usize>, Vec<NewRecord>)> = HashMap::new();
+        for (at, record) in records.into_iter().enumerate() {
+            match record.and_then(|record| self.admit(record, claims, flow)) {
+                Ok(record) => {
+                    let partition =
+                        stream.partition_for(&record.change.channel, record.change.row.as_str());
+                    let (places, batch) = batches.entry(partition).or_default();
+                    places.push(at);
+                    batch.push(record);
+                    answers.push(None);
+                }
+                Err(refusal) => answers.push(Some(Err(refusal))),
+            }
+        }
+        for (partition, (places, batch)) in batches {
+            let appended = stream.partitions[partition as usize]
+                .log
+                .append(batch, now_ms);
+            for (place, appended) in places.into_iter().zip(appended) {
+                answers[place] = Some(self.answer(appended));
+            }
+        }
+        let unanswered = || Err(Refusal::new(ErrorCode::Internal, "the log gave no answer"));
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(unanswered))
+            .collect()
+    }
+
+    fn admit(
+        &self,
+        record: NewRecord,
+        claims: &Claims,
+        flow: &mut Flow,
+    ) -> Result<NewRecord, Refusal> {
+        let channel = &record.change.channel;
+        if !claims.may(Permission::Publish, channel) {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                format!("the token does not permit publishing to {channel}"),
+            ));
+        }
+        if flow.failed.contains(channel) {
+            return Err(Refusal::retry(
+                ErrorCode::AfterFailed,
+                format!("an earlier record of {channel} failed: send both again, in order"),
+                1000,
+            ));
+        }
+        let Some(rates) = &self.rates else {
+            return Ok(record);
+        };
+        if rates.len() > RATES_MAX {
+            rates.retain_recent();
+        }
+        if rates.check_key(&claims.key_id).is_err() {
+            flow.failed.insert(channel.clone());
+            return Err(Refusal::retry(
+                ErrorCode::RateLimited,
+                "limits.publishes_per_second is reached for this key",
+                1000,
+            ));
+        }
+        Ok(record)
+    }
+
+    fn answer(&self, appended: Appended) -> Answer {
+        match appended {
+            Appended::At(position) => {
+                self.counts.published.add(1);
+                Ok((position, false))
+            }
+            Appended::Duplicate(position) => {
+                self.counts.duplicates.add(1);
+                Ok((position, true))
+            }
+            Appended::ViewFull => {
+                self.counts.publish_refused.add(1);
+                Err(Refusal::new(
+                    ErrorCode::ViewFull,
+                    "the view has as many rows or bytes as the stream's view_max allows; delete rows first",
+                ))
+            }
+        }
+    }
+
+    /// One record that came over a WebSocket.
+    #[must_use]
+    pub fn publish_one(&self, stream: &str, claims: &Claims, line: &[u8]) -> Answer {
+        let stream = self.stream(stream, claims)?;
+        let record = self.read(&stream, line);
+        let mut answers = self.append(&stream, claims, &mut Flow::default(), vec![record]);
+        answers
+            .pop()
+            .unwrap_or_else(|| Err(Refusal::new(ErrorCode::Internal, "the log gave no answer")))
+    }
+}

@@ -1,0 +1,309 @@
+//! The door: listener, admission, HTTP, and the hand-over of sockets to the worker.
+//!
+//! Does: accepts, answers HTTP through axum, checks who may come in, and gives WebSocket and SSE sockets to the worker of
+//! the same thread. Owns: the listeners and the HTTP connections. Never knows: lanes, outboxes, views. Keeps: I7 (every
+//! task of a thread is in one tracker, which is waited for at the end).
+
+mod assets;
+pub mod problem;
+mod sse;
+mod takeover;
+pub mod thread;
+mod view;
+mod websocket;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use axum::{
+    Router,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    routing::{any, get, post},
+};
+use governor::DefaultKeyedRateLimiter;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::{
+    auth::{AuthError, Authority, Claims},
+    clock::Clock,
+    model::Channel,
+    protocol::{ErrorCode, Refusal},
+    publish::{self, Publisher},
+    streams::Streams,
+    telemetry::{NodeCounts, WorkerCounts},
+};
+
+/// Addresses whose rates are remembered; beyond it those at rest are forgotten.
+const ADDRESSES_MAX: usize = 100_000;
+
+/// What the HTTP handlers share.
+pub struct App {
+    /// The node's streams.
+    pub streams: Arc<Streams>,
+    /// Whose tokens hold.
+    pub authority: Arc<Authority>,
+    /// Where records go.
+    pub publisher: Arc<Publisher>,
+    /// The time.
+    pub clock: Clock,
+    /// What the node counts.
+    pub counts: Arc<NodeCounts>,
+    /// What its workers count.
+    pub workers: Vec<Arc<WorkerCounts>>,
+    /// Origins whose pages may connect beside our own; `*` for all.
+    pub origins: Vec<String>,
+    /// The cookie that carries a token for event streams.
+    pub cookie: Option<String>,
+    /// Connections that the node takes.
+    pub connections_max: usize,
+    /// Channels of one connection.
+    pub channels_max: usize,
+    /// Bytes of a request's head.
+    pub header_bytes: usize,
+    /// New connections a second and address.
+    pub connects: Option<DefaultKeyedRateLimiter<std::net::IpAddr>>,
+    /// The node is leaving.
+    pub draining: AtomicBool,
+    /// Spreads what must not happen to all clients at once.
+    pub seed: AtomicU64,
+}
+
+/// The token of an `Authorization: Bearer` header.
+#[must_use]
+pub fn bearer_of(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+impl App {
+    /// Whether the node is leaving.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A number below `span`, another one each time.
+    #[must_use]
+    pub fn jitter(&self, span: u64) -> u64 {
+        let next = self
+            .seed
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        ((next ^ (next >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33) % span.max(1)
+    }
+
+    /// Whether a token holds.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub fn verify(&self, token: &str) -> Result<Arc<Claims>, Refusal> {
+        self.authority
+            .verify(token, self.clock.wall_s())
+            .map_err(|error| refusal_of(&error))
+    }
+
+    /// What this token permits, or what everybody is permitted.
+    ///
+    /// # Errors
+    /// `unauthorized` and its kin.
+    pub fn claims(&self, token: Option<&str>) -> Result<Arc<Claims>, Refusal> {
+        match token {
+            Some(token) => self.verify(token),
+            None => self.authority.anonymous().ok_or_else(|| {
+                Refusal::new(
+                    ErrorCode::Unauthorized,
+                    "a token is needed: Authorization: Bearer …",
+                )
+            }),
+        }
+    }
+
+    /// A request's token: its header, else the cookie, where the page is one that may connect.
+    #[must_use]
+    pub fn token_of<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        bearer_of(headers).or_else(|| {
+            let name = self.cookie.as_deref()?;
+            if !self.origin_is_allowed(headers) {
+                return None;
+            }
+            let cookies = headers
+                .get_all(header::COOKIE)
+                .iter()
+                .filter_map(|value| value.to_str().ok());
+            let mut pairs = cookies
+                .flat_map(|value| value.split(';'))
+                .filter_map(|pair| pair.trim().split_once('='));
+            pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+        })
+    }
+
+    /// Browsers say where a page came from; whoever is no browser says nothing, and its token speaks for it.
+    fn origin_is_allowed(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return true;
+        };
+        let Ok(origin) = origin.to_str() else {
+            return false;
+        };
+        if self
+            .origins
+            .iter()
+            .any(|allowed| allowed == "*" || allowed == origin)
+        {
+            return true;
+        }
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
+        let of_origin = origin.split_once("://").map(|(_, host)| host);
+        host.is_some() && host == of_origin
+    }
+
+    /// Whether another long-lived connection may come in.
+    ///
+    /// # Errors
+    /// `draining`, `forbidden` by origin, `overloaded`.
+    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::retry(
+                ErrorCode::Draining,
+                "this node is leaving: connect to another",
+                1000 + self.jitter(4000),
+            ));
+        }
+        if !self.origin_is_allowed(headers) {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                "pages of this origin may not connect: listen.origins names those that may",
+            ));
+        }
+        if self.connections() >= self.connections_max {
+            return Err(Refusal::retry(
+                ErrorCode::Overloaded,
+                "limits.connections is reached",
+                5000 + self.jitter(5000),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether an address may connect once more now.
+    #[must_use]
+    pub fn may_connect(&self, address: std::net::IpAddr) -> bool {
+        let Some(connects) = &self.connects else {
+            return true;
+        };
+        if connects.len() > ADDRESSES_MAX {
+            connects.retain_recent();
+        }
+        connects.check_key(&address).is_ok()
+    }
+
+    /// Connections that the workers own.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        let count: u64 = self
+            .workers
+            .iter()
+            .map(|counts| counts.websocket.get() + counts.sse.get())
+            .sum();
+        usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
+    /// Whether an event stream may have these channels.
+    fn check_channels(&self, channels: &[Channel]) -> Result<(), Refusal> {
+        let Some(first) = channels.first() else {
+            return Err(Refusal::new(
+                ErrorCode::BadRequest,
+                "name at least one channel: ?channel=stream/name",
+            ));
+        };
+        if channels.len() > self.channels_max {
+            return Err(Refusal::new(
+                ErrorCode::TooManyChannels,
+                format!("a connection has at most {} channels", self.channels_max),
+            ));
+        }
+        if channels
+            .iter()
+            .any(|channel| channel.stream() != first.stream())
+        {
+            return Err(Refusal::new(
+                ErrorCode::BadRequest,
+                "the channels of one event stream must be of one stream: one id serves them all",
+            ));
+        }
+        if self.streams.get(first.stream()).is_none() {
+            return Err(Refusal::new(
+                ErrorCode::UnknownStream,
+                format!("there is no stream {}", first.stream()),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a client is told of a token that does not hold.
+#[must_use]
+pub fn refusal_of(error: &AuthError) -> Refusal {
+    let code = match error {
+        AuthError::Expired => ErrorCode::TokenExpired,
+        AuthError::Refused(_) | AuthError::Claims(_) | AuthError::NotYetValid => {
+            ErrorCode::Unauthorized
+        }
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// The public routes.
+#[must_use]
+pub fn router(app: Arc<App>) -> Router {
+    let cors = cors(&app);
+    Router::new()
+        .route("/v1/ws", any(websocket::handshake))
+        .route("/v1/sse", get(sse::stream))
+        .route("/v1/view/{*channel}", get(view::one))
+        .route("/v1/views", post(view::several))
+        .route("/v1/publish/{stream}", post(publish::http::publish))
+        .merge(assets::router())
+        .fallback(|| async {
+            problem::Problem(Refusal::new(
+                ErrorCode::NotFound,
+                "no such path: see docs/protocol.md",
+            ))
+        })
+        .layer(cors)
+        .with_state(app)
+}
+
+fn cors(app: &App) -> CorsLayer {
+    let origins = if app.origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(
+            app.origins
+                .iter()
+                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
+        )
+    };
+    let own = |name| HeaderName::from_static(name);
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_NONE_MATCH,
+            own("last-event-id"),
+            own("idempotency-key"),
+        ])
+        .expose_headers([
+            header::ETAG,
+            header::RETRY_AFTER,
+            own("tidegate-freshness"),
+            own("tidegate-age-ms"),
+        ])
+        .allow_credentials(app.cookie.is_some())
+}

@@ -1,0 +1,137 @@
+//! `GET /v1/sse`: the head of an event stream; the worker writes the rest.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Extension, Query, Request, State},
+    http::{HeaderName, Version, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{App, problem::Problem, takeover::Slot};
+use crate::{
+    auth::Permission,
+    model::{Channel, Policy, Token},
+    protocol::{ErrorCode, Refusal},
+    worker::Opening,
+};
+
+/// A reader comes back after this time, when the connection breaks; jitter is added.
+const RETRY_MS: u64 = 1000;
+const RETRY_JITTER_MS: u64 = 2000;
+
+/// What a query asks for.
+#[derive(Debug, Default)]
+struct Wish {
+    channels: Vec<Channel>,
+    last_event_id: Option<String>,
+    max_rate: Option<f64>,
+    policy: Option<Policy>,
+}
+
+/// Answers with the head and hands the socket over.
+pub(super) async fn stream(
+    State(app): State<Arc<App>>,
+    Extension(slot): Extension<Slot>,
+    Query(pairs): Query<Vec<(String, String)>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    app.counts.requests.add(1);
+    let headers = request.headers();
+    app.admit(headers)?;
+    if request.version() != Version::HTTP_11 {
+        return Err(Refusal::new(
+            ErrorCode::BadRequest,
+            "event streams need HTTP/1.1: a proxy in front must not speak 1.0",
+        )
+        .into());
+    }
+    let claims = app.claims(app.token_of(headers))?;
+    let wish = read(&pairs)?;
+    for channel in &wish.channels {
+        if !claims.may(Permission::Subscribe, channel) {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                format!("the token does not permit subscribing to {channel}"),
+            )
+            .into());
+        }
+    }
+    app.check_channels(&wish.channels)?;
+    let id = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok())
+        .map(str::to_owned)
+        .or(wish.last_event_id);
+    let token = id
+        .filter(|id| !id.is_empty())
+        .map(|id| id.parse::<Token>())
+        .transpose();
+    let token = token
+        .map_err(|error| Refusal::new(ErrorCode::BadToken, format!("Last-Event-ID: {error}")))?;
+    slot.take_over(Opening::Sse {
+        claims,
+        channels: wish.channels,
+        token,
+        max_rate: wish.max_rate,
+        policy: wish.policy,
+        retry_ms: RETRY_MS + app.jitter(RETRY_JITTER_MS),
+    });
+    let head = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((head, slot.held_body()).into_response())
+}
+
+fn read(pairs: &[(String, String)]) -> Result<Wish, Refusal> {
+    let mut wish = Wish::default();
+    for (name, value) in pairs {
+        match name.as_str() {
+            "channel" => {
+                let channel: Channel = value.parse().map_err(|error| {
+                    Refusal::new(ErrorCode::BadChannel, format!("channel: {error}"))
+                })?;
+                if wish.channels.contains(&channel) {
+                    return Err(Refusal::new(
+                        ErrorCode::AlreadySubscribed,
+                        format!("{channel} is named twice"),
+                    ));
+                }
+                wish.channels.push(channel);
+            }
+            "last_event_id" => wish.last_event_id = Some(value.clone()),
+            "max_rate" => wish.max_rate = Some(rate(value)?),
+            "policy" => wish.policy = Some(policy(value)?),
+            // Pages add parameters of their own against caches; they mean nothing here.
+            _ => {}
+        }
+    }
+    Ok(wish)
+}
+
+fn rate(value: &str) -> Result<f64, Refusal> {
+    let rate = value
+        .parse::<f64>()
+        .ok()
+        .filter(|rate| (0.01..=100.0).contains(rate));
+    rate.ok_or_else(|| {
+        Refusal::new(
+            ErrorCode::BadOption,
+            "max_rate must lie between 0.01 and 100",
+        )
+    })
+}
+
+fn policy(value: &str) -> Result<Policy, Refusal> {
+    match value {
+        "conflate" => Ok(Policy::Conflate),
+        "drop_oldest" => Ok(Policy::DropOldest),
+        "disconnect" => Ok(Policy::Disconnect),
+        _ => Err(Refusal::new(
+            ErrorCode::BadOption,
+            "policy is conflate, drop_oldest or disconnect",
+        )),
+    }
+}

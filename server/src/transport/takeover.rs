@@ -1,0 +1,182 @@
+//! Serving HTTP/1.1 on a socket until a handler takes the socket over.
+//!
+//! A handler that wants the socket fills the [`Slot`] in its request's extensions and answers with the head. When that
+//! head is on the wire, hyper is taken apart and the bare socket goes to the worker: no upgraded stream, no task.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use bytes::Bytes;
+use hyper::{
+    body::{Frame, Incoming},
+    rt::ReadBufCursor,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+
+use crate::worker::Opening;
+
+/// A request's head must come within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// hyper's least buffer; the configured limit of headers lies above it.
+const HEAD_BYTES_MIN: usize = 8192;
+
+#[derive(Default)]
+struct Taken {
+    opening: Option<Opening>,
+    head_encoded: bool,
+}
+
+/// Where a handler says that it takes the socket over.
+#[derive(Clone, Default)]
+pub(super) struct Slot(Arc<Mutex<Taken>>);
+
+impl Slot {
+    /// Takes the socket over as soon as the answer's head is on the wire.
+    pub(super) fn take_over(&self, opening: Opening) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .opening = Some(opening);
+    }
+    fn head_is_encoded(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .head_encoded
+    }
+    fn opening(&self) -> Option<Opening> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .opening
+            .take()
+    }
+    /// A body that never ends: its first poll tells that hyper has encoded the head.
+    #[must_use]
+    pub(super) fn held_body(&self) -> Body {
+        Body::new(Held(self.clone()))
+    }
+}
+
+struct Held(Slot);
+
+impl hyper::body::Body for Held {
+    type Data = Bytes;
+    type Error = Infallible;
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .head_encoded = true;
+        Poll::Pending
+    }
+}
+
+/// The socket under hyper. A completed flush after the head was encoded means that the head is on the wire, since hyper
+/// flushes its io only with an empty buffer of its own.
+struct Watched {
+    io: TokioIo<TcpStream>,
+    slot: Slot,
+    head_sent: Rc<Cell<bool>>,
+}
+
+impl hyper::rt::Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, into)
+    }
+}
+
+impl hyper::rt::Write for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(context);
+        if flushed.is_ready() && self.slot.head_is_encoded() {
+            self.head_sent.set(true);
+        }
+        flushed
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+/// A socket that a handler took over.
+pub(super) struct Handover {
+    /// The socket, still in tokio's reactor.
+    pub(super) socket: TcpStream,
+    /// What was read beyond the request.
+    pub(super) early: Bytes,
+    /// How the connection begins.
+    pub(super) opening: Opening,
+}
+
+/// Serves `router` on `socket` until the client or the server ends it, or a handler takes the socket over.
+pub(super) async fn serve(
+    socket: TcpStream,
+    router: Router,
+    header_bytes: usize,
+    peer: std::net::SocketAddr,
+) -> Option<Handover> {
+    let (slot, head_sent) = (Slot::default(), Rc::new(Cell::new(false)));
+    let extension = slot.clone();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(extension.clone());
+        request
+            .extensions_mut()
+            .insert(axum::extract::ConnectInfo(peer));
+        Box::pin(router.clone().oneshot(request.map(Body::new)))
+    });
+    let io = Watched {
+        io: TokioIo::new(socket),
+        slot: slot.clone(),
+        head_sent: head_sent.clone(),
+    };
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(header_bytes.max(HEAD_BYTES_MIN))
+        .serve_connection(io, service);
+    let served = poll_fn(|context| match connection.poll_without_shutdown(context) {
+        Poll::Pending if head_sent.get() => Poll::Ready(Ok(())),
+        polled => polled,
+    });
+    if let Err(error) = served.await {
+        tracing::debug!(%peer, %error, "http connection ended");
+        return None;
+    }
+    let parts = connection.into_parts();
+    let opening = slot.opening()?;
+    Some(Handover {
+        socket: parts.io.io.into_inner(),
+        early: parts.read_buf,
+        opening,
+    })
+}

@@ -1,0 +1,574 @@
+//! The turn: pull, fan out, write.
+//!
+//! Does: owns connections and, a turn at a time, reads what came in, pulls what is new in the tails, and writes once per
+//! connection and turn: the shared bytes of one update, or one shared buffer of several. Owns: connections, lanes, outboxes,
+//! one timer wheel. Never knows: sources, views, HTTP. Keeps: I2, I4, I8, I9: [`Worker::step`] touches no clock, no random
+//! source, and sockets only through [`Sockets`], so that a simulation can drive it.
+//!
+//! The fast path is a connection without a cold box: a sweep writes the lane's shared buffer to it, and that is all. Who
+//! blocks, joins, has a rate or several channels has a box with lines (`outbox.rs`), and leaves the slow path when nothing
+//! is left in it.
+
+pub mod connection;
+mod fan_out;
+mod flush;
+mod freshness;
+mod input;
+mod inspect;
+mod joins;
+pub mod lane;
+pub mod outbox;
+pub mod poll;
+pub mod slab;
+pub mod sockets;
+mod subscriptions;
+mod timers;
+pub mod wheel;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+pub use inspect::ConnectionInfo;
+
+use connection::{Closing, Cold, Connection};
+use lane::{Lane, NONE};
+use outbox::{Line, OutboxMax};
+use slab::{Key, Places, Slab};
+use sockets::{Ready, Sockets};
+use wheel::Wheel;
+
+use crate::{
+    auth::Claims,
+    frame::Wire,
+    model::{Channel, Epoch, FreshnessState, Moment, Policy, StaleReason, Token},
+    partition::{
+        Mailbox,
+        resume::From,
+        tail::{Cursor, Health, Proof, Wake},
+    },
+    protocol::{CloseCode, PublishMessage, Refusal, write},
+    session::Phase,
+    streams::Stream,
+    telemetry::WorkerCounts,
+};
+
+/// Sockets that one turn of a sweep writes to, about a millisecond.
+const SWEEP_BUDGET: usize = 256;
+/// Bytes that one turn reads from one connection.
+const READ_BYTES: usize = 16 * 1024;
+/// A write from the slow path.
+const FLUSH_BYTES: usize = 16 * 1024;
+/// Replies that wait for a client that does not read them; beyond it, it is a slow consumer.
+const REPLIES_MAX: usize = 256 * 1024;
+/// Updates that one turn pulls from one tail.
+const PULL_MAX: usize = 4096;
+/// How often freshness is looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How long the peer's close frame is awaited.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name.
+    pub node: Arc<str>,
+    /// This worker's number.
+    pub number: usize,
+    /// Between two heartbeats of a channel.
+    pub heartbeat: Duration,
+    /// A proof keeps a view live for so long.
+    pub live_for: Duration,
+    /// The bound of a line.
+    pub outbox: OutboxMax,
+    /// Bytes that a blocked connection must drain …
+    pub drain_bytes: usize,
+    /// … in this time.
+    pub drain_over: Duration,
+    /// Largest message of a client.
+    pub message_bytes: usize,
+    /// Channels of one connection.
+    pub channels_max: usize,
+    /// How long a session may wait for its token.
+    pub auth_timeout: Duration,
+}
+
+/// What a worker asks of the rest of the node.
+pub trait Outside {
+    /// Whether a token holds.
+    ///
+    /// # Errors
+    /// What the client is told.
+    fn verify(&self, token: &str) -> Result<Arc<Claims>, Refusal>;
+    /// A stream by its name.
+    fn stream(&self, name: &str) -> Option<Arc<Stream>>;
+    /// Publishes; the answer comes back through [`Worker::published`].
+    fn publish(&self, from: u64, id: u64, record: PublishMessage, claims: Arc<Claims>);
+    /// Seconds since 1970, for the ends of tokens.
+    fn wall_s(&self) -> u64;
+}
+
+/// How a connection begins.
+#[derive(Debug)]
+pub enum Opening {
+    /// A WebSocket after its handshake.
+    WebSocket {
+        /// What its token permits; none when it is to come as a message.
+        claims: Option<Arc<Claims>>,
+    },
+    /// An event stream after its head.
+    Sse {
+        /// What its token permits.
+        claims: Arc<Claims>,
+        /// Its channels, already permitted, all of one stream.
+        channels: Vec<Channel>,
+        /// Where it was.
+        token: Option<Token>,
+        /// The connection's rate.
+        max_rate: Option<f64>,
+        /// The connection's policy.
+        policy: Option<Policy>,
+        /// After which its reader comes back by itself.
+        retry_ms: u64,
+    },
+}
+
+/// When the next turn is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// At once: something was left over.
+    pub more: bool,
+    /// Then at the latest.
+    pub at: Option<Moment>,
+}
+
+/// A partition that some connection of this worker follows.
+struct Seat {
+    stream: Arc<Stream>,
+    partition: u32,
+    cursor: Cursor,
+    epoch: Option<Epoch>,
+    health: Health,
+    /// The last proofs, oldest first: a line that is busy proves what it has sent by an older one.
+    proofs: VecDeque<Proof>,
+    lanes: HashMap<Channel, u32>,
+    /// The tail no longer reached back: all lanes rejoin once they are quiet.
+    fallen: bool,
+}
+
+/// A channel that some connection of this worker follows, with a lane for each of its partitions.
+struct ChannelSeat {
+    channel: Channel,
+    lanes: Vec<u32>,
+    told: (FreshnessState, Option<StaleReason>),
+    beat_due: bool,
+    /// Distinguishes this channel's timer from that of an earlier holder of the number.
+    life: u32,
+}
+
+#[derive(Debug)]
+enum Timer {
+    Tick,
+    Beat(u32, u32),
+    Auth(Key),
+    Expiry(Key),
+    KeepAlive(Key),
+    Rate(Key),
+    Flush(Key),
+    Linger(Key),
+    Bye(Key, u64),
+    Retry(Key),
+}
+
+/// One worker.
+pub struct Worker<S: Sockets, O: Outside> {
+    settings: Settings,
+    /// The sockets.
+    pub sockets: S,
+    outside: O,
+    connections: Slab<Connection<S::Socket>>,
+    lanes: Places<Lane>,
+    channels: Places<ChannelSeat>,
+    channel_numbers: HashMap<Channel, u32>,
+    channel_lives: u32,
+    seats: Vec<Seat>,
+    claims: Interned,
+    wheel: Wheel<Timer>,
+    wake: Arc<Wake>,
+    mailbox: Arc<Mailbox>,
+    wishes: HashMap<(u32, Channel, From), Vec<u64>>,
+    busy: VecDeque<u32>,
+    touched: Vec<Key>,
+    unread: VecDeque<Key>,
+    unproven: Vec<Key>,
+    beats_due: Vec<u32>,
+    blocked: Vec<Key>,
+    input: Vec<u8>,
+    scratch: Vec<u8>,
+    counts: Arc<WorkerCounts>,
+    pull_again: bool,
+    draining: bool,
+    /// The turn's moment.
+    now: Moment,
+}
+
+impl<S: Sockets, O: Outside> Worker<S, O> {
+    /// A worker without connections, at `now`.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        sockets: S,
+        outside: O,
+        counts: Arc<WorkerCounts>,
+        now: Moment,
+    ) -> Self {
+        let wake = Arc::<Wake>::default();
+        let mut wheel = Wheel::new(now);
+        wheel.add(now.plus(TICK), Timer::Tick);
+        Self {
+            settings,
+            sockets,
+            outside,
+            connections: Slab::default(),
+            lanes: Places::default(),
+            channels: Places::default(),
+            channel_numbers: HashMap::new(),
+            channel_lives: 0,
+            seats: Vec::new(),
+            claims: Interned::default(),
+            wheel,
+            mailbox: Mailbox::new(wake.clone()),
+            wake,
+            wishes: HashMap::new(),
+            busy: VecDeque::new(),
+            touched: Vec::new(),
+            unread: VecDeque::new(),
+            unproven: Vec::new(),
+            beats_due: Vec::new(),
+            blocked: Vec::new(),
+            input: vec![0; READ_BYTES],
+            scratch: Vec::with_capacity(FLUSH_BYTES * 2),
+            counts,
+            pull_again: false,
+            draining: false,
+            now,
+        }
+    }
+
+    /// What wakes it.
+    #[must_use]
+    pub fn wake(&self) -> Arc<Wake> {
+        self.wake.clone()
+    }
+
+    /// Connections that it owns.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether it owns none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Takes a socket over, with what was read from it beyond the handshake.
+    ///
+    /// # Errors
+    /// What the operating system says when the socket can't be watched.
+    pub fn adopt(
+        &mut self,
+        socket: S::Socket,
+        early: &[u8],
+        opening: Opening,
+        now: Moment,
+    ) -> std::io::Result<Key> {
+        let (claims, phase, wire) = match &opening {
+            Opening::WebSocket { claims: None } => (None, Phase::Waiting, Wire::WebSocket),
+            Opening::WebSocket { claims } => (claims.clone(), Phase::Open, Wire::WebSocket),
+            Opening::Sse {
+                claims, channels, ..
+            } => (Some(claims.clone()), Phase::Open, self.sse_wire(channels)),
+        };
+        let connection = Connection {
+            socket,
+            lane: NONE,
+            place: 0,
+            claims: NONE,
+            opened_s: u32::try_from(now.millis() / 1000).unwrap_or(u32::MAX),
+            wire,
+            phase,
+            heard: true,
+            asked: false,
+            cold: None,
+        };
+        let key = self.connections.insert(connection);
+        if let Some(connection) = self.connections.get(key)
+            && let Err(error) = self.sockets.watch(&connection.socket, key.number())
+        {
+            self.connections.remove(key);
+            return Err(error);
+        }
+        self.gauge(wire).add(1);
+        self.greet(key, &opening, now);
+        match claims {
+            Some(claims) => self.take_claims(key, claims, now),
+            None => self
+                .wheel
+                .add(now.plus(self.settings.auth_timeout), Timer::Auth(key)),
+        }
+        if let Opening::Sse {
+            channels,
+            token,
+            max_rate,
+            policy,
+            ..
+        } = opening
+        {
+            for channel in channels {
+                self.follow_sse(key, &channel, token.as_ref(), max_rate, policy, now);
+            }
+        } else {
+            self.wheel
+                .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key));
+        }
+        if !early.is_empty() {
+            self.feed_early(key, early, now);
+        }
+        self.touch(key);
+        Ok(key)
+    }
+
+    fn gauge(&self, wire: Wire) -> &crate::telemetry::Counter {
+        if wire == Wire::WebSocket {
+            &self.counts.websocket
+        } else {
+            &self.counts.sse
+        }
+    }
+
+    /// Over SSE one lane has its ids in its frames; several have them in blocks of their own.
+    fn sse_wire(&self, channels: &[Channel]) -> Wire {
+        let spread = channels.first().and_then(|channel| {
+            self.outside
+                .stream(channel.stream())
+                .map(|stream| stream.partitions_of(channel).len())
+        });
+        if channels.len() == 1 && spread.unwrap_or(1) == 1 {
+            Wire::Sse
+        } else {
+            Wire::SseBare
+        }
+    }
+
+    fn greet(&mut self, key: Key, opening: &Opening, now: Moment) {
+        let settings = &self.settings;
+        let hello = write::Hello {
+            session: &self.session_name(key),
+            node: &settings.node,
+            now,
+            heartbeat_ms: millis(settings.heartbeat),
+            live_for_ms: millis(settings.live_for),
+            message_bytes: settings.message_bytes,
+            channels: settings.channels_max,
+        };
+        let (mut json, mut bytes) = (Vec::new(), Vec::new());
+        write::hello(&mut json, &hello);
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        if let Opening::Sse { retry_ms, .. } = opening {
+            crate::frame::sse_retry(&mut bytes, *retry_ms);
+        }
+        connection.wire.append(&mut bytes, "hello", None, &json);
+        connection.cold().reply(None, bytes);
+    }
+
+    /// A connection's name, for logs and support.
+    #[must_use]
+    pub fn session_name(&self, key: Key) -> String {
+        format!(
+            "{}-{}-{:x}",
+            self.settings.node,
+            self.settings.number,
+            key.number()
+        )
+    }
+
+    /// One turn.
+    pub fn step(&mut self, now: Moment, ready: &[Ready]) -> Turn {
+        self.counts.turns.add(1);
+        for ready in ready {
+            self.on_ready(*ready, now);
+        }
+        for _ in 0..self.unread.len() {
+            if let Some(key) = self.unread.pop_front() {
+                self.read(key, now);
+            }
+        }
+        self.fire(now);
+        let woken = self.wake.take();
+        // Answers are taken before the tails are pulled: so a pull is at least as new as any answer.
+        let answers = self.mailbox.take();
+        if woken || self.pull_again || !answers.is_empty() {
+            self.pull(now);
+        }
+        for joined in answers {
+            self.on_joined(&joined, now);
+        }
+        self.rejoin_fallen(now);
+        self.sweep(now);
+        self.flush_touched(now);
+        self.send_wishes(now);
+        let more = !self.busy.is_empty()
+            || !self.unread.is_empty()
+            || !self.touched.is_empty()
+            || self.pull_again;
+        Turn {
+            more,
+            at: self.wheel.next(),
+        }
+    }
+
+    fn touch(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get(key) {
+            let cold = connection.cold();
+            if !cold.touched {
+                cold.touched = true;
+                self.touched.push(key);
+            }
+        }
+    }
+
+    /// Sends one message to one connection, in the lane of replies.
+    fn reply(&mut self, key: Key, op: &'static str, json: &[u8], news_of: Option<Channel>) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let mut bytes = Vec::with_capacity(json.len() + 16);
+        connection.wire.append(&mut bytes, op, None, json);
+        let cold = connection.cold();
+        cold.reply(news_of, bytes);
+        if cold.reply_bytes > REPLIES_MAX {
+            self.close(key, CloseCode::SlowConsumer);
+            return;
+        }
+        self.touch(key);
+    }
+
+    fn refuse(&mut self, key: Key, id: Option<u64>, refusal: &Refusal) {
+        self.counts.refused.add(1);
+        let mut json = Vec::new();
+        write::error(&mut json, id, refusal);
+        self.reply(key, "error", &json, None);
+    }
+
+    /// Says goodbye and closes once that has left.
+    fn say_goodbye(&mut self, key: Key, code: CloseCode, reconnect_after_ms: Option<u64>) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        if connection.phase == Phase::Closing {
+            return;
+        }
+        connection.phase = Phase::Closing;
+        let mut json = Vec::new();
+        write::bye(&mut json, code, reconnect_after_ms);
+        self.reply(key, "bye", &json, None);
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        connection.cold().closing = Some(Closing::AfterFlush(code));
+    }
+
+    /// Closes at once.
+    fn close(&mut self, key: Key, code: CloseCode) {
+        self.leave_all(key);
+        let Some(connection) = self.connections.remove(key) else {
+            return;
+        };
+        self.gauge(connection.wire)
+            .set(self.gauge(connection.wire).get().saturating_sub(1));
+        self.claims.release(connection.claims);
+        if let Some(place) = CloseCode::ALL.iter().position(|&other| other == code) {
+            self.counts.closed[place].add(1);
+        }
+        tracing::debug!(session = %self.session_name(key), code = code.as_str(), "connection closed");
+    }
+
+    fn take_claims(&mut self, key: Key, claims: Arc<Claims>, now: Moment) {
+        let expires = claims.expires_at_s;
+        let number = self.claims.take(claims);
+        let Some(connection) = self.connections.get(key) else {
+            return self.claims.release(number);
+        };
+        let old = std::mem::replace(&mut connection.claims, number);
+        connection.phase = Phase::Open;
+        self.claims.release(old);
+        if let Some(at) = expires {
+            let left = Duration::from_secs(at.saturating_sub(self.outside.wall_s()));
+            self.wheel.add(now.plus(left), Timer::Expiry(key));
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Claims that many connections share, by number: a connection holds four bytes of them.
+#[derive(Default)]
+struct Interned {
+    numbers: HashMap<Arc<Claims>, u32>,
+    held: Vec<Option<(Arc<Claims>, usize)>>,
+    free: Vec<u32>,
+}
+
+impl Interned {
+    fn take(&mut self, claims: Arc<Claims>) -> u32 {
+        if let Some(&number) = self.numbers.get(&claims) {
+            if let Some(Some((_, holders))) = self.held.get_mut(number as usize) {
+                *holders += 1;
+            }
+            return number;
+        }
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.held.push(None);
+            u32::try_from(self.held.len() - 1).unwrap_or(NONE)
+        });
+        self.held[number as usize] = Some((claims.clone(), 1));
+        self.numbers.insert(claims, number);
+        number
+    }
+
+    fn release(&mut self, number: u32) {
+        let Some(entry) = self.held.get_mut(number as usize) else {
+            return;
+        };
+        let Some((claims, holders)) = entry else {
+            return;
+        };
+        *holders -= 1;
+        if *holders == 0 {
+            self.numbers.remove(claims);
+            *entry = None;
+            self.free.push(number);
+        }
+    }
+
+    fn get(&self, number: u32) -> Option<&Arc<Claims>> {
+        self.held
+            .get(number as usize)?
+            .as_ref()
+            .map(|(claims, _)| claims)
+    }
+}
+
+/// Lends a connection's cold box and its socket at the same time.
+fn parts<S>(connection: &mut Connection<S>) -> (&S, &mut Cold) {
+    let cold = connection.cold.get_or_insert_default();
+    (&connection.socket, cold)
+}

@@ -1,0 +1,253 @@
+//! A connection: a hot part that a sweep touches, and a cold box for what only some have, or only for a while.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use super::{
+    lane::{Batch, NONE},
+    outbox::Line,
+};
+use crate::{
+    frame::Wire,
+    model::{Channel, Moment, Offset},
+    protocol::{CloseCode, rfc6455::Partial},
+    session::Phase,
+};
+
+/// More than one lane: they are in the cold box.
+pub const MANY: u32 = NONE - 1;
+
+/// The part that every delivery touches. At most 64 bytes: a test holds it to that.
+pub struct Connection<S> {
+    /// Its socket.
+    pub socket: S,
+    /// Its lane, [`NONE`], or [`MANY`].
+    pub lane: u32,
+    /// Its place in that lane.
+    pub place: u32,
+    /// Its interned claims.
+    pub claims: u32,
+    /// When it was opened, in seconds since the node started.
+    pub opened_s: u32,
+    /// How its messages are wrapped.
+    pub wire: Wire,
+    /// What its session waits for.
+    pub phase: Phase,
+    /// Something was heard since the last look.
+    pub heard: bool,
+    /// A ping was sent, and nothing heard since.
+    pub asked: bool,
+    /// All the rest; none on the fast path.
+    pub cold: Option<Box<Cold>>,
+}
+
+/// What waits in the lane of replies and bad news.
+#[derive(Debug)]
+pub struct Reply {
+    /// Of a channel's state: the next one of that channel takes its place.
+    pub news_of: Option<Channel>,
+    /// The framed message.
+    pub bytes: Vec<u8>,
+}
+
+/// Why and how a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// When all that waits has left: close with this code.
+    AfterFlush(CloseCode),
+    /// The close frame was handed over; the peer's own is awaited until then.
+    Lingering,
+}
+
+/// The cold part.
+#[derive(Debug, Default)]
+pub struct Cold {
+    /// Bytes that the socket cut: they go first.
+    pub rest: Vec<u8>,
+    /// How many of them have left.
+    pub rest_sent: usize,
+    /// Replies and bad news: they go before the lines.
+    pub replies: VecDeque<Reply>,
+    /// Bytes of them.
+    pub reply_bytes: usize,
+    /// What is owed, by lane. A lane without a line is on the fast path.
+    pub lines: Vec<Line>,
+    /// All lanes and places, where there are several.
+    pub lanes: Vec<(u32, u32)>,
+    /// Batches of this turn, for connections with several lanes.
+    pub gathered: Vec<Rc<Batch>>,
+    /// A message that came in part.
+    pub partial: Option<Box<Partial>>,
+    /// Since when the socket takes nothing.
+    pub blocked_since: Option<Moment>,
+    /// Bytes that left since the last look at its rate.
+    pub drained: usize,
+    /// How it ends.
+    pub closing: Option<Closing>,
+    /// A timer for its next flush is set for this moment.
+    pub flush_timer: Option<Moment>,
+    /// A timer that looks at its rate is set.
+    pub watched: bool,
+    /// It is on this turn's list.
+    pub touched: bool,
+    /// Over SSE with several lanes: what the last id-only block said, and when the next may come.
+    pub ids: Ids,
+}
+
+/// The id-only blocks of one connection.
+#[derive(Debug, Default)]
+pub struct Ids {
+    /// The vector that was sent last: partition and offset.
+    pub sent: Vec<(u32, Offset)>,
+    /// The earliest moment of the next one.
+    pub not_before: Moment,
+    /// After a snapshot, gap or heartbeat the next one is due at once.
+    pub at_once: bool,
+}
+
+impl Cold {
+    /// Whether the socket cut something, or takes nothing.
+    #[must_use]
+    pub const fn is_blocked(&self) -> bool {
+        self.blocked_since.is_some()
+    }
+
+    /// Nothing but what idle connections have.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.rest.is_empty()
+            && self.replies.is_empty()
+            && self.lines.is_empty()
+            && self.gathered.is_empty()
+            && self.partial.is_none()
+            && self.blocked_since.is_none()
+            && self.closing.is_none()
+            && self.lanes.is_empty()
+    }
+
+    /// Puts a message into the lane of replies. News of a channel take the place of older news of it.
+    pub fn reply(&mut self, news_of: Option<Channel>, bytes: Vec<u8>) {
+        if let Some(channel) = &news_of
+            && let Some(old) = self
+                .replies
+                .iter_mut()
+                .find(|reply| reply.news_of.as_ref() == Some(channel))
+        {
+            self.reply_bytes = self.reply_bytes - old.bytes.len() + bytes.len();
+            old.bytes = bytes;
+            return;
+        }
+        self.reply_bytes += bytes.len();
+        self.replies.push_back(Reply { news_of, bytes });
+    }
+
+    /// The line of a lane, if it is on the slow path.
+    pub fn line(&mut self, lane: u32) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|line| line.lane == lane)
+    }
+}
+
+impl<S> Connection<S> {
+    /// Its cold part, made where there is none.
+    pub fn cold(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_default()
+    }
+
+    /// Its lanes and places.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<(u32, u32)> {
+        match (self.lane, &self.cold) {
+            (NONE, _) => Vec::new(),
+            (MANY, cold) => cold
+                .as_ref()
+                .map_or_else(Vec::new, |cold| cold.lanes.clone()),
+            (lane, _) => vec![(lane, self.place)],
+        }
+    }
+
+    /// Notes that it is a member of one more lane.
+    pub fn enter(&mut self, lane: u32, place: u32) {
+        match self.lane {
+            NONE => (self.lane, self.place) = (lane, place),
+            MANY => self.cold().lanes.push((lane, place)),
+            first => {
+                let first_place = self.place;
+                self.cold()
+                    .lanes
+                    .extend([(first, first_place), (lane, place)]);
+                self.lane = MANY;
+            }
+        }
+    }
+
+    /// Notes that it left a lane; gives its place there.
+    pub fn leave(&mut self, lane: u32) -> Option<u32> {
+        if self.lane == lane {
+            self.lane = NONE;
+            return Some(self.place);
+        }
+        let cold = self.cold.as_mut()?;
+        let at = cold.lanes.iter().position(|&(other, _)| other == lane)?;
+        let (_, place) = cold.lanes.swap_remove(at);
+        if let [(last, last_place)] = cold.lanes[..] {
+            cold.lanes = Vec::new();
+            (self.lane, self.place) = (last, last_place);
+        }
+        Some(place)
+    }
+
+    /// Notes its new place in a lane.
+    pub fn moved(&mut self, lane: u32, place: u32) {
+        if self.lane == lane {
+            self.place = place;
+        } else if let Some(cold) = &mut self.cold
+            && let Some(entry) = cold.lanes.iter_mut().find(|(other, _)| *other == lane)
+        {
+            entry.1 = place;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hot_part_fits_a_cache_line() {
+        assert!(
+            size_of::<Connection<std::os::fd::OwnedFd>>() <= 64,
+            "{}",
+            size_of::<Connection<std::os::fd::OwnedFd>>()
+        );
+    }
+
+    #[test]
+    fn lanes_come_and_go() {
+        let mut connection = Connection {
+            socket: (),
+            lane: NONE,
+            place: 0,
+            claims: NONE,
+            opened_s: 0,
+            wire: Wire::WebSocket,
+            phase: Phase::Open,
+            heard: false,
+            asked: false,
+            cold: None,
+        };
+        connection.enter(5, 50);
+        assert_eq!(
+            (connection.lanes(), connection.cold.is_none()),
+            (vec![(5, 50)], true)
+        );
+        connection.enter(6, 60);
+        connection.enter(7, 70);
+        connection.moved(6, 61);
+        assert_eq!(connection.lanes(), [(5, 50), (6, 61), (7, 70)]);
+        assert_eq!(connection.leave(5), Some(50));
+        assert_eq!(connection.leave(8), None);
+        assert_eq!(connection.leave(7), Some(70));
+        assert_eq!((connection.lanes(), connection.lane), (vec![(6, 61)], 6));
+        assert_eq!(connection.leave(6), Some(61));
+        assert_eq!(connection.lane, NONE);
+    }
+}

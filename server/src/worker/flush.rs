@@ -1,0 +1,413 @@
+//! The slow path's way out: what was cut, replies, lines, batches gathered in this turn; then back to the fast path.
+
+use std::{io, mem};
+
+use super::{
+    FLUSH_BYTES, Key, Outside, Sockets, Timer, Worker,
+    connection::{Closing, Cold},
+    joins::gap_json,
+    outbox::{Next, Phase},
+};
+use crate::{
+    frame::{Wire, sse_id},
+    model::{Moment, Offset, Position, Token},
+    partition::tail::Proof,
+    protocol::CloseCode,
+    session,
+};
+use std::time::Duration;
+
+/// Between two id-only blocks of an event stream.
+const IDS_EVERY: Duration = Duration::from_secs(1);
+/// Writes of one connection in one turn; who could take more comes again in the next.
+const WRITES_MAX: usize = 8;
+
+/// What a write came to.
+enum Written {
+    All,
+    Blocked,
+    Broken,
+}
+
+impl<S: Sockets, O: Outside> Worker<S, O> {
+    /// Writes what the connections on this turn's list are owed.
+    pub(super) fn flush_touched(&mut self, now: Moment) {
+        for key in mem::take(&mut self.touched) {
+            if let Some(cold) = self
+                .connections
+                .get(key)
+                .and_then(|connection| connection.cold.as_mut())
+            {
+                cold.touched = false;
+                self.flush(key, now);
+            }
+        }
+    }
+
+    fn flush(&mut self, key: Key, now: Moment) {
+        for _ in 0..WRITES_MAX {
+            let Some(connection) = self.connections.get(key) else {
+                return;
+            };
+            if connection
+                .cold
+                .as_ref()
+                .is_some_and(|cold| cold.is_blocked() || cold.closing == Some(Closing::Lingering))
+            {
+                return self.settle_gathered(key, now);
+            }
+            match self.send_rest(key) {
+                Written::All => {}
+                Written::Blocked => {
+                    self.note_blocked(key, now);
+                    return self.settle_gathered(key, now);
+                }
+                Written::Broken => return self.close(key, CloseCode::Normal),
+            }
+            let mut scratch = mem::take(&mut self.scratch);
+            scratch.clear();
+            self.fill(key, &mut scratch, now);
+            let empty = scratch.is_empty();
+            if let Some(cold) = self
+                .connections
+                .get(key)
+                .and_then(|connection| connection.cold.as_mut())
+            {
+                // Copied only where the socket cuts it: see `send_rest`.
+                mem::swap(&mut cold.rest, &mut scratch);
+                cold.rest_sent = 0;
+            }
+            self.scratch = scratch;
+            if empty {
+                return self.drained(key, now);
+            }
+        }
+        self.touch(key);
+    }
+
+    /// Writes the bytes at hand; keeps those that the socket does not take.
+    fn send_rest(&mut self, key: Key) -> Written {
+        let Some(connection) = self.connections.get(key) else {
+            return Written::Broken;
+        };
+        let (socket, cold) = super::parts(connection);
+        if cold.rest_sent == cold.rest.len() {
+            cold.rest.clear();
+            cold.rest_sent = 0;
+            return Written::All;
+        }
+        self.counts.writes.add(1);
+        match self.sockets.write(socket, &cold.rest[cold.rest_sent..]) {
+            Ok(written) => {
+                cold.rest_sent += written;
+                cold.drained += written;
+                self.counts.sent_bytes.add(written as u64);
+                if cold.rest_sent < cold.rest.len() {
+                    let left = cold.rest.split_off(cold.rest_sent);
+                    (cold.rest, cold.rest_sent) = (left, 0);
+                    return Written::Blocked;
+                }
+                // The buffer goes back to the worker: an idle connection holds none.
+                let mut buffer = mem::take(&mut cold.rest);
+                cold.rest_sent = 0;
+                if self.scratch.capacity() < buffer.capacity()
+                    && buffer.capacity() <= 4 * FLUSH_BYTES
+                {
+                    buffer.clear();
+                    self.scratch = buffer;
+                }
+                Written::All
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Written::Blocked,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Written::Blocked,
+            Err(_) => Written::Broken,
+        }
+    }
+
+    /// Puts together what leaves next, about [`FLUSH_BYTES`] of it.
+    fn fill(&mut self, key: Key, out: &mut Vec<u8>, now: Moment) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let wire = connection.wire;
+        let Some(cold) = connection.cold.as_mut() else {
+            return;
+        };
+        while let Some(reply) = cold.replies.pop_front() {
+            cold.reply_bytes -= reply.bytes.len();
+            out.extend_from_slice(&reply.bytes);
+            if out.len() >= FLUSH_BYTES {
+                return;
+            }
+        }
+        if matches!(cold.closing, Some(Closing::AfterFlush(_))) {
+            return;
+        }
+        for at in 0..cold.lines.len() {
+            self.fill_from_line(key, at, wire, out, now);
+            if out.len() >= FLUSH_BYTES {
+                return;
+            }
+        }
+        let Some(cold) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut())
+        else {
+            return;
+        };
+        let room = |out: &Vec<u8>| out.len() < FLUSH_BYTES;
+        let mut taken = 0;
+        while taken < cold.gathered.len() && room(out) {
+            out.extend_from_slice(&cold.gathered[taken].encoded(wire).bytes);
+            taken += 1;
+        }
+        cold.gathered.drain(..taken);
+        if taken > 0 {
+            return;
+        }
+        self.fill_beats(key, out, now);
+        if wire == Wire::SseBare && out.is_empty() {
+            self.fill_ids(key, out, now);
+        }
+    }
+
+    fn fill_from_line(&mut self, key: Key, at: usize, wire: Wire, out: &mut Vec<u8>, now: Moment) {
+        let Some(connection) = self.connections.peek(key) else {
+            return;
+        };
+        let Some(line) = connection.cold.as_ref().and_then(|cold| cold.lines.get(at)) else {
+            return;
+        };
+        if !line.greeted || line.phase != Phase::Streaming && line.is_empty() {
+            return;
+        }
+        let Some(lane) = self.lanes.get(line.lane) else {
+            return;
+        };
+        let (proof, channel) = (
+            self.proof_for(line.lane, Some(line.cursor)),
+            lane.channel.clone(),
+        );
+        let Some(cold) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut())
+        else {
+            return;
+        };
+        let (mut ids_at_once, mut deliveries) = (false, 0);
+        while out.len() < FLUSH_BYTES {
+            let Some(next) = cold.lines[at].next(now, proof) else {
+                break;
+            };
+            match next {
+                Next::Part(json, position) => {
+                    ids_at_once |= position.is_some();
+                    let id = position
+                        .as_ref()
+                        .map(|position| position as &dyn std::fmt::Display);
+                    wire.append(out, "snapshot", id, &json);
+                }
+                Next::Update(shared) => {
+                    shared.append(wire, out);
+                    deliveries += 1;
+                }
+                Next::Gap(gap) => {
+                    ids_at_once = true;
+                    wire.append(out, "gap", Some(&gap.to), &gap_json(&channel, &gap));
+                }
+            }
+        }
+        cold.ids.at_once |= ids_at_once;
+        self.counts.deliveries.add(deliveries);
+    }
+
+    /// The socket takes no more: what was gathered in this turn is owed by line, where it can be conflated.
+    fn settle_gathered(&mut self, key: Key, now: Moment) {
+        let Some(cold) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut())
+        else {
+            return;
+        };
+        for batch in mem::take(&mut cold.gathered) {
+            self.offer_again(key, &batch, now);
+        }
+    }
+
+    /// Nothing is left to write: asks for what is behind, sets timers, closes, or leaves the slow path.
+    fn drained(&mut self, key: Key, now: Moment) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Some(cold) = connection.cold.as_mut() else {
+            return;
+        };
+        if let Some(Closing::AfterFlush(code)) = cold.closing {
+            return self.close_with(key, code, code.as_str(), now);
+        }
+        let mut asks = Vec::new();
+        for line in &mut cold.lines {
+            if let Phase::Behind(from) = &line.phase
+                && line.is_empty()
+                && !line.retry_later
+            {
+                asks.push((line.lane, from.clone()));
+                line.phase = Phase::Joining(from.clone());
+            }
+        }
+        let flush_at = cold
+            .lines
+            .iter()
+            .filter_map(|line| line.flush_at(now))
+            .min();
+        let ids_at = (connection.wire == Wire::SseBare && !cold.ids.sent.is_empty())
+            .then_some(cold.ids.not_before)
+            .filter(|&at| at > now);
+        let timer = match (flush_at, ids_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if let Some(at) = timer
+            && cold.flush_timer.is_none_or(|set| set > at)
+        {
+            cold.flush_timer = Some(at);
+            self.wheel.add(at, Timer::Flush(key));
+        }
+        for (lane, from) in asks {
+            self.ask(lane, from, key.number());
+        }
+        self.leave_slow_path(key);
+    }
+
+    /// Lines that are where their lane is go; a box in which nothing is left goes too.
+    fn leave_slow_path(&mut self, key: Key) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Some(cold) = connection.cold.as_mut() else {
+            return;
+        };
+        let mut at = 0;
+        while at < cold.lines.len() {
+            let line = &cold.lines[at];
+            let plain = line.phase == Phase::Streaming
+                && line.greeted
+                && line.is_empty()
+                && !line.has_rate();
+            let told = !line.beat_due && line.unproven_since.is_none() && !line.told_lagging;
+            let Some(lane) = self.lanes.get_mut(line.lane) else {
+                cold.lines.swap_remove(at);
+                continue;
+            };
+            let own_policy = self.seats[lane.seat as usize].stream.policy != line.policy();
+            if !plain || !told || own_policy || lane.rejoining {
+                at += 1;
+            } else if lane
+                .first_waiting()
+                .is_some_and(|first| first <= line.cursor)
+                || line.cursor > self.seats[lane.seat as usize].cursor.offset
+            {
+                lane.recheck.push(key.number());
+                at += 1;
+            } else {
+                cold.lines.swap_remove(at);
+            }
+        }
+        if cold.is_idle() && connection.phase != session::Phase::Closing {
+            connection.cold = None;
+        }
+    }
+
+    /// Where everybody on the fast path of a lane is.
+    pub(super) fn lane_position(&self, lane_no: u32) -> Option<Position> {
+        let lane = self.lanes.get(lane_no)?;
+        let seat = &self.seats[lane.seat as usize];
+        let offset = if lane.has_updates() {
+            lane.swept
+        } else {
+            seat.cursor.offset
+        };
+        Some(Position {
+            partition: seat.partition,
+            epoch: seat.epoch.clone()?,
+            offset,
+        })
+    }
+
+    /// The newest proof of a lane that everything up to its position, or up to `cursor`, makes true.
+    pub(super) fn proof_for(&self, lane_no: u32, cursor: Option<Offset>) -> Option<Proof> {
+        let lane = self.lanes.get(lane_no)?;
+        let position = self
+            .lane_position(lane_no)?
+            .offset
+            .max(cursor.unwrap_or_default());
+        let proofs = self.seats[lane.seat as usize].proofs.iter().rev();
+        proofs
+            .copied()
+            .find(|proof| proof.head <= position && !lane.rejoining)
+    }
+
+    /// The id-only block: the newest position of each partition, once nothing of it waits.
+    fn fill_ids(&mut self, key: Key, out: &mut Vec<u8>, now: Moment) {
+        let Some(connection) = self.connections.peek(key) else {
+            return;
+        };
+        let lanes = connection.lanes();
+        let Some(cold) = connection.cold.as_ref() else {
+            return;
+        };
+        if now < cold.ids.not_before && !cold.ids.at_once {
+            return;
+        }
+        let Some(vector) = self.vector(cold, &lanes) else {
+            return;
+        };
+        let Some(cold) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut())
+        else {
+            return;
+        };
+        let ids: Vec<_> = vector
+            .positions()
+            .iter()
+            .map(|position| (position.partition, position.offset))
+            .collect();
+        if ids == cold.ids.sent {
+            cold.ids.at_once = false;
+            return;
+        }
+        (cold.ids.sent, cold.ids.not_before, cold.ids.at_once) = (ids, now.plus(IDS_EVERY), false);
+        sse_id(out, &vector);
+    }
+
+    /// Of each partition the position up to which all of this connection's channels have been sent; none before all joins
+    /// are done.
+    fn vector(&self, cold: &Cold, lanes: &[(u32, u32)]) -> Option<Token> {
+        let mut token = Token::default();
+        for &(lane_no, _) in lanes {
+            let mut position = self.lane_position(lane_no)?;
+            if let Some(line) = cold.lines.iter().find(|line| line.lane == lane_no) {
+                if line.phase != Phase::Streaming || !line.greeted {
+                    return None;
+                }
+                if line.is_empty() {
+                    position.offset = position.offset.max(line.cursor);
+                } else {
+                    position = line.sent.clone()?;
+                }
+            }
+            let known = token
+                .position(position.partition)
+                .is_some_and(|known| known.offset <= position.offset);
+            if !known {
+                token.advance(position);
+            }
+        }
+        Some(token)
+    }
+}

@@ -1,0 +1,467 @@
+//! Joins: the wishes of a turn, and what comes back from partitions.
+
+use super::{
+    Key, Outside, Sockets, Timer, Worker,
+    lane::{Lane, Load, Notice},
+    outbox::{Line, Phase},
+};
+use crate::{
+    model::{Channel, Moment, Position},
+    partition::{Answer, Begin, Gap, Join, Joined, resume::From, task::Request},
+    protocol::{ErrorCode, Outcome, Refusal, write},
+};
+use std::time::Duration;
+
+/// A member that is a whole lane, not a connection: its fast members, who are all at the same position.
+const WHOLE_LANE: u64 = 1 << 63;
+/// After a rejoin was refused, it is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl<S: Sockets, O: Outside> Worker<S, O> {
+    /// Sends the wishes of this turn to their partitions, those alike together.
+    pub(super) fn send_wishes(&mut self, now: Moment) {
+        for ((seat_no, channel, from), members) in std::mem::take(&mut self.wishes) {
+            self.counts.joins.add(members.len() as u64);
+            let seat = &self.seats[seat_no as usize];
+            let join = Join {
+                seat: seat_no,
+                channel: channel.clone(),
+                from: from.clone(),
+                arrived: now,
+                members,
+                reply: self.mailbox.clone(),
+                told: false,
+            };
+            let requests = &seat.stream.partitions[seat.partition as usize].requests;
+            if let Err(error) = requests.try_send(Request::Join(join)) {
+                let (tokio::sync::mpsc::error::TrySendError::Full(request)
+                | tokio::sync::mpsc::error::TrySendError::Closed(request)) = error;
+                let Request::Join(join) = request else {
+                    continue;
+                };
+                let refusal = Refusal::retry(
+                    ErrorCode::Overloaded,
+                    "too many joins wait for this stream",
+                    1000,
+                );
+                let answer = Answer::Refused(refusal);
+                self.on_joined(
+                    &Joined {
+                        seat: seat_no,
+                        channel,
+                        members: join.members,
+                        arrived: now,
+                        answer,
+                    },
+                    now,
+                );
+            }
+        }
+    }
+
+    pub(super) fn on_joined(&mut self, joined: &Joined, now: Moment) {
+        let Some(seat) = self.seats.get(joined.seat as usize) else {
+            return;
+        };
+        let Some(&lane_no) = seat.lanes.get(&joined.channel) else {
+            return;
+        };
+        for &member in &joined.members {
+            if member & WHOLE_LANE != 0 {
+                self.lane_joined(lane_no, &joined.answer, joined.arrived, now);
+            } else {
+                self.line_joined(Key::from_number(member), lane_no, joined, now);
+            }
+        }
+    }
+
+    fn line_joined(&mut self, key: Key, lane_no: u32, joined: &Joined, now: Moment) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no)) else {
+            return;
+        };
+        let Phase::Joining(from) = &line.phase else {
+            return;
+        };
+        match &joined.answer {
+            Answer::Held => self.held(key, lane_no),
+            Answer::Refused(refusal) if !line.greeted => self.refused(key, lane_no, refusal),
+            Answer::Refused(_) => {
+                (line.phase, line.retry_later) = (Phase::Behind(from.clone()), true);
+                self.wheel.add(now.plus(RETRY), Timer::Retry(key));
+            }
+            Answer::Begin(begin) => self.begin_line(key, lane_no, begin, joined.arrived, now),
+        }
+    }
+
+    fn begin_line(&mut self, key: Key, lane_no: u32, begin: &Begin, arrived: Moment, now: Moment) {
+        let Some(lane) = self.lanes.get(lane_no) else {
+            return;
+        };
+        let seat = &self.seats[lane.seat as usize];
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no)) else {
+            return;
+        };
+        if begin.life != seat.cursor.resets || seat.fallen {
+            // An answer of an earlier life of the log, or one that this worker can't join to what it has: ask again.
+            if let Phase::Joining(from) = &line.phase {
+                line.phase = Phase::Behind(from.clone());
+            }
+            return self.touch(key);
+        }
+        line.begin(begin, arrived, now, self.settings.outbox);
+        line.outcome = Some(begin.outcome);
+        if begin.at.offset < seat.cursor.offset {
+            // This worker has pulled further than the answer reaches.
+            let tail = &seat.stream.partitions[seat.partition as usize].tail;
+            match tail.between(
+                &lane.channel,
+                begin.at.offset,
+                seat.cursor.offset,
+                usize::MAX,
+            ) {
+                Some(missing) => {
+                    for shared in &missing {
+                        line.owe(shared, now, self.settings.outbox);
+                    }
+                    line.cursor = line.cursor.max(seat.cursor.offset);
+                }
+                None => line.phase = Phase::Behind(From::After(begin.at.clone())),
+            }
+        }
+        self.unproven.push(key);
+        self.greet_channel(key, lane_no);
+        self.touch(key);
+    }
+
+    /// Says how a subscription begins, once all its partitions have.
+    fn greet_channel(&mut self, key: Key, lane_no: u32) {
+        let Some(number) = self.channel_of(lane_no) else {
+            return;
+        };
+        let Some(channel) = self.channels.get(number) else {
+            return;
+        };
+        let (name, lanes) = (channel.channel.clone(), channel.lanes.clone());
+        let Some(cold) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut())
+        else {
+            return;
+        };
+        let (mut outcome, mut waiting) = (None, false);
+        for line in cold.lines.iter().filter(|line| lanes.contains(&line.lane)) {
+            if line.greeted {
+                continue;
+            }
+            waiting |= line.outcome.is_none();
+            outcome = worst(outcome, line.outcome);
+        }
+        let Some(outcome) = outcome else { return };
+        if waiting {
+            return;
+        }
+        let (mut request, mut held) = (None, false);
+        for line in cold
+            .lines
+            .iter_mut()
+            .filter(|line| lanes.contains(&line.lane))
+        {
+            held |= line.held;
+            request = line.request.take().or(request);
+            (line.greeted, line.outcome) = (true, None);
+        }
+        match request.filter(|_| !held) {
+            Some(id) => {
+                let mut json = Vec::new();
+                write::subscribed(&mut json, id, outcome);
+                self.reply(key, "ok", &json, None);
+            }
+            None => self.tell_outcome(key, &name, Ok(outcome)),
+        }
+        self.tell_if_not_live(key, number);
+    }
+
+    pub(super) fn tell_outcome(
+        &mut self,
+        key: Key,
+        channel: &Channel,
+        outcome: Result<Outcome, &Refusal>,
+    ) {
+        let mut json = Vec::new();
+        write::outcome(&mut json, channel, outcome);
+        self.reply(key, "outcome", &json, None);
+    }
+
+    /// The node is behind: the client is told once, and its outcome follows.
+    fn held(&mut self, key: Key, lane_no: u32) {
+        let Some(number) = self.channel_of(lane_no) else {
+            return;
+        };
+        let Some(channel) = self.channels.get(number) else {
+            return;
+        };
+        let (name, lanes) = (channel.channel.clone(), channel.lanes.clone());
+        let Some(cold) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut())
+        else {
+            return;
+        };
+        let mut lines = cold
+            .lines
+            .iter_mut()
+            .filter(|line| lanes.contains(&line.lane) && !line.greeted);
+        let (mut request, mut held) = (None, false);
+        lines.by_ref().for_each(|line| {
+            held |= line.held;
+            request = line.request.or(request);
+            line.held = true;
+        });
+        if held {
+            return;
+        }
+        match request {
+            Some(id) => {
+                let mut json = Vec::new();
+                write::subscribed(&mut json, id, Outcome::CatchingUp);
+                self.reply(key, "ok", &json, None);
+            }
+            None => self.tell_outcome(key, &name, Ok(Outcome::CatchingUp)),
+        }
+    }
+
+    fn refused(&mut self, key: Key, lane_no: u32, refusal: &Refusal) {
+        let Some(number) = self.channel_of(lane_no) else {
+            return;
+        };
+        let Some(channel) = self.channels.get(number) else {
+            return;
+        };
+        let name = channel.channel.clone();
+        let Some(cold) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut())
+        else {
+            return;
+        };
+        let Some(line) = cold.line(lane_no) else {
+            return;
+        };
+        let request = line.request.filter(|_| !line.held);
+        match request {
+            Some(id) => self.refuse(key, Some(id), refusal),
+            None => self.tell_outcome(key, &name, Err(refusal)),
+        }
+        self.leave_channel(key, number);
+    }
+
+    /// The worker fell off the tail, or the tail has another life: once what was pulled has been swept, every lane of the
+    /// seat goes through the resume table with its last position.
+    pub(super) fn rejoin_fallen(&mut self, now: Moment) {
+        for seat_no in 0..self.seats.len() {
+            let seat = &self.seats[seat_no];
+            if !seat.fallen {
+                continue;
+            }
+            let lanes: Vec<u32> = seat.lanes.values().copied().collect();
+            let busy = |lane_no: &u32| self.lanes.get(*lane_no).is_some_and(Lane::has_work);
+            if lanes.iter().any(busy) {
+                continue;
+            }
+            let (old_epoch, old, partition) =
+                (seat.epoch.clone(), seat.cursor.offset, seat.partition);
+            let tail = seat.stream.partitions[partition as usize].tail.clone();
+            let pulled = tail.here();
+            let seat = &mut self.seats[seat_no];
+            seat.begin(pulled);
+            for lane_no in lanes {
+                let at = self
+                    .lanes
+                    .get_mut(lane_no)
+                    .and_then(|lane| lane.behind_from.take())
+                    .unwrap_or(old);
+                let position = old_epoch.clone().map(|epoch| Position {
+                    partition,
+                    epoch,
+                    offset: at,
+                });
+                self.rejoin_lane(lane_no, position, now);
+            }
+        }
+    }
+
+    /// Asks for a whole lane, and for each of its lines.
+    pub(super) fn rejoin_lane(&mut self, lane_no: u32, at: Option<Position>, _now: Moment) {
+        let Some(lane) = self.lanes.get_mut(lane_no) else {
+            return;
+        };
+        lane.rejoining = true;
+        lane.pending.clear();
+        lane.behind_from = None;
+        let members: Vec<u32> = lane.members().collect();
+        self.counts.rejoined.add(members.len() as u64);
+        for index in members {
+            let key = self.connections.key(index);
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
+            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no))
+                && let Some(position) = &at
+            {
+                line.restart(&position.epoch, position.partition);
+                self.touch(key);
+            }
+        }
+        self.ask(
+            lane_no,
+            at.map_or(From::Now, From::After),
+            WHOLE_LANE | u64::from(lane_no),
+        );
+    }
+
+    /// The answer for the fast members of a lane.
+    fn lane_joined(&mut self, lane_no: u32, answer: &Answer, arrived: Moment, now: Moment) {
+        let Some(lane) = self.lanes.get_mut(lane_no) else {
+            return;
+        };
+        let seat_no = lane.seat;
+        let begin = match answer {
+            Answer::Held => return,
+            Answer::Refused(_) => {
+                // Asked again with the next look at freshness; until then the client's lease lapses by itself.
+                let at = self.seat_position(seat_no);
+                return self.rejoin_lane(lane_no, at, now);
+            }
+            Answer::Begin(begin) => begin,
+        };
+        let seat = &self.seats[seat_no as usize];
+        if begin.life != seat.cursor.resets {
+            let at = Some(begin.at.clone());
+            return self.rejoin_lane(lane_no, at, now);
+        }
+        lane.rejoining = false;
+        lane.swept = begin.at.offset;
+        lane.skip_to = begin.at.offset;
+        let mode_events = lane.mode == crate::model::Mode::Events;
+        if let Some(gap) = &begin.gap {
+            lane.notices.push_back(gap_load(&lane.channel, gap));
+        }
+        if begin.snapshot.is_none() {
+            if let Some(first) = begin.updates.first() {
+                lane.swept = crate::model::Offset::new(first.update.position.offset.number() - 1);
+            }
+            lane.pending.extend(begin.updates.iter().cloned());
+        }
+        let tail = &seat.stream.partitions[seat.partition as usize].tail;
+        let missing = if begin.at.offset < seat.cursor.offset {
+            tail.between(
+                &lane.channel,
+                begin.at.offset,
+                seat.cursor.offset,
+                usize::MAX,
+            )
+        } else {
+            Some(Vec::new())
+        };
+        let Some(missing) = missing else {
+            let at = Some(begin.at.clone());
+            return self.rejoin_lane(lane_no, at, now);
+        };
+        lane.pending.extend(missing);
+        lane.skip_to = lane.skip_to.max(seat.cursor.offset);
+        let members: Vec<u32> = lane.members().collect();
+        if !mode_events && begin.snapshot.is_some() {
+            self.snapshot_for_fast(lane_no, &members, begin, arrived, now);
+        }
+        self.queue(lane_no);
+    }
+
+    /// Fast members get a line each: the snapshot's bytes are shared, what is left of them is not.
+    fn snapshot_for_fast(
+        &mut self,
+        lane_no: u32,
+        members: &[u32],
+        begin: &Begin,
+        arrived: Moment,
+        now: Moment,
+    ) {
+        let Some(lane) = self.lanes.get(lane_no) else {
+            return;
+        };
+        let policy = self.seats[lane.seat as usize].stream.policy;
+        let mode = lane.mode;
+        for &index in members {
+            let key = self.connections.key(index);
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
+            if connection.cold().line(lane_no).is_some() {
+                continue;
+            }
+            let mut line = Line::new(lane_no, mode, policy, None);
+            line.greeted = true;
+            line.phase = Phase::Joining(From::Now);
+            line.begin(begin, arrived, now, self.settings.outbox);
+            connection.cold().lines.push(line);
+            self.unproven.push(key);
+            self.touch(key);
+        }
+    }
+
+    /// Where the fast members of a seat are.
+    pub(super) fn seat_position(&self, seat_no: u32) -> Option<Position> {
+        let seat = self.seats.get(seat_no as usize)?;
+        Some(Position {
+            partition: seat.partition,
+            epoch: seat.epoch.clone()?,
+            offset: seat.cursor.offset,
+        })
+    }
+}
+
+pub(super) fn gap_json(channel: &Channel, gap: &Gap) -> Vec<u8> {
+    let mut json = Vec::new();
+    write::gap(
+        &mut json,
+        channel,
+        &gap.from,
+        &gap.to,
+        gap.dropped,
+        gap.reason,
+    );
+    json
+}
+
+fn gap_load(channel: &Channel, gap: &Gap) -> Load {
+    Load::Gap(
+        Notice {
+            channel: channel.clone(),
+            op: "gap",
+            json: gap_json(channel, gap),
+            id: Some(gap.to.to_string()),
+        },
+        gap.clone(),
+    )
+}
+
+/// Of several partitions' outcomes the one that says most about what the client is to expect.
+fn worst(a: Option<Outcome>, b: Option<Outcome>) -> Option<Outcome> {
+    match (a, b) {
+        (Some(Outcome::Snapshot(x)), Some(Outcome::Snapshot(y))) => {
+            Some(Outcome::Snapshot(x.max(y)))
+        }
+        (Some(Outcome::Snapshot(reason)), _) | (_, Some(Outcome::Snapshot(reason))) => {
+            Some(Outcome::Snapshot(reason))
+        }
+        (a, b) => a.or(b),
+    }
+}

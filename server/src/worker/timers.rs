@@ -1,0 +1,212 @@
+//! What the wheel fires.
+
+use super::{Key, LINGER, Outside, Sockets, TICK, Timer, Worker, connection::Closing};
+use crate::{
+    frame::Wire,
+    model::Moment,
+    protocol::{CloseCode, rfc6455},
+    session::Phase,
+};
+use std::time::Duration;
+
+impl<S: Sockets, O: Outside> Worker<S, O> {
+    pub(super) fn fire(&mut self, now: Moment) {
+        self.now = now;
+        let mut fired = Vec::new();
+        self.wheel.fire(now, &mut fired);
+        for timer in fired {
+            self.on_timer(timer, now);
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer, now: Moment) {
+        match timer {
+            Timer::Tick => {
+                self.look_at_freshness(now);
+                self.wheel.add(now.plus(TICK), Timer::Tick);
+            }
+            Timer::Beat(number, life) => {
+                if self
+                    .channels
+                    .get(number)
+                    .is_some_and(|channel| channel.life == life)
+                {
+                    self.beat(number, now);
+                    self.wheel
+                        .add(now.plus(self.settings.heartbeat), Timer::Beat(number, life));
+                }
+            }
+            Timer::Auth(key) => {
+                if self
+                    .connections
+                    .get(key)
+                    .is_some_and(|connection| connection.phase == Phase::Waiting)
+                {
+                    self.say_goodbye(key, CloseCode::AuthTimeout, None);
+                }
+            }
+            Timer::Expiry(key) => self.on_expiry(key, now),
+            Timer::KeepAlive(key) => self.keep_alive(key, now),
+            Timer::Rate(key) => self.look_at_rate(key, now),
+            Timer::Flush(key) => {
+                if let Some(cold) = self
+                    .connections
+                    .get(key)
+                    .and_then(|connection| connection.cold.as_mut())
+                {
+                    cold.flush_timer = None;
+                    self.touch(key);
+                }
+            }
+            Timer::Linger(key) => self.close(key, CloseCode::Normal),
+            Timer::Bye(key, reconnect_after_ms) => {
+                self.say_goodbye(key, CloseCode::Restart, Some(reconnect_after_ms))
+            }
+            Timer::Retry(key) => {
+                if let Some(cold) = self
+                    .connections
+                    .get(key)
+                    .and_then(|connection| connection.cold.as_mut())
+                {
+                    cold.lines
+                        .iter_mut()
+                        .for_each(|line| line.retry_later = false);
+                    self.touch(key);
+                }
+            }
+        }
+    }
+
+    /// The end of a token, unless a fresh one came meanwhile.
+    fn on_expiry(&mut self, key: Key, now: Moment) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Some(at) = self
+            .claims
+            .get(connection.claims)
+            .and_then(|claims| claims.expires_at_s)
+        else {
+            return;
+        };
+        let left = at.saturating_sub(self.outside.wall_s());
+        if left == 0 {
+            self.say_goodbye(key, CloseCode::TokenExpired, None);
+        } else {
+            self.wheel
+                .add(now.plus(Duration::from_secs(left)), Timer::Expiry(key));
+        }
+    }
+
+    /// Who has channels is kept alive by their heartbeats: `TCP_USER_TIMEOUT` finds its dead peer. Who has none is asked.
+    fn keep_alive(&mut self, key: Key, now: Moment) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let heard = std::mem::take(&mut connection.heard);
+        if connection.wire != Wire::WebSocket || connection.phase == Phase::Closing {
+            return;
+        }
+        self.wheel
+            .add(now.plus(self.settings.heartbeat * 2), Timer::KeepAlive(key));
+        if heard || connection.lane != super::NONE {
+            return;
+        }
+        if connection.asked {
+            return self.say_goodbye(key, CloseCode::IdleTimeout, None);
+        }
+        connection.asked = true;
+        let mut ping = Vec::new();
+        rfc6455::frame_header(rfc6455::Opcode::Ping, 0, &mut ping);
+        connection.cold().reply(None, ping);
+        self.touch(key);
+    }
+
+    /// A blocked connection must drain a minimal rate; it is never closed for the size of what waits.
+    fn look_at_rate(&mut self, key: Key, now: Moment) {
+        let minimum = self.settings.drain_bytes;
+        let over = self.settings.drain_over;
+        let Some(cold) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut())
+        else {
+            return;
+        };
+        let drained = std::mem::take(&mut cold.drained);
+        let blocked_for = cold.blocked_since.map(|since| now.since(since));
+        cold.watched = false;
+        match blocked_for {
+            None => {}
+            Some(span) if span >= over && drained < minimum => {
+                tracing::debug!(session = %self.session_name(key), drained, "slow consumer");
+                self.close(key, CloseCode::SlowConsumer);
+            }
+            Some(_) => {
+                cold.watched = true;
+                self.wheel.add(now.plus(over), Timer::Rate(key));
+            }
+        }
+    }
+
+    /// Tells everybody to come back elsewhere, spread over `window`; whoever is left after it is told at once.
+    pub fn drain(&mut self, now: Moment, window: Duration) {
+        self.draining = true;
+        let keys: Vec<Key> = self.connections.keys().collect();
+        let count = u32::try_from(keys.len().max(1)).unwrap_or(u32::MAX);
+        for (at, key) in (0u32..).zip(keys) {
+            let due = now.plus(window * at / count);
+            // Spread by the golden ratio: neighbours come back far apart.
+            let spread = (u64::from(key.index()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 4000;
+            self.wheel.add(due, Timer::Bye(key, 1000 + spread));
+        }
+    }
+
+    /// Closes by session name or subject; tells how many.
+    pub fn close_where(&mut self, matches: impl Fn(&str, Option<&str>) -> bool) -> usize {
+        let keys: Vec<Key> = self.connections.keys().collect();
+        let mut closed = 0;
+        for key in keys {
+            let name = self.session_name(key);
+            let Some(claims) = self
+                .connections
+                .get(key)
+                .map(|connection| connection.claims)
+            else {
+                continue;
+            };
+            let subject = self
+                .claims
+                .get(claims)
+                .and_then(|claims| claims.subject.as_deref());
+            if matches(&name, subject) {
+                self.say_goodbye(key, CloseCode::Closed, None);
+                closed += 1;
+            }
+        }
+        closed
+    }
+
+    /// Ends every connection that is still there, with what its socket takes at once.
+    pub fn end_all(&mut self, now: Moment) {
+        let keys: Vec<Key> = self.connections.keys().collect();
+        for key in keys {
+            let lingering = self.connections.get(key).is_some_and(|connection| {
+                connection
+                    .cold
+                    .as_ref()
+                    .is_some_and(|cold| cold.closing == Some(Closing::Lingering))
+            });
+            if !lingering {
+                self.close_with(key, CloseCode::Restart, "draining", now);
+            }
+            self.close(key, CloseCode::Restart);
+        }
+    }
+
+    /// How long a peer's close frame is awaited.
+    #[must_use]
+    pub const fn linger() -> Duration {
+        LINGER
+    }
+}
