@@ -49,6 +49,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     &Joined {
                         seat: seat_no,
                         channel,
+                        from,
                         members: join.members,
                         arrived: now,
                         answer,
@@ -68,7 +69,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         for &member in &joined.members {
             if member & WHOLE_LANE != 0 {
-                self.lane_joined(lane_no, &joined.answer, joined.arrived, now);
+                self.lane_joined(lane_no, joined, now);
             } else {
                 self.line_joined(Key::from_number(member), lane_no, joined, now);
             }
@@ -85,6 +86,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Phase::Joining(from) = &line.phase else {
             return;
         };
+        if *from != joined.from {
+            // The answer to an earlier wish: the client has left since, and come again.
+            return;
+        }
         match &joined.answer {
             Answer::Held => self.held(key, lane_no),
             Answer::Refused(refusal) if !line.greeted => self.refused(key, lane_no, refusal),
@@ -114,7 +119,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
             return self.touch(key);
         }
-        line.begin(begin, arrived, now, self.settings.outbox);
+        line.begin(begin, arrived, now);
         line.outcome = Some(begin.outcome);
         if begin.at.offset < seat.cursor.offset {
             // This worker has pulled further than the answer reaches.
@@ -284,11 +289,15 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let seat = &mut self.seats[seat_no];
             seat.begin(pulled);
             for lane_no in lanes {
-                let at = self
-                    .lanes
-                    .get_mut(lane_no)
-                    .and_then(|lane| lane.behind_from.take())
-                    .unwrap_or(old);
+                let Some(lane) = self.lanes.get_mut(lane_no) else {
+                    continue;
+                };
+                if let (true, Some(From::After(position))) = (lane.rejoining, lane.asked.clone()) {
+                    // It has not come as far as the seat.
+                    self.rejoin_lane(lane_no, Some(position), now);
+                    continue;
+                }
+                let at = lane.behind_from.take().unwrap_or(old);
                 let position = old_epoch.clone().map(|epoch| Position {
                     partition,
                     epoch,
@@ -321,34 +330,58 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 self.touch(key);
             }
         }
-        self.ask(
-            lane_no,
-            at.map_or(From::Now, From::After),
-            WHOLE_LANE | u64::from(lane_no),
-        );
+        self.ask_for_lane(lane_no, at.map_or(From::Now, From::After));
+    }
+
+    fn ask_for_lane(&mut self, lane_no: u32, from: From) {
+        if let Some(lane) = self.lanes.get_mut(lane_no) {
+            (lane.asked, lane.refused) = (Some(from.clone()), false);
+            self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
+        }
+    }
+
+    /// A lane whose rejoin was refused asks again, from where its members still are.
+    pub(super) fn retry_lane(&mut self, lane_no: u32) {
+        if let Some(lane) = self.lanes.get(lane_no).filter(|lane| lane.refused)
+            && let Some(from) = lane.asked.clone()
+        {
+            self.ask_for_lane(lane_no, from);
+        }
     }
 
     /// The answer for the fast members of a lane.
-    fn lane_joined(&mut self, lane_no: u32, answer: &Answer, arrived: Moment, now: Moment) {
+    fn lane_joined(&mut self, lane_no: u32, joined: &Joined, now: Moment) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        let seat_no = lane.seat;
-        let begin = match answer {
+        if !lane.rejoining || lane.asked.as_ref() != Some(&joined.from) {
+            // The answer to an earlier question, or to an earlier lane of this channel.
+            return;
+        }
+        let begin = match &joined.answer {
             Answer::Held => return,
             Answer::Refused(_) => {
-                // Asked again with the next look at freshness; until then the client's lease lapses by itself.
-                let at = self.seat_position(seat_no);
-                return self.rejoin_lane(lane_no, at, now);
+                // Until it is answered the clients' leases lapse by themselves.
+                lane.refused = true;
+                self.wheel.add(now.plus(RETRY), Timer::RetryLane(lane_no));
+                return;
             }
             Answer::Begin(begin) => begin,
         };
-        let seat = &self.seats[seat_no as usize];
-        if begin.life != seat.cursor.resets {
-            let at = Some(begin.at.clone());
-            return self.rejoin_lane(lane_no, at, now);
-        }
-        lane.rejoining = false;
+        let seat = &self.seats[lane.seat as usize];
+        let tail = &seat.stream.partitions[seat.partition as usize].tail;
+        let missing = if begin.at.offset < seat.cursor.offset {
+            let upto = seat.cursor.offset;
+            tail.between(&lane.channel, begin.at.offset, upto, usize::MAX)
+        } else {
+            Some(Vec::new())
+        };
+        let missing = missing.filter(|_| begin.life == seat.cursor.resets);
+        let Some(missing) = missing else {
+            // Of an earlier life of the log, or it can't be joined to what this worker has: nothing of it has been sent.
+            return self.ask_for_lane(lane_no, joined.from.clone());
+        };
+        (lane.rejoining, lane.asked) = (false, None);
         lane.swept = begin.at.offset;
         lane.skip_to = begin.at.offset;
         let mode_events = lane.mode == crate::model::Mode::Events;
@@ -361,26 +394,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
             lane.pending.extend(begin.updates.iter().cloned());
         }
-        let tail = &seat.stream.partitions[seat.partition as usize].tail;
-        let missing = if begin.at.offset < seat.cursor.offset {
-            tail.between(
-                &lane.channel,
-                begin.at.offset,
-                seat.cursor.offset,
-                usize::MAX,
-            )
-        } else {
-            Some(Vec::new())
-        };
-        let Some(missing) = missing else {
-            let at = Some(begin.at.clone());
-            return self.rejoin_lane(lane_no, at, now);
-        };
         lane.pending.extend(missing);
         lane.skip_to = lane.skip_to.max(seat.cursor.offset);
         let members: Vec<u32> = lane.members().collect();
         if !mode_events && begin.snapshot.is_some() {
-            self.snapshot_for_fast(lane_no, &members, begin, arrived, now);
+            self.snapshot_for_fast(lane_no, &members, begin, joined.arrived, now);
         }
         self.queue(lane_no);
     }
@@ -410,21 +428,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let mut line = Line::new(lane_no, mode, policy, None);
             line.greeted = true;
             line.phase = Phase::Joining(From::Now);
-            line.begin(begin, arrived, now, self.settings.outbox);
+            line.begin(begin, arrived, now);
             connection.cold().lines.push(line);
             self.unproven.push(key);
             self.touch(key);
         }
-    }
-
-    /// Where the fast members of a seat are.
-    pub(super) fn seat_position(&self, seat_no: u32) -> Option<Position> {
-        let seat = self.seats.get(seat_no as usize)?;
-        Some(Position {
-            partition: seat.partition,
-            epoch: seat.epoch.clone()?,
-            offset: seat.cursor.offset,
-        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::{cell::OnceCell, collections::VecDeque, rc::Rc, sync::Arc};
 use crate::{
     frame::{Shared, Wire},
     model::{Channel, Mode, Offset},
+    partition::resume::From,
 };
 
 /// No lane, no member.
@@ -142,6 +143,10 @@ pub struct Lane {
     pub queued: bool,
     /// Whether a rejoin of the whole lane is under way.
     pub rejoining: bool,
+    /// From where that was asked: where its fast members are.
+    pub asked: Option<From>,
+    /// It was refused, and is asked again when a timer says so.
+    pub refused: bool,
 }
 
 impl Lane {
@@ -164,6 +169,8 @@ impl Lane {
             recheck: Vec::new(),
             queued: false,
             rejoining: false,
+            asked: None,
+            refused: false,
         }
     }
 
@@ -232,11 +239,19 @@ impl Lane {
             .sweep
             .as_ref()
             .is_some_and(|sweep| matches!(sweep.batch.load, Load::Updates(_) | Load::Gap(..)));
-        let gap = self
-            .notices
+        sweeping
+            || self.has_gap()
+            || !self.pending.is_empty()
+            || self.behind_from.is_some()
+            || self.rejoining
+    }
+
+    /// Whether events that will not come are still to be told.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        self.notices
             .iter()
-            .any(|load| matches!(load, Load::Gap(..)));
-        sweeping || gap || !self.pending.is_empty() || self.behind_from.is_some() || self.rejoining
+            .any(|load| matches!(load, Load::Gap(..)))
     }
 
     /// Begins a sweep with what waits, if something does. `number` is the lane's own; its members have everything up to
