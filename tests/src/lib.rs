@@ -2,4 +2,5 @@
 
 pub mod fuzz;
 pub mod gateway;
+pub mod simulation;
 pub mod websocket;

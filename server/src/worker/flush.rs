@@ -308,7 +308,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 continue;
             };
             let own_policy = self.seats[lane.seat as usize].stream.policy != line.policy();
-            if !plain || !told || own_policy || lane.rejoining {
+            if !plain || !told || own_policy || lane.rejoining || line.life != lane.life.0 {
                 at += 1;
             } else if lane
                 .first_waiting()
@@ -326,10 +326,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
     }
 
-    /// Where everybody on the fast path of a lane is.
+    /// Where everybody on the fast path of a lane is; none while the lane rejoins.
     pub(super) fn lane_position(&self, lane_no: u32) -> Option<Position> {
         let lane = self.lanes.get(lane_no)?;
         let seat = &self.seats[lane.seat as usize];
+        if lane.rejoining || lane.life.0 != seat.cursor.resets {
+            return None;
+        }
         let offset = if lane.has_updates() {
             lane.swept
         } else {

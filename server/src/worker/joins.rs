@@ -6,8 +6,8 @@ use super::{
     outbox::{Line, Phase},
 };
 use crate::{
-    model::{Channel, Moment, Position},
-    partition::{Answer, Begin, Gap, Join, Joined, resume::From, task::Request},
+    model::{Channel, Moment, Offset, Position},
+    partition::{Answer, Begin, Gap, Join, Joined, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Outcome, Refusal, write},
 };
 use std::time::Duration;
@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(1);
 impl<S: Sockets, O: Outside> Worker<S, O> {
     /// Sends the wishes of this turn to their partitions, those alike together.
     pub(super) fn send_wishes(&mut self, now: Moment) {
-        for ((seat_no, channel, from), members) in std::mem::take(&mut self.wishes) {
+        for ((seat_no, channel, from), members) in self.wishes.take() {
             self.counts.joins.add(members.len() as u64);
             let seat = &self.seats[seat_no as usize];
             let join = Join {
@@ -277,7 +277,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             if !seat.fallen {
                 continue;
             }
-            let lanes: Vec<u32> = seat.lanes.values().copied().collect();
+            let mut lanes: Vec<u32> = seat.lanes.values().copied().collect();
+            lanes.sort_unstable();
             let busy = |lane_no: &u32| self.lanes.get(*lane_no).is_some_and(Lane::has_work);
             if lanes.iter().any(busy) {
                 continue;
@@ -323,10 +324,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let Some(connection) = self.connections.get(key) else {
                 continue;
             };
-            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no))
-                && let Some(position) = &at
-            {
-                line.restart(&position.epoch, position.partition);
+            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no)) {
+                line.restart();
                 self.touch(key);
             }
         }
@@ -369,38 +368,68 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Answer::Begin(begin) => begin,
         };
         let seat = &self.seats[lane.seat as usize];
-        let tail = &seat.stream.partitions[seat.partition as usize].tail;
-        let missing = if begin.at.offset < seat.cursor.offset {
-            let upto = seat.cursor.offset;
-            tail.between(&lane.channel, begin.at.offset, upto, usize::MAX)
-        } else {
-            Some(Vec::new())
-        };
-        let missing = missing.filter(|_| begin.life == seat.cursor.resets);
-        let Some(missing) = missing else {
+        let tail = seat.stream.partitions[seat.partition as usize].tail.clone();
+        let upto = seat.cursor.offset;
+        let missing = tail.between(&lane.channel, begin.at.offset, upto, usize::MAX);
+        let Some(missing) = missing.filter(|_| begin.life == seat.cursor.resets) else {
             // Of an earlier life of the log, or it can't be joined to what this worker has: nothing of it has been sent.
             return self.ask_for_lane(lane_no, joined.from.clone());
         };
         (lane.rejoining, lane.asked) = (false, None);
-        lane.swept = begin.at.offset;
-        lane.skip_to = begin.at.offset;
-        let mode_events = lane.mode == crate::model::Mode::Events;
+        lane.life = (begin.life, seat.epoch.clone());
+        (lane.swept, lane.skip_to) = (begin.at.offset, begin.at.offset);
         if let Some(gap) = &begin.gap {
             lane.notices.push_back(gap_load(&lane.channel, gap));
         }
         if begin.snapshot.is_none() {
             if let Some(first) = begin.updates.first() {
-                lane.swept = crate::model::Offset::new(first.update.position.offset.number() - 1);
+                lane.swept = Offset::new(first.update.position.offset.number() - 1);
             }
             lane.pending.extend(begin.updates.iter().cloned());
         }
         lane.pending.extend(missing);
-        lane.skip_to = lane.skip_to.max(seat.cursor.offset);
-        let members: Vec<u32> = lane.members().collect();
-        if !mode_events && begin.snapshot.is_some() {
+        lane.skip_to = lane.skip_to.max(upto);
+        let (upto, members): (Offset, Vec<u32>) = (lane.skip_to, lane.members().collect());
+        for &index in &members {
+            self.catch_up_line(lane_no, index, upto, &tail, now);
+        }
+        if begin.snapshot.is_some() {
             self.snapshot_for_fast(lane_no, &members, begin, joined.arrived, now);
         }
         self.queue(lane_no);
+    }
+
+    /// While a lane rejoined, nothing came through it: a line that follows already gets what it missed from the tail; one of
+    /// the life before goes through the resume table.
+    fn catch_up_line(&mut self, lane_no: u32, index: u32, upto: Offset, tail: &Tail, now: Moment) {
+        let Some(lane) = self.lanes.get(lane_no) else {
+            return;
+        };
+        let key = self.connections.key(index);
+        let Some(line) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut()?.line(lane_no))
+        else {
+            return;
+        };
+        if line.phase != Phase::Streaming {
+            return;
+        }
+        if line.life != lane.life.0 {
+            line.restart();
+        } else {
+            match tail.between(&lane.channel, line.cursor, upto, usize::MAX) {
+                Some(missing) => {
+                    for shared in &missing {
+                        line.owe(shared, now, self.settings.outbox);
+                    }
+                    line.cursor = line.cursor.max(upto);
+                }
+                None => line.restart(),
+            }
+        }
+        self.touch(key);
     }
 
     /// Fast members get a line each: the snapshot's bytes are shared, what is left of them is not.

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     frame::{Shared, Snapshot},
-    model::{Epoch, Mode, Moment, Offset, Policy, Position, RowId},
+    model::{Mode, Moment, Offset, Policy, Position, RowId},
     partition::{Begin, Gap, resume::From, tail::Proof},
     protocol::{Outcome, write::GapReason},
 };
@@ -292,21 +292,27 @@ impl Line {
     }
 
     /// The tail under it has another life: it goes through the resume table. Events keep what waits, and go on behind it.
-    pub fn restart(&mut self, epoch: &Epoch, partition: u32) {
-        let from = match self.mode {
-            Mode::View => self.sent.clone(),
-            Mode::Events => Some(Position {
-                partition,
-                epoch: epoch.clone(),
-                offset: self.cursor,
-            }),
-        };
-        if matches!(self.phase, Phase::Streaming) {
-            if self.mode == Mode::View {
-                self.purge();
-            }
-            self.phase = Phase::Behind(from.map_or(From::Now, From::After));
+    pub fn restart(&mut self) {
+        if self.phase != Phase::Streaming {
+            return;
         }
+        let from = match self.mode {
+            Mode::View => {
+                self.purge();
+                self.sent.clone()
+            }
+            Mode::Events => self.newest_waiting().or_else(|| self.sent.clone()),
+        };
+        self.phase = Phase::Behind(from.map_or(From::Now, From::After));
+    }
+
+    fn newest_waiting(&self) -> Option<Position> {
+        let newest = self.frozen.back().or(self.ahead.back())?;
+        Some(match newest {
+            Item::Update(shared) => shared.update.position.clone(),
+            Item::Dropped { to, .. } => to.clone(),
+            Item::Gap(gap) => gap.to.clone(),
+        })
     }
 
     fn purge(&mut self) {
