@@ -203,6 +203,7 @@ enum Timer {
     Linger(Key),
     Bye(Key, u64),
     Retry(Key),
+    RetryLane(u32),
 }
 
 /// One worker.
@@ -357,6 +358,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         } else {
             self.wheel
                 .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key));
+        }
+        if self.draining {
+            // It was admitted just before the drain began.
+            self.wheel.add(now, Timer::Bye(key, timers::RECONNECT_MS));
         }
         if !early.is_empty() {
             self.feed_early(key, early, now);

@@ -1,4 +1,6 @@
 //! The harness that end-to-end tests share.
 
 pub mod fuzz;
+pub mod gateway;
 pub mod simulation;
+pub mod websocket;

@@ -413,7 +413,8 @@ fn offer<S>(
     now: Moment,
 ) -> Offered {
     let cold = connection.cold();
-    if matches!(cold.closing, Some(Closing::Lingering)) {
+    if cold.closing.is_some() {
+        // Nothing more is sent to it: what it would be owed would only grow.
         return Offered::Owed;
     }
     if cold.line(lane.number).is_none() {
@@ -454,6 +455,7 @@ fn offer<S>(
     }
     if disconnect {
         cold.closing = Some(Closing::AfterFlush(CloseCode::SlowConsumer));
+        cold.lines.clear();
     }
     Offered::Owed
 }
