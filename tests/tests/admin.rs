@@ -257,6 +257,32 @@ async fn every_route_answers() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_page_names_exactly_the_routes_that_are_there() -> Result<()> {
+    let page = include_str!("../../docs/reference/admin.md");
+    let mut named: Vec<(&str, String)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .filter_map(|(request, _)| request.split_once(' '))
+        .filter_map(|(method, target)| Some((method, target.split('?').next()?.to_owned())))
+        .collect();
+    named.push(("GET", "/metrics".to_owned()));
+    named.dedup();
+    assert_eq!(named.len(), 14, "{named:?}");
+    let node = start("")?;
+    // Draining last: whoever drains goes on answering.
+    named.sort_by_key(|(_, path)| path == "/drain");
+    for (method, path) in named {
+        let path = path.replace("{stream}", "board");
+        let answer = send(node.admin, method, &path, &[], "").await?;
+        assert!(
+            ![404, 405].contains(&answer.status),
+            "{method} {path}: {answer:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn mistakes_are_told() -> Result<()> {
     let node = start("")?;
     for (path, code, status) in [
