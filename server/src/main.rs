@@ -196,14 +196,18 @@ async fn serve_until_told(config: Config, demo_token: Option<String>) -> Result<
             _ = interrupt.recv() => {}
         }
     };
-    told(&mut terminate, &mut interrupt).await;
-    tracing::info!("draining; a second signal ends at once");
+    tokio::select! {
+        biased;
+        () = told(&mut terminate, &mut interrupt) => {}
+        () = gateway.asked_to_leave() => {}
+    }
+    tracing::info!("draining; another signal ends at once");
     tokio::select! {
         drained = gateway.drain() => {
             tracing::info!(left = drained.left, tasks = drained.tasks, "drained");
             Ok(())
         }
-        () = told(&mut terminate, &mut interrupt) => Err("ended at once by a second signal".to_owned()),
+        () = told(&mut terminate, &mut interrupt) => Err("ended at once by a signal".to_owned()),
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub mod fuzz;
 pub mod gateway;
+pub mod http;
 pub mod simulation;
 pub mod websocket;

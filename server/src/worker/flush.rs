@@ -165,8 +165,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         while taken < cold.gathered.len() && room(out) {
             let batch = cold.gathered[taken].clone();
             taken += 1;
-            if !is_early(cold, &batch, &self.lanes) {
-                out.extend_from_slice(&batch.encoded(wire).bytes);
+            if is_early(cold, &batch, &self.lanes) {
+                continue;
+            }
+            out.extend_from_slice(&batch.encoded(wire).bytes);
+            if let Load::Updates(updates) = &batch.load {
+                self.counts.deliveries.add(updates.len() as u64);
+                self.counts.offers_written.add(updates.len() as u64);
             }
         }
         cold.gathered.drain(..taken);
