@@ -23,6 +23,7 @@ use axum::{
     routing::{any, get, post},
 };
 use governor::DefaultKeyedRateLimiter;
+use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
@@ -66,6 +67,8 @@ pub struct App {
     pub connects: Option<DefaultKeyedRateLimiter<std::net::IpAddr>>,
     /// The node is leaving.
     pub draining: AtomicBool,
+    /// An operator asked the node to leave: whoever runs it drains it then.
+    pub leave: CancellationToken,
     /// Spreads what must not happen to all clients at once.
     pub seed: AtomicU64,
 }

@@ -121,14 +121,18 @@ async fn serve_until_told(config: Config, demo_token: Option<String>) -> Result<
     if let Some(token) = demo_token {
         greet(&gateway, &token)?;
     }
-    signals.next().await;
-    tracing::info!("draining; a second signal ends at once");
+    tokio::select! {
+        biased;
+        () = signals.next() => {}
+        () = gateway.asked_to_leave() => {}
+    }
+    tracing::info!("draining; another signal ends at once");
     tokio::select! {
         drained = gateway.drain() => {
             tracing::info!(left = drained.left, tasks = drained.tasks, "drained");
             Ok(())
         }
-        () = signals.next() => Err("ended at once by a second signal".to_owned()),
+        () = signals.next() => Err("ended at once by a signal".to_owned()),
     }
 }
 

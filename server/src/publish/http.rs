@@ -73,7 +73,9 @@ async fn single(
     let limit = publisher.record_bytes();
     let body = axum::body::to_bytes(body, limit + 1).await;
     let body = body.map_err(|_| publisher.too_large(limit + 1))?;
-    let mut record = publisher.read(stream, &body)?;
+    let mut record = publisher
+        .read(stream, &body)
+        .inspect_err(|_| publisher.note_refused())?;
     if let Some(key) = headers.get("idempotency-key") {
         let id = key
             .to_str()
