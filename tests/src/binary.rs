@@ -114,7 +114,15 @@ impl Node {
     /// # Errors
     /// When it ends instead, with what it complained of.
     pub async fn start(arguments: &[&str]) -> anyhow::Result<Self> {
-        let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        Self::start_at("127.0.0.1:0", arguments).await
+    }
+
+    /// Starts `tidegate serve` at this address, with a free port for operators, and waits until it listens.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it complained of.
+    pub async fn start_at(address: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut all = vec!["serve", "--listen", address, "--admin", "127.0.0.1:0"];
         all.extend_from_slice(arguments);
         let mut child = command(&all).spawn()?;
         let stdout = child.stdout.take().context("no standard output")?;

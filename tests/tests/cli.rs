@@ -229,11 +229,7 @@ async fn a_watcher_sees_updates_and_comes_back_with_its_token() -> anyhow::Resul
     let (status, _) = node.ended().await?;
     assert_eq!(status.code(), Some(0));
     // The same address again: the watcher finds it, and its token is of a log that is no more.
-    let _again = Node::start(&["--config", &config, "--listen", &address]).await;
-    let _again = match _again {
-        Ok(node) => node,
-        Err(error) => return Err(error.context("it does not start again")),
-    };
+    let _again = Node::start_at(&address, &["--config", &config]).await?;
     watcher.next("hello").await?;
     watcher.next("snapshot").await?;
     signal(&watcher.child, "INT").await?;

@@ -57,7 +57,9 @@ impl Serve {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        block_on(serve_until_told(config, token))
+        // Not within the runtime: a node that cannot start takes down a runtime of its own, which is not allowed there.
+        let gateway = Gateway::start(&config, None).map_err(text)?;
+        block_on(serve_until_told(gateway, token))
     }
 }
 
@@ -110,9 +112,8 @@ fn prepare_demo(config: &mut Config) -> Result<String, String> {
     Ok(token)
 }
 
-async fn serve_until_told(config: Config, demo_token: Option<String>) -> Result<(), String> {
+async fn serve_until_told(gateway: Gateway, demo_token: Option<String>) -> Result<(), String> {
     let mut signals = Signals::new()?;
-    let gateway = Gateway::start(&config, None).map_err(text)?;
     say(&format!(
         "listening on http://{}  (operators: http://{})",
         gateway.address(),

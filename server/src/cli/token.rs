@@ -18,7 +18,7 @@ const TTL_MIN: Duration = Duration::from_secs(1);
 const TTL_MAX: Duration = Duration::from_secs(3650 * 86_400);
 
 #[derive(clap::Args, Debug)]
-#[group(id = "key", required = true, multiple = false, args = ["config", "secret_file"])]
+#[command(group(clap::ArgGroup::new("key").required(true).args(["config", "secret_file"])))]
 pub(super) struct Token {
     /// The gateway's configuration, whose key signs
     #[arg(long)]
