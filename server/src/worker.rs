@@ -144,6 +144,29 @@ pub struct Turn {
     pub at: Option<Moment>,
 }
 
+/// Joins of one turn, those alike together, in the order in which they were first wished.
+#[derive(Default)]
+struct Wishes {
+    places: HashMap<(u32, Channel, From), usize>,
+    wishes: Vec<((u32, Channel, From), Vec<u64>)>,
+}
+
+impl Wishes {
+    fn add(&mut self, seat: u32, channel: Channel, from: From, member: u64) {
+        let wish = (seat, channel, from);
+        let place = *self.places.entry(wish.clone()).or_insert_with(|| {
+            self.wishes.push((wish, Vec::new()));
+            self.wishes.len() - 1
+        });
+        self.wishes[place].1.push(member);
+    }
+
+    fn take(&mut self) -> Vec<((u32, Channel, From), Vec<u64>)> {
+        self.places.clear();
+        std::mem::take(&mut self.wishes)
+    }
+}
+
 /// A partition that some connection of this worker follows.
 struct Seat {
     stream: Arc<Stream>,
@@ -198,7 +221,7 @@ pub struct Worker<S: Sockets, O: Outside> {
     wheel: Wheel<Timer>,
     wake: Arc<Wake>,
     mailbox: Arc<Mailbox>,
-    wishes: HashMap<(u32, Channel, From), Vec<u64>>,
+    wishes: Wishes,
     busy: VecDeque<u32>,
     touched: Vec<Key>,
     unread: VecDeque<Key>,
@@ -243,7 +266,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             wheel,
             mailbox: Mailbox::new(wake.clone()),
             wake,
-            wishes: HashMap::new(),
+            wishes: Wishes::default(),
             busy: VecDeque::new(),
             touched: Vec::new(),
             unread: VecDeque::new(),

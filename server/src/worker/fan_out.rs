@@ -203,8 +203,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             partition: seat.partition,
             mode: lane.mode,
             policy: seat.stream.policy,
-            epoch: seat.epoch.clone(),
-            life: seat.cursor.resets,
+            epoch: lane.life.1.clone(),
+            life: lane.life.0,
             max: self.settings.outbox,
         })
     }

@@ -144,7 +144,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if matches!(cold.closing, Some(Closing::AfterFlush(_))) {
             return;
         }
-        for at in 0..cold.lines.len() {
+        // Parts do not name their partition: of a channel that is spread, one snapshot is finished before another begins.
+        let between_parts = cold.lines.iter().position(super::Line::is_between_parts);
+        for at in between_parts.into_iter().chain(0..cold.lines.len()) {
             self.fill_from_line(key, at, wire, out, now);
             if out.len() >= FLUSH_BYTES {
                 return;
@@ -260,8 +262,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 && line.is_empty()
                 && !line.retry_later
             {
+                let from = line.join_from(from);
                 asks.push((line.lane, from.clone()));
-                line.phase = Phase::Joining(from.clone());
+                line.phase = Phase::Joining(from);
             }
         }
         let flush_at = cold
@@ -309,7 +312,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 continue;
             };
             let own_policy = self.seats[lane.seat as usize].stream.policy != line.policy();
-            if !plain || !told || own_policy || lane.rejoining {
+            if !plain || !told || own_policy || lane.rejoining || line.life != lane.life.0 {
                 at += 1;
             } else if lane
                 .first_waiting()
@@ -327,10 +330,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
     }
 
-    /// Where everybody on the fast path of a lane is.
+    /// Where everybody on the fast path of a lane is; none while the lane rejoins.
     pub(super) fn lane_position(&self, lane_no: u32) -> Option<Position> {
         let lane = self.lanes.get(lane_no)?;
         let seat = &self.seats[lane.seat as usize];
+        if lane.rejoining || lane.life.0 != seat.cursor.resets {
+            return None;
+        }
         let offset = if lane.has_updates() {
             lane.swept
         } else {

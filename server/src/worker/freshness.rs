@@ -116,17 +116,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(channel) = self.channels.get(number) else {
             return;
         };
-        let (state, _) = channel.told;
-        if state == FreshnessState::Live {
-            return;
-        }
         let name = channel.channel.clone();
-        let now = self.now;
-        if let Some(freshness) = self
-            .channels
-            .get(number)
-            .and_then(|channel| self.channel_freshness(channel, now))
-        {
+        let Some(freshness) = self.channel_freshness(channel, self.now) else {
+            return;
+        };
+        if freshness.state != FreshnessState::Live {
             self.reply(key, "freshness", &news(&name, freshness).json, Some(name));
         }
     }

@@ -6,8 +6,8 @@ use super::{
     outbox::{Line, Phase},
 };
 use crate::{
-    model::{Channel, Moment, Position},
-    partition::{Answer, Begin, Gap, Join, Joined, resume::From, task::Request},
+    model::{Channel, Moment, Offset, Position},
+    partition::{Answer, Begin, Gap, Join, Joined, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Outcome, Refusal, write},
 };
 use std::time::Duration;
@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(1);
 impl<S: Sockets, O: Outside> Worker<S, O> {
     /// Sends the wishes of this turn to their partitions, those alike together.
     pub(super) fn send_wishes(&mut self, now: Moment) {
-        for ((seat_no, channel, from), members) in std::mem::take(&mut self.wishes) {
+        for ((seat_no, channel, from), members) in self.wishes.take() {
             self.counts.joins.add(members.len() as u64);
             let seat = &self.seats[seat_no as usize];
             let join = Join {
@@ -114,7 +114,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
             return self.touch(key);
         }
-        line.begin(begin, arrived, now, self.settings.outbox);
+        line.begin(begin, arrived, now);
         line.outcome = Some(begin.outcome);
         if begin.at.offset < seat.cursor.offset {
             // This worker has pulled further than the answer reaches.
@@ -219,13 +219,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .lines
             .iter_mut()
             .filter(|line| lanes.contains(&line.lane) && !line.greeted);
-        let (mut request, mut held) = (None, false);
+        let (mut request, mut told) = (None, true);
         lines.by_ref().for_each(|line| {
-            held |= line.held;
+            told &= line.held;
             request = line.request.or(request);
             line.held = true;
         });
-        if held {
+        // Nothing is said of a line that only begins again: its freshness says it.
+        if told {
             return;
         }
         match request {
@@ -272,7 +273,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             if !seat.fallen {
                 continue;
             }
-            let lanes: Vec<u32> = seat.lanes.values().copied().collect();
+            let mut lanes: Vec<u32> = seat.lanes.values().copied().collect();
+            lanes.sort_unstable();
             let busy = |lane_no: &u32| self.lanes.get(*lane_no).is_some_and(Lane::has_work);
             if lanes.iter().any(busy) {
                 continue;
@@ -314,10 +316,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let Some(connection) = self.connections.get(key) else {
                 continue;
             };
-            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no))
-                && let Some(position) = &at
-            {
-                line.restart(&position.epoch, position.partition);
+            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no)) {
+                line.restart();
                 self.touch(key);
             }
         }
@@ -330,7 +330,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// The answer for the fast members of a lane.
     fn lane_joined(&mut self, lane_no: u32, answer: &Answer, arrived: Moment, now: Moment) {
-        let Some(lane) = self.lanes.get_mut(lane_no) else {
+        let Some(lane) = self.lanes.get_mut(lane_no).filter(|lane| lane.rejoining) else {
             return;
         };
         let seat_no = lane.seat;
@@ -348,41 +348,70 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let at = Some(begin.at.clone());
             return self.rejoin_lane(lane_no, at, now);
         }
-        lane.rejoining = false;
-        lane.swept = begin.at.offset;
-        lane.skip_to = begin.at.offset;
-        let mode_events = lane.mode == crate::model::Mode::Events;
+        (lane.rejoining, lane.life) = (false, (begin.life, seat.epoch.clone()));
+        (lane.swept, lane.skip_to) = (begin.at.offset, begin.at.offset);
         if let Some(gap) = &begin.gap {
             lane.notices.push_back(gap_load(&lane.channel, gap));
         }
         if begin.snapshot.is_none() {
             if let Some(first) = begin.updates.first() {
-                lane.swept = crate::model::Offset::new(first.update.position.offset.number() - 1);
+                lane.swept = Offset::new(first.update.position.offset.number() - 1);
             }
             lane.pending.extend(begin.updates.iter().cloned());
         }
-        let tail = &seat.stream.partitions[seat.partition as usize].tail;
-        let missing = if begin.at.offset < seat.cursor.offset {
-            tail.between(
-                &lane.channel,
-                begin.at.offset,
-                seat.cursor.offset,
-                usize::MAX,
-            )
-        } else {
-            Some(Vec::new())
-        };
-        let Some(missing) = missing else {
+        let tail = seat.stream.partitions[seat.partition as usize].tail.clone();
+        let Some(missing) = tail.between(
+            &lane.channel,
+            begin.at.offset,
+            seat.cursor.offset,
+            usize::MAX,
+        ) else {
             let at = Some(begin.at.clone());
             return self.rejoin_lane(lane_no, at, now);
         };
         lane.pending.extend(missing);
         lane.skip_to = lane.skip_to.max(seat.cursor.offset);
-        let members: Vec<u32> = lane.members().collect();
-        if !mode_events && begin.snapshot.is_some() {
+        let (upto, members): (Offset, Vec<u32>) = (lane.skip_to, lane.members().collect());
+        for &index in &members {
+            self.catch_up_line(lane_no, index, upto, &tail, now);
+        }
+        if begin.snapshot.is_some() {
             self.snapshot_for_fast(lane_no, &members, begin, arrived, now);
         }
         self.queue(lane_no);
+    }
+
+    /// While a lane rejoined, nothing came through it: a line that follows already gets what it missed from the tail; one of
+    /// the life before goes through the resume table.
+    fn catch_up_line(&mut self, lane_no: u32, index: u32, upto: Offset, tail: &Tail, now: Moment) {
+        let Some(lane) = self.lanes.get(lane_no) else {
+            return;
+        };
+        let key = self.connections.key(index);
+        let Some(line) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut()?.line(lane_no))
+        else {
+            return;
+        };
+        if line.phase != Phase::Streaming {
+            return;
+        }
+        if line.life != lane.life.0 {
+            line.restart();
+        } else {
+            match tail.between(&lane.channel, line.cursor, upto, usize::MAX) {
+                Some(missing) => {
+                    for shared in &missing {
+                        line.owe(shared, now, self.settings.outbox);
+                    }
+                    line.cursor = line.cursor.max(upto);
+                }
+                None => line.restart(),
+            }
+        }
+        self.touch(key);
     }
 
     /// Fast members get a line each: the snapshot's bytes are shared, what is left of them is not.
@@ -410,7 +439,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let mut line = Line::new(lane_no, mode, policy, None);
             line.greeted = true;
             line.phase = Phase::Joining(From::Now);
-            line.begin(begin, arrived, now, self.settings.outbox);
+            line.begin(begin, arrived, now);
             connection.cold().lines.push(line);
             self.unproven.push(key);
             self.touch(key);

@@ -7,7 +7,7 @@ use std::{cell::OnceCell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use crate::{
     frame::{Shared, Wire},
-    model::{Channel, Mode, Offset},
+    model::{Channel, Epoch, Mode, Offset},
 };
 
 /// No lane, no member.
@@ -134,6 +134,8 @@ pub struct Lane {
     pub swept: Offset,
     /// Updates that are not in `pending` begin after this offset, since `pending` was full.
     pub behind_from: Option<Offset>,
+    /// In which life of the tail, and which epoch, its positions count.
+    pub life: (u64, Option<Epoch>),
     /// Updates up to here were part of an answer to the whole lane, and are not taken from the tail again.
     pub skip_to: Offset,
     /// Connections to be looked at again when the sweep ends: they may leave the slow path.
@@ -145,9 +147,16 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane without members.
+    /// A lane without members, at `at` in that life of its tail.
     #[must_use]
-    pub fn new(channel: Channel, channel_no: u32, seat: u32, mode: Mode, at: Offset) -> Self {
+    pub fn new(
+        channel: Channel,
+        channel_no: u32,
+        seat: u32,
+        mode: Mode,
+        at: Offset,
+        life: (u64, Option<Epoch>),
+    ) -> Self {
         Self {
             channel,
             channel_no,
@@ -160,6 +169,7 @@ impl Lane {
             sweep: None,
             swept: at,
             behind_from: None,
+            life,
             skip_to: Offset::BEFORE_ALL,
             recheck: Vec::new(),
             queued: false,
@@ -335,7 +345,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Change, Epoch, Moment, Position, RowId, Update};
+    use crate::model::{Change, Moment, Position, RowId, Update};
 
     fn shared(offset: u64, bytes: usize) -> Arc<Shared> {
         let position = Position {
@@ -354,7 +364,14 @@ mod tests {
     }
 
     fn lane(members: u32) -> Lane {
-        let mut lane = Lane::new("s/c".parse().unwrap(), 0, 0, Mode::View, Offset::BEFORE_ALL);
+        let mut lane = Lane::new(
+            "s/c".parse().unwrap(),
+            0,
+            0,
+            Mode::View,
+            Offset::BEFORE_ALL,
+            (0, None),
+        );
         (0..members).for_each(|member| drop(lane.enter(Wire::WebSocket, member)));
         lane
     }

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     frame::{Shared, Snapshot},
-    model::{Epoch, Mode, Moment, Offset, Policy, Position, RowId},
+    model::{Mode, Moment, Offset, Policy, Position, RowId},
     partition::{Begin, Gap, resume::From, tail::Proof},
     protocol::{Outcome, write::GapReason},
 };
@@ -190,7 +190,7 @@ impl Line {
     }
 
     /// Takes the answer to its join.
-    pub fn begin(&mut self, begin: &Begin, arrived: Moment, now: Moment, max: OutboxMax) {
+    pub fn begin(&mut self, begin: &Begin, arrived: Moment, now: Moment) {
         if let Phase::Joining(From::After(token)) = &self.phase
             && begin.snapshot.is_none()
             && self.sent.is_none()
@@ -204,7 +204,6 @@ impl Line {
             self.purge();
         }
         self.snapshot = begin.snapshot.clone().map(|snapshot| (snapshot, 0));
-        self.cursor = Offset::BEFORE_ALL;
         let queue = if self.frozen.is_empty() {
             &mut self.ahead
         } else {
@@ -224,9 +223,14 @@ impl Line {
                 self.frozen
                     .extend(begin.updates.iter().cloned().map(Item::Update));
             }
+            // Bounded by the view's rows: an answer that did not fit would be asked for again, for ever.
             Mode::View => {
                 for update in &begin.updates {
-                    self.owe(update, now, max);
+                    self.bytes += update.weight();
+                    let old = self
+                        .open
+                        .insert(update.update.change.row.clone(), update.clone());
+                    self.bytes -= old.map_or(0, |old| old.weight());
                 }
             }
         }
@@ -274,28 +278,51 @@ impl Line {
         Owed::Overflow
     }
 
-    /// Gives up what waits, and begins again from what was sent.
-    pub fn fall_behind(&mut self) {
-        self.purge();
+    /// Gives up what is open, and begins again from what will have been sent once the rest has left: a snapshot under way
+    /// is finished, or a busy view would never arrive at a slow reader.
+    fn fall_behind(&mut self) {
+        self.bytes -= self
+            .open
+            .drain()
+            .map(|(_, shared)| shared.weight())
+            .sum::<usize>();
         self.phase = Phase::Behind(self.sent.clone().map_or(From::Now, From::After));
     }
 
+    /// Where the next join is asked from: behind what was sent, if anything was.
+    #[must_use]
+    pub fn join_from(&self, from: &From) -> From {
+        self.sent.clone().map_or_else(|| from.clone(), From::After)
+    }
+
+    /// A snapshot of which some parts have left, and some not.
+    #[must_use]
+    pub fn is_between_parts(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|(_, part)| *part > 0)
+    }
+
     /// The tail under it has another life: it goes through the resume table. Events keep what waits, and go on behind it.
-    pub fn restart(&mut self, epoch: &Epoch, partition: u32) {
-        let from = match self.mode {
-            Mode::View => self.sent.clone(),
-            Mode::Events => Some(Position {
-                partition,
-                epoch: epoch.clone(),
-                offset: self.cursor,
-            }),
-        };
-        if matches!(self.phase, Phase::Streaming) {
-            if self.mode == Mode::View {
-                self.purge();
-            }
-            self.phase = Phase::Behind(from.map_or(From::Now, From::After));
+    pub fn restart(&mut self) {
+        if self.phase != Phase::Streaming {
+            return;
         }
+        let from = match self.mode {
+            Mode::View => {
+                self.purge();
+                self.sent.clone()
+            }
+            Mode::Events => self.newest_waiting().or_else(|| self.sent.clone()),
+        };
+        self.phase = Phase::Behind(from.map_or(From::Now, From::After));
+    }
+
+    fn newest_waiting(&self) -> Option<Position> {
+        let newest = self.frozen.back().or(self.ahead.back())?;
+        Some(match newest {
+            Item::Update(shared) => shared.update.position.clone(),
+            Item::Dropped { to, .. } => to.clone(),
+            Item::Gap(gap) => gap.to.clone(),
+        })
     }
 
     fn purge(&mut self) {
@@ -352,6 +379,7 @@ impl Line {
             .as_ref()
             .is_some_and(|(snapshot, _)| snapshot.is_abandoned())
         {
+            self.purge();
             self.fall_behind();
             return None;
         }
