@@ -372,7 +372,9 @@ mod tests {
             Offset::BEFORE_ALL,
             (0, None),
         );
-        (0..members).for_each(|member| drop(lane.enter(Wire::WebSocket, member)));
+        for member in 0..members {
+            lane.enter(Wire::WebSocket, member);
+        }
         lane
     }
 
