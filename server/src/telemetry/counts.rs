@@ -66,7 +66,7 @@ impl Times {
         let bounds = TIME_BOUNDS_US
             .iter()
             .map(|&us| Duration::from_micros(us).as_secs_f64())
-            .chain([f64::MAX]);
+            .chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(self.buckets.iter().map(Counter::get)).collect();
         TimesRead {
             count: buckets.iter().map(|&(_, count)| count).sum(),
