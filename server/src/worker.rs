@@ -438,7 +438,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         for joined in answers {
             self.on_joined(&joined, now);
         }
-        self.rejoin_fallen(now);
+        self.rejoin_fallen();
         self.sweep(now);
         self.flush_touched(now);
         self.send_wishes(now);

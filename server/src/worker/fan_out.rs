@@ -76,7 +76,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 continue;
             };
             let offset = shared.update.position.offset;
-            if lane.rejoining || lane.behind_from.is_some() || offset <= lane.skip_to {
+            if lane.rejoining.is_some() || lane.behind_from.is_some() || offset <= lane.skip_to {
                 continue;
             }
             if !lane.has_updates() {
@@ -248,7 +248,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if empty {
             return self.drop_lane(lane_no);
         }
-        self.refill(lane_no, now);
+        self.refill(lane_no);
         self.beat_if_due(channel_no, now);
         if let Some(lane) = self.lanes.get_mut(lane_no)
             && !lane.has_work()
@@ -258,7 +258,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 
     /// A lane that had more than it may hold reads on from the tail.
-    fn refill(&mut self, lane_no: u32, now: Moment) {
+    fn refill(&mut self, lane_no: u32) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
@@ -285,7 +285,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     epoch,
                     offset: from,
                 });
-                self.rejoin_lane(lane_no, at, now);
+                self.rejoin_lane(lane_no, at);
             }
         }
     }

@@ -312,7 +312,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 continue;
             };
             let own_policy = self.seats[lane.seat as usize].stream.policy != line.policy();
-            if !plain || !told || own_policy || lane.rejoining || line.life != lane.life.0 {
+            if !plain || !told || own_policy || lane.rejoining.is_some() || line.life != lane.life.0
+            {
                 at += 1;
             } else if lane
                 .first_waiting()
@@ -334,7 +335,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     pub(super) fn lane_position(&self, lane_no: u32) -> Option<Position> {
         let lane = self.lanes.get(lane_no)?;
         let seat = &self.seats[lane.seat as usize];
-        if lane.rejoining || lane.life.0 != seat.cursor.resets {
+        if lane.rejoining.is_some() || lane.life.0 != seat.cursor.resets {
             return None;
         }
         let offset = if lane.has_updates() {
@@ -357,9 +358,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .offset
             .max(cursor.unwrap_or_default());
         let proofs = self.seats[lane.seat as usize].proofs.iter().rev();
-        proofs
-            .copied()
-            .find(|proof| proof.head <= position && !lane.rejoining)
+        proofs.copied().find(|proof| proof.head <= position)
     }
 
     /// The id-only block: the newest position of each partition, once nothing of it waits.

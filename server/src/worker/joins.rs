@@ -267,7 +267,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// The worker fell off the tail, or the tail has another life: once what was pulled has been swept, every lane of the
     /// seat goes through the resume table with its last position.
-    pub(super) fn rejoin_fallen(&mut self, now: Moment) {
+    pub(super) fn rejoin_fallen(&mut self) {
         for seat_no in 0..self.seats.len() {
             let seat = &self.seats[seat_no];
             if !seat.fallen {
@@ -296,59 +296,67 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     epoch,
                     offset: at,
                 });
-                self.rejoin_lane(lane_no, position, now);
+                self.rejoin_lane(lane_no, position);
             }
         }
     }
 
-    /// Asks for a whole lane, and for each of its lines.
-    pub(super) fn rejoin_lane(&mut self, lane_no: u32, at: Option<Position>, _now: Moment) {
+    /// Asks for a whole lane, and for each of its lines. A rejoin that is under way already goes on from where it began.
+    pub(super) fn rejoin_lane(&mut self, lane_no: u32, at: Option<Position>) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        lane.rejoining = true;
         lane.pending.clear();
         lane.behind_from = None;
+        let asked = lane.rejoining.is_some();
+        let from = lane
+            .rejoining
+            .get_or_insert_with(|| at.map_or(From::Now, From::After))
+            .clone();
         let members: Vec<u32> = lane.members().collect();
         self.counts.rejoined.add(members.len() as u64);
         for index in members {
             let key = self.connections.key(index);
-            let Some(connection) = self.connections.get(key) else {
-                continue;
-            };
-            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no)) {
+            if let Some(line) = self
+                .connections
+                .get(key)
+                .and_then(|connection| connection.cold.as_mut()?.line(lane_no))
+            {
                 line.restart();
                 self.touch(key);
             }
         }
-        self.ask(
-            lane_no,
-            at.map_or(From::Now, From::After),
-            WHOLE_LANE | u64::from(lane_no),
-        );
+        if !asked {
+            self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
+        }
     }
 
     /// The answer for the fast members of a lane.
     fn lane_joined(&mut self, lane_no: u32, answer: &Answer, arrived: Moment, now: Moment) {
-        let Some(lane) = self.lanes.get_mut(lane_no).filter(|lane| lane.rejoining) else {
+        let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        let seat_no = lane.seat;
+        let (Some(from), seat) = (lane.rejoining.clone(), &self.seats[lane.seat as usize]) else {
+            return;
+        };
+        let tail = seat.stream.partitions[seat.partition as usize].tail.clone();
         let begin = match answer {
             Answer::Held => return,
-            Answer::Refused(_) => {
-                // Asked again with the next look at freshness; until then the client's lease lapses by itself.
-                let at = self.seat_position(seat_no);
-                return self.rejoin_lane(lane_no, at, now);
+            Answer::Begin(begin) if begin.life == seat.cursor.resets && !seat.fallen => begin,
+            // Refused, or an answer of an earlier life: asked again; until then the clients' leases lapse by themselves.
+            Answer::Refused(_) | Answer::Begin(_) => {
+                return self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
             }
-            Answer::Begin(begin) => begin,
         };
-        let seat = &self.seats[seat_no as usize];
-        if begin.life != seat.cursor.resets {
-            let at = Some(begin.at.clone());
-            return self.rejoin_lane(lane_no, at, now);
-        }
-        (lane.rejoining, lane.life) = (false, (begin.life, seat.epoch.clone()));
+        let Some(missing) = tail.between(
+            &lane.channel,
+            begin.at.offset,
+            seat.cursor.offset,
+            usize::MAX,
+        ) else {
+            return self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
+        };
+        (lane.rejoining, lane.life) = (None, (begin.life, seat.epoch.clone()));
         (lane.swept, lane.skip_to) = (begin.at.offset, begin.at.offset);
         if let Some(gap) = &begin.gap {
             lane.notices.push_back(gap_load(&lane.channel, gap));
@@ -359,16 +367,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
             lane.pending.extend(begin.updates.iter().cloned());
         }
-        let tail = seat.stream.partitions[seat.partition as usize].tail.clone();
-        let Some(missing) = tail.between(
-            &lane.channel,
-            begin.at.offset,
-            seat.cursor.offset,
-            usize::MAX,
-        ) else {
-            let at = Some(begin.at.clone());
-            return self.rejoin_lane(lane_no, at, now);
-        };
         lane.pending.extend(missing);
         lane.skip_to = lane.skip_to.max(seat.cursor.offset);
         let (upto, members): (Offset, Vec<u32>) = (lane.skip_to, lane.members().collect());
@@ -444,16 +442,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             self.unproven.push(key);
             self.touch(key);
         }
-    }
-
-    /// Where the fast members of a seat are.
-    pub(super) fn seat_position(&self, seat_no: u32) -> Option<Position> {
-        let seat = self.seats.get(seat_no as usize)?;
-        Some(Position {
-            partition: seat.partition,
-            epoch: seat.epoch.clone()?,
-            offset: seat.cursor.offset,
-        })
     }
 }
 

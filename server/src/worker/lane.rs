@@ -8,6 +8,7 @@ use std::{cell::OnceCell, collections::VecDeque, rc::Rc, sync::Arc};
 use crate::{
     frame::{Shared, Wire},
     model::{Channel, Epoch, Mode, Offset},
+    partition::resume::From,
 };
 
 /// No lane, no member.
@@ -142,8 +143,8 @@ pub struct Lane {
     pub recheck: Vec<u64>,
     /// Whether the worker has it on its list.
     pub queued: bool,
-    /// Whether a rejoin of the whole lane is under way.
-    pub rejoining: bool,
+    /// A rejoin of the whole lane is under way, from here; one is asked at a time.
+    pub rejoining: Option<From>,
 }
 
 impl Lane {
@@ -173,7 +174,7 @@ impl Lane {
             skip_to: Offset::BEFORE_ALL,
             recheck: Vec::new(),
             queued: false,
-            rejoining: false,
+            rejoining: None,
         }
     }
 
@@ -246,7 +247,11 @@ impl Lane {
             .notices
             .iter()
             .any(|load| matches!(load, Load::Gap(..)));
-        sweeping || gap || !self.pending.is_empty() || self.behind_from.is_some() || self.rejoining
+        sweeping
+            || gap
+            || !self.pending.is_empty()
+            || self.behind_from.is_some()
+            || self.rejoining.is_some()
     }
 
     /// Begins a sweep with what waits, if something does. `number` is the lane's own; its members have everything up to
