@@ -224,7 +224,9 @@ impl Publisher {
     }
 
     /// One record that came over a WebSocket.
-    #[must_use]
+    ///
+    /// # Errors
+    /// What [`Self::stream`], [`Self::read`] and [`Self::append`] refuse.
     pub fn publish_one(&self, stream: &str, claims: &Claims, line: &[u8]) -> Answer {
         let stream = self.stream(stream, claims)?;
         let record = self.read(&stream, line);

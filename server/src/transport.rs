@@ -261,7 +261,6 @@ pub fn refusal_of(error: &AuthError) -> Refusal {
 }
 
 /// The public routes.
-#[must_use]
 pub fn router(app: Arc<App>) -> Router {
     let cors = cors(&app);
     Router::new()

@@ -191,7 +191,7 @@ struct ChannelSeat {
     life: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Timer {
     Tick,
     Beat(u32, u32),

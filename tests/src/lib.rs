@@ -1,5 +1,6 @@
 //! The harness that end-to-end tests share.
 
+pub mod binary;
 pub mod fuzz;
 pub mod gateway;
 pub mod http;

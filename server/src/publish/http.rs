@@ -19,6 +19,9 @@ use crate::{
 };
 
 /// Handles a publish request.
+///
+/// # Errors
+/// [`Problem`]: draining, no permission, no such stream, and whatever is wrong with a single record.
 pub async fn publish(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,

@@ -56,7 +56,7 @@ impl Client {
         Self {
             number,
             mode: scene.mode,
-            max_rate: scene.max_rate.filter(|_| number % 2 == 0),
+            max_rate: scene.max_rate.filter(|_| number.is_multiple_of(2)),
             partitions: scene.partitions,
             held: channels
                 .into_iter()
