@@ -32,6 +32,7 @@ use std::{
 };
 
 pub use inspect::ConnectionInfo;
+pub use subscriptions::check_event_stream;
 
 use connection::{Closing, Cold, Connection};
 use lane::{Lane, NONE};

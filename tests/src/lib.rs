@@ -1,5 +1,7 @@
 //! The harness that end-to-end tests share.
 
 pub mod fuzz;
+pub mod gateway;
 pub mod sse;
+pub mod websocket;
 pub mod wire;

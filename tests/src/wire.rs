@@ -1,12 +1,11 @@
 //! HTTP/1.1 as bytes: for tests that look at what is really sent, and send what no client library would.
 //!
-//! Does: starts a gateway from TOML, writes requests, reads heads, chunks and bodies. Owns: its sockets. Never knows: what
+//! Does: writes requests, reads heads, chunks and bodies. Owns: its sockets. Never knows: what
 //! the bodies mean. Every wait has a time-out that panics.
 
 use std::{net::SocketAddr, time::Duration};
 
 use serde_json::Value;
-use tidegate::{config::Config, gateway::Gateway};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -24,25 +23,6 @@ pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work)
         .await
         .unwrap_or_else(|_| panic!("waited too long for {what}"))
-}
-
-/// A gateway on free ports with one worker, unless `listen.workers` says otherwise.
-///
-/// # Panics
-/// When the configuration is wrong or nothing can be listened on.
-#[must_use]
-pub fn gateway(toml: &str) -> Gateway {
-    let free = |name: &str| (name.to_owned(), "127.0.0.1:0".to_owned());
-    let mut env = vec![
-        free("TIDEGATE_LISTEN_ADDRESS"),
-        free("TIDEGATE_ADMIN_ADDRESS"),
-    ];
-    if !toml.contains("workers") {
-        env.push(("TIDEGATE_LISTEN_WORKERS".to_owned(), "1".to_owned()));
-    }
-    let config = Config::from_toml(toml, env.into_iter())
-        .unwrap_or_else(|problems| panic!("{problems}\nin\n{toml}"));
-    Gateway::start(&config, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A head as it came.
@@ -316,30 +296,6 @@ pub async fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, "GET", path, &[], "").await
 }
 
-/// Publishes records, an answer a line, as whoever brings this token.
-///
-/// # Panics
-/// When the answers are not one for each line.
-pub async fn publish(
-    address: SocketAddr,
-    token: &str,
-    stream: &str,
-    records: &[Value],
-) -> Vec<Value> {
-    let body: String = records.iter().map(|record| format!("{record}\n")).collect();
-    let bearer = format!("Bearer {token}");
-    let headers = [
-        ("authorization", bearer.as_str()),
-        ("content-type", "application/x-ndjson"),
-    ];
-    let path = format!("/v1/publish/{stream}");
-    let answer = ask(address, "POST", &path, &headers, body).await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    let lines = lines_of(&answer.body);
-    assert_eq!(lines.len(), records.len(), "{}", answer.text());
-    lines
-}
-
 /// NDJSON as values.
 ///
 /// # Panics
@@ -352,13 +308,12 @@ pub fn lines_of(body: &[u8]) -> Vec<Value> {
     text.lines().map(parse).collect()
 }
 
-/// A key that may publish and subscribe everywhere, where the configuration begins with [`ACCESS`].
-pub const KEY: &str = "loader-key";
-/// Everybody may subscribe to everything, and [`KEY`] may do all.
-pub const ACCESS: &str = r#"
-[access]
-anonymous = { channels = ["*"], can = ["subscribe"] }
-api_keys = [{ id = "loader", sha256 = "54b08ce736591e153109c65b4e1685e98010e3d18c8ea0564944e4274d53f0e8", channels = ["*"], can = ["publish", "subscribe"] }]
-"#;
-/// The `Authorization` of [`KEY`].
-pub const BEARER: (&str, &str) = ("authorization", "Bearer loader-key");
+/// The `Authorization` of [`API_KEY`](crate::gateway::API_KEY).
+pub const BEARER: (&str, &str) = ("authorization", "Bearer a-key-of-the-tests");
+
+/// A key's hash, as a configuration names it.
+#[must_use]
+pub fn sha256_of(key: &str) -> String {
+    let hash = tidegate::auth::hash_api_key(key);
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}

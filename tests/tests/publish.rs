@@ -3,20 +3,22 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use tidegate::gateway::Gateway;
 use tidegate_tests::{
+    gateway::{API_KEY, Node, Setup},
     sse::Events,
-    wire::{ACCESS, Answer, BEARER, Wire, ask, gateway, get, lines_of, within},
+    wire::{Answer, BEARER, Wire, ask, get, lines_of, sha256_of, within},
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
-fn start(rest: &str) -> Gateway {
-    gateway(&format!("{ACCESS}{rest}"))
+fn setup() -> Setup {
+    Setup::new().open().view("s")
 }
 
-const STREAM: &str = "[[streams]]\nname = \"s\"\n";
+fn start(setup: &Setup) -> Node {
+    setup.start().expect("a gateway")
+}
 
 async fn one(address: SocketAddr, record: impl AsRef<[u8]>) -> Answer {
     ask(address, "POST", "/v1/publish/s", &[BEARER, JSON], record).await
@@ -69,8 +71,8 @@ impl Open {
 
 #[tokio::test]
 async fn a_record_is_answered_with_its_position_and_is_in_the_view_at_once() {
-    let gateway = start(STREAM);
-    let at = gateway.address();
+    let node = start(&setup());
+    let at = node.gateway.address();
     let answer = one(
         at,
         r#"{"channel":"JFK","row":"B6","ts":7,"data":{"gate":"A1"}}"#,
@@ -90,8 +92,8 @@ async fn a_record_is_answered_with_its_position_and_is_in_the_view_at_once() {
 
 #[tokio::test]
 async fn answers_come_while_the_request_is_still_open() {
-    let gateway = start(STREAM);
-    let mut open = Open::new(gateway.address()).await;
+    let node = start(&setup());
+    let mut open = Open::new(node.gateway.address()).await;
     open.send("{\"channel\":\"a\",\"data\":1}\n").await;
     let head = open.0.head().await;
     assert_eq!(head.status, 200);
@@ -109,14 +111,14 @@ async fn answers_come_while_the_request_is_still_open() {
 
 #[tokio::test]
 async fn a_bad_line_is_named_and_those_around_it_count() {
-    let gateway = start(STREAM);
+    let node = start(&setup());
     let body = concat!(
         "{\"channel\":\"a\",\"row\":\"1\",\"data\":1}\n",
         "{\"channel\":\"a\",\"row\":\"2\",\"data\":\n",
         "\n",
         "{\"channel\":\"a\",\"row\":\"4\",\"data\":4}",
     );
-    let answers = many(gateway.address(), body).await;
+    let answers = many(node.gateway.address(), body).await;
     let lines: Vec<_> = answers
         .iter()
         .map(|answer| answer["line"].clone())
@@ -125,7 +127,7 @@ async fn a_bad_line_is_named_and_those_around_it_count() {
     assert_eq!(answers[1]["error"]["code"], "bad_record");
     let message = answers[1]["error"]["message"].as_str().unwrap();
     assert!(message.starts_with("line 2: "), "{message}");
-    let rows = rows(gateway.address(), "s/a").await;
+    let rows = rows(node.gateway.address(), "s/a").await;
     assert_eq!(
         rows.as_object().unwrap().keys().collect::<Vec<_>>(),
         ["1", "4"]
@@ -134,12 +136,12 @@ async fn a_bad_line_is_named_and_those_around_it_count() {
 
 #[tokio::test]
 async fn a_bad_record_is_422_and_says_what_is_wrong_with_it() {
-    let gateway = start(STREAM);
+    let node = start(&setup());
     let long = "r".repeat(257);
     for (record, word) in [
         ("{\"channel\":\"a\",", "EOF"),
         ("", "EOF"),
-        ("[1]", "channel"),
+        ("[\"a\",\"row\",7,{}]", "object"),
         ("{\"data\":1}", "channel"),
         ("{\"channel\":\"a\"}", "data"),
         ("{\"channel\":1,\"data\":1}", "invalid type"),
@@ -175,17 +177,17 @@ async fn a_bad_record_is_422_and_says_what_is_wrong_with_it() {
             "trailing",
         ),
     ] {
-        let detail = one(gateway.address(), record)
+        let detail = one(node.gateway.address(), record)
             .await
             .problem(422, "bad_record");
         assert!(detail.contains(word), "{record}: {detail}");
     }
-    assert_eq!(rows(gateway.address(), "s/a").await, json!({}));
+    assert_eq!(rows(node.gateway.address(), "s/a").await, json!({}));
 }
 
 #[tokio::test]
 async fn an_oversize_line_is_named_and_the_rest_of_the_stream_goes_on() {
-    let gateway = start(&format!("{STREAM}[limits]\nrecord_bytes = \"1KiB\"\n"));
+    let node = start(&setup().limits("record_bytes = \"1KiB\""));
     let line = |row: &str, len: usize| {
         format!(
             "{{\"channel\":\"a\",\"row\":\"{row}\",\"data\":\"{}\"}}\n",
@@ -201,7 +203,7 @@ async fn an_oversize_line_is_named_and_the_rest_of_the_stream_goes_on() {
         line("5", 10),
     ]
     .concat();
-    let answers = many(gateway.address(), body).await;
+    let answers = many(node.gateway.address(), body).await;
     for (answer, fits) in answers.iter().zip([true, false, true, false, true]) {
         assert_eq!(answer["position"].is_string(), fits, "{answer}");
         if !fits {
@@ -218,29 +220,29 @@ async fn an_oversize_line_is_named_and_the_rest_of_the_stream_goes_on() {
 
 #[tokio::test]
 async fn an_oversize_line_at_the_end_without_a_line_break_is_named_too() {
-    let gateway = start(&format!("{STREAM}[limits]\nrecord_bytes = \"1KiB\"\n"));
+    let node = start(&setup().limits("record_bytes = \"1KiB\""));
     let body = format!(
         "{{\"channel\":\"a\",\"data\":1}}\n{{\"channel\":\"a\",\"data\":\"{}\"}}",
         "x".repeat(3000)
     );
-    let answers = many(gateway.address(), body).await;
+    let answers = many(node.gateway.address(), body).await;
     assert_eq!(answers.len(), 2);
     assert_eq!(answers[1]["error"]["code"], "record_too_large");
 }
 
 #[tokio::test]
 async fn an_oversize_single_record_is_413_also_when_it_is_much_too_large() {
-    let gateway = start(&format!("{STREAM}[limits]\nrecord_bytes = \"1KiB\"\n"));
+    let node = start(&setup().limits("record_bytes = \"1KiB\""));
     for len in [1025, 100_000, 4 << 20] {
         let record = format!("{{\"channel\":\"a\",\"data\":\"{}\"}}", "x".repeat(len));
-        let answer = one(gateway.address(), record).await;
+        let answer = one(node.gateway.address(), record).await;
         answer.problem(413, "record_too_large");
     }
 }
 
 #[tokio::test]
 async fn data_is_forwarded_byte_for_byte() {
-    let gateway = start(STREAM);
+    let node = start(&setup());
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let cases = [
         r#"{"b":1,"a":2,"b":3}"#,
@@ -255,17 +257,17 @@ async fn data_is_forwarded_byte_for_byte() {
         "\"\"",
         "false",
     ];
-    let mut events = Events::open(gateway.address(), "channel=s/a", &[]).await;
+    let mut events = Events::open(node.gateway.address(), "channel=s/a", &[]).await;
     events.event("snapshot").await;
     for (at, data) in cases.iter().enumerate() {
         let record = format!("{{\"channel\":\"a\",\"row\":\"{at}\",\"data\":{data}}}");
-        let answer = one(gateway.address(), &record).await;
+        let answer = one(node.gateway.address(), &record).await;
         assert_eq!(answer.status(), 200, "{record}: {}", answer.text());
         let line = events.event("update").await.data.unwrap();
         let data = data.trim_start();
         assert!(line.ends_with(&format!("\"data\":{data}}}")), "{line}");
     }
-    let view = get(gateway.address(), "/v1/view/s/a").await.text();
+    let view = get(node.gateway.address(), "/v1/view/s/a").await.text();
     for data in cases {
         assert!(view.contains(&format!("\"data\":{}}}", data.trim_start())));
     }
@@ -273,12 +275,12 @@ async fn data_is_forwarded_byte_for_byte() {
 
 #[tokio::test]
 async fn line_breaks_outside_strings_are_removed_and_nothing_else() {
-    let gateway = start(STREAM);
-    let mut events = Events::open(gateway.address(), "channel=s/a", &[]).await;
+    let node = start(&setup());
+    let mut events = Events::open(node.gateway.address(), "channel=s/a", &[]).await;
     events.event("snapshot").await;
     let record =
         "{\r\n \"channel\": \"a\",\n \"data\": {\r\n\t\"x\": [1,\r2],\n\n \"y\": \"\\n\"}\n}\n";
-    assert_eq!(one(gateway.address(), record).await.status(), 200);
+    assert_eq!(one(node.gateway.address(), record).await.status(), 200);
     let line = events.event("update").await.data.unwrap();
     assert!(
         line.ends_with("\"data\":{\t\"x\": [1,2], \"y\": \"\\n\"}}"),
@@ -288,19 +290,23 @@ async fn line_breaks_outside_strings_are_removed_and_nothing_else() {
 
 #[tokio::test]
 async fn raw_line_breaks_within_strings_and_bad_utf8_are_refused() {
-    let gateway = start(STREAM);
-    let broken = one(gateway.address(), "{\"channel\":\"a\",\"data\":\"x\ny\"}").await;
+    let node = start(&setup());
+    let broken = one(
+        node.gateway.address(),
+        "{\"channel\":\"a\",\"data\":\"x\ny\"}",
+    )
+    .await;
     broken.problem(422, "bad_record");
     let bytes = b"{\"channel\":\"a\",\"data\":\"\xff\xfe\"}";
-    one(gateway.address(), bytes)
+    one(node.gateway.address(), bytes)
         .await
         .problem(422, "bad_record");
 }
 
 #[tokio::test]
 async fn null_deletes_the_row() {
-    let gateway = start(STREAM);
-    let at = gateway.address();
+    let node = start(&setup());
+    let at = node.gateway.address();
     let mut events = Events::open(at, "channel=s/a", &[]).await;
     events.event("snapshot").await;
     many(at, "{\"channel\":\"a\",\"row\":\"1\",\"data\":1}\n{\"channel\":\"a\",\"row\":\"2\",\"data\":2}\n{\"channel\":\"a\",\"row\":\"1\",\"data\": null }\n").await;
@@ -314,8 +320,8 @@ async fn null_deletes_the_row() {
 
 #[tokio::test]
 async fn a_repeated_id_is_answered_with_the_first_position_and_not_taken_again() {
-    let gateway = start(STREAM);
-    let at = gateway.address();
+    let node = start(&setup());
+    let at = node.gateway.address();
     let first = one(at, r#"{"channel":"a","data":1,"id":"x"}"#).await.json();
     assert!(first.get("duplicate").is_none());
     let again = one(at, r#"{"channel":"a","data":2,"id":"x"}"#).await.json();
@@ -338,8 +344,8 @@ async fn a_repeated_id_is_answered_with_the_first_position_and_not_taken_again()
 
 #[tokio::test]
 async fn an_idempotency_key_is_the_id_of_a_single_record() {
-    let gateway = start(STREAM);
-    let at = gateway.address();
+    let node = start(&setup());
+    let at = node.gateway.address();
     let send = async |key: &str, data: u32| {
         let record = format!("{{\"channel\":\"a\",\"data\":{data}}}");
         ask(
@@ -368,8 +374,8 @@ async fn an_idempotency_key_is_the_id_of_a_single_record() {
 
 #[tokio::test]
 async fn a_full_view_takes_changes_and_deletions_but_no_new_rows() {
-    let gateway = start(&format!("{STREAM}view_max = {{ rows = 2 }}\n"));
-    let at = gateway.address();
+    let node = start(&Setup::new().open().stream("s", "view_max = { rows = 2 }"));
+    let at = node.gateway.address();
     let record =
         |row: u32, data: &str| format!("{{\"channel\":\"a\",\"row\":\"{row}\",\"data\":{data}}}");
     let send = async |row: u32, data: &str| one(at, record(row, data)).await;
@@ -391,8 +397,8 @@ async fn a_full_view_takes_changes_and_deletions_but_no_new_rows() {
 #[tokio::test]
 async fn beyond_the_rate_a_record_is_429_with_a_time_and_later_lines_of_the_channel_are_after_failed()
  {
-    let gateway = start(&format!("{STREAM}[limits]\npublishes_per_second = 2\n"));
-    let at = gateway.address();
+    let node = start(&setup().limits("publishes_per_second = 2"));
+    let at = node.gateway.address();
     let body: String = (0..40)
         .map(|n| {
             format!(
@@ -433,17 +439,13 @@ async fn beyond_the_rate_a_record_is_429_with_a_time_and_later_lines_of_the_chan
 
 #[tokio::test]
 async fn who_may_not_publish_is_told_why() {
-    let gateway = gateway(
-        r#"
-[access]
-anonymous = { channels = ["s/*"], can = ["subscribe"] }
-api_keys = [{ id = "loader", sha256 = "54b08ce736591e153109c65b4e1685e98010e3d18c8ea0564944e4274d53f0e8", channels = ["s/mine-*"], can = ["publish"] },
-            { id = "reader", sha256 = "ec4408df15da46b328f6f3246fa723d0aa6cb0f0a0dd9c4626080ab1b02aa3b2", channels = ["s/*"], can = ["subscribe"] }]
-[[streams]]
-name = "s"
-"#,
+    let (loader, reader) = (sha256_of(API_KEY), sha256_of("reader-key"));
+    let keys = format!(
+        r#"[{{"id":"loader","sha256":"{loader}","channels":["s/mine-*"],"can":["publish"]}},
+            {{"id":"reader","sha256":"{reader}","channels":["s/*"],"can":["subscribe"]}}]"#
     );
-    let at = gateway.address();
+    let node = start(&setup().env("TIDEGATE_ACCESS_API_KEYS", &keys));
+    let at = node.gateway.address();
     let send = async |headers: &[(&str, &str)], path: &str, channel: &str| {
         let record = format!("{{\"channel\":\"{channel}\",\"data\":1}}");
         ask(at, "POST", path, headers, record).await
@@ -474,27 +476,28 @@ name = "s"
 #[tokio::test]
 async fn streams_are_made_by_publishing_only_where_none_are_configured() {
     let record = r#"{"channel":"a","data":1}"#;
-    let free = start("");
+    let free = start(&Setup::new().open());
+    let at = free.gateway.address();
     let fresh = "/v1/publish/fresh";
-    ask(free.address(), "POST", fresh, &[JSON], record)
+    ask(at, "POST", fresh, &[JSON], record)
         .await
         .problem(403, "forbidden");
-    get(free.address(), "/v1/view/fresh/a")
+    get(at, "/v1/view/fresh/a")
         .await
         .problem(404, "unknown_stream");
     assert_eq!(
-        ask(free.address(), "POST", fresh, &[BEARER, JSON], record)
+        ask(at, "POST", fresh, &[BEARER, JSON], record)
             .await
             .status(),
         200
     );
     assert_eq!(
-        get(free.address(), "/v1/view/fresh/a").await.json()["rows"][""]["data"],
+        get(at, "/v1/view/fresh/a").await.json()["rows"][""]["data"],
         1
     );
     for bad in ["UPPER", "a%20b", "-a", "%00"] {
         let path = format!("/v1/publish/{bad}");
-        let answer = ask(free.address(), "POST", &path, &[BEARER, JSON], record).await;
+        let answer = ask(at, "POST", &path, &[BEARER, JSON], record).await;
         assert!(
             matches!(answer.status(), 403 | 404),
             "{bad}: {}",
@@ -509,22 +512,24 @@ async fn streams_are_made_by_publishing_only_where_none_are_configured() {
             },
         );
     }
-    for fixed in [STREAM, "streams = []\n"] {
-        let toml = if fixed == STREAM {
-            format!("{ACCESS}{fixed}")
-        } else {
-            format!("{fixed}{ACCESS}")
-        };
-        let gateway = gateway(&toml);
-        let answer = ask(gateway.address(), "POST", fresh, &[BEARER, JSON], record).await;
+    for fixed in [setup(), Setup::new().open().env("TIDEGATE_STREAMS", "[]")] {
+        let node = start(&fixed);
+        let answer = ask(
+            node.gateway.address(),
+            "POST",
+            fresh,
+            &[BEARER, JSON],
+            record,
+        )
+        .await;
         answer.problem(404, "unknown_stream");
     }
 }
 
 #[tokio::test]
 async fn a_publisher_that_does_not_read_its_answers_is_not_read_from_and_loses_nothing() {
-    let gateway = start(STREAM);
-    let at = gateway.address();
+    let node = start(&setup());
+    let at = node.gateway.address();
     let mut open = Open::new(at).await;
     let line = format!(
         "{{\"channel\":\"a\",\"row\":\"1\",\"data\":1}}{}\n",
@@ -577,8 +582,8 @@ async fn a_publisher_that_does_not_read_its_answers_is_not_read_from_and_loses_n
 
 #[tokio::test]
 async fn a_byte_at_a_time_is_the_same_as_all_at_once() {
-    let gateway = start(STREAM);
-    let mut open = Open::new(gateway.address()).await;
+    let node = start(&setup());
+    let mut open = Open::new(node.gateway.address()).await;
     let body = "{\"channel\":\"a\",\"data\":\"ü\"}\r\n\r\n{\"channel\":\"a\",\"data\":2}";
     for byte in body.as_bytes() {
         open.send([*byte]).await;
@@ -598,8 +603,8 @@ async fn a_byte_at_a_time_is_the_same_as_all_at_once() {
 
 #[tokio::test]
 async fn a_publisher_that_goes_in_the_middle_of_a_line_has_published_the_lines_before_it() {
-    let gateway = start(STREAM);
-    let at = gateway.address();
+    let node = start(&setup());
+    let at = node.gateway.address();
     let mut open = Open::new(at).await;
     open.send(
         "{\"channel\":\"a\",\"row\":\"1\",\"data\":1}\n{\"channel\":\"a\",\"row\":\"2\",\"da",
@@ -627,8 +632,8 @@ async fn a_publisher_that_goes_in_the_middle_of_a_line_has_published_the_lines_b
 
 #[tokio::test]
 async fn other_methods_and_kinds_of_paths_are_problems_too() {
-    let gateway = start(STREAM);
-    let at = gateway.address();
+    let node = start(&setup());
+    let at = node.gateway.address();
     ask(at, "GET", "/v1/publish/s", &[BEARER], "")
         .await
         .problem(405, "bad_request");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Extension, Query, Request, State},
-    http::{HeaderName, Version, header},
+    http::{HeaderName, Method, StatusCode, Version, header},
     response::{IntoResponse, Response},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     auth::Permission,
     model::{Channel, Policy, Token},
     protocol::{ErrorCode, Refusal},
-    worker::Opening,
+    worker::{Opening, check_event_stream},
 };
 
 /// A reader comes back after this time, when the connection breaks; jitter is added.
@@ -33,11 +33,15 @@ struct Wish {
 pub(super) async fn stream(
     State(app): State<Arc<App>>,
     Extension(slot): Extension<Slot>,
-    Query(pairs): Query<Vec<(String, String)>>,
     request: Request,
 ) -> Result<Response, Problem> {
     app.counts.requests.add(1);
     let headers = request.headers();
+    if request.method() != Method::GET {
+        // axum offers HEAD wherever there is GET; here it would hand over a socket that has no body to write.
+        let refusal = Refusal::new(ErrorCode::BadRequest, "event streams are for GET");
+        return Ok(Problem(refusal).under(StatusCode::METHOD_NOT_ALLOWED));
+    }
     app.admit(headers)?;
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::new(
@@ -47,7 +51,9 @@ pub(super) async fn stream(
         .into());
     }
     let claims = app.claims(app.token_of(headers))?;
-    let wish = read(&pairs)?;
+    let Query(pairs) = Query::try_from_uri(request.uri())
+        .map_err(|error| Refusal::new(ErrorCode::BadRequest, error.body_text()))?;
+    let mut wish = read(pairs)?;
     for channel in &wish.channels {
         if !claims.may(Permission::Subscribe, channel) {
             return Err(Refusal::new(
@@ -62,13 +68,14 @@ pub(super) async fn stream(
         .get("last-event-id")
         .and_then(|id| id.to_str().ok())
         .map(str::to_owned)
-        .or(wish.last_event_id);
+        .or(wish.last_event_id.take());
     let token = id
         .filter(|id| !id.is_empty())
         .map(|id| id.parse::<Token>())
         .transpose();
     let token = token
         .map_err(|error| Refusal::new(ErrorCode::BadToken, format!("Last-Event-ID: {error}")))?;
+    app.check_wish(&wish, token.as_ref())?;
     slot.take_over(Opening::Sse {
         claims,
         channels: wish.channels,
@@ -85,7 +92,18 @@ pub(super) async fn stream(
     Ok((head, slot.held_body()).into_response())
 }
 
-fn read(pairs: &[(String, String)]) -> Result<Wish, Refusal> {
+impl App {
+    /// What this stream can't do is refused before the head: an event stream's reader would wait in vain.
+    fn check_wish(&self, wish: &Wish, token: Option<&Token>) -> Result<(), Refusal> {
+        let first = wish.channels.first();
+        let found = first.and_then(|first| Some((first, self.streams.get(first.stream())?)));
+        found.map_or(Ok(()), |(first, stream)| {
+            check_event_stream(&stream, first, token, wish.max_rate, wish.policy)
+        })
+    }
+}
+
+fn read(pairs: Vec<(String, String)>) -> Result<Wish, Refusal> {
     let mut wish = Wish::default();
     for (name, value) in pairs {
         match name.as_str() {
@@ -101,9 +119,9 @@ fn read(pairs: &[(String, String)]) -> Result<Wish, Refusal> {
                 }
                 wish.channels.push(channel);
             }
-            "last_event_id" => wish.last_event_id = Some(value.clone()),
-            "max_rate" => wish.max_rate = Some(rate(value)?),
-            "policy" => wish.policy = Some(policy(value)?),
+            "last_event_id" => wish.last_event_id = Some(value),
+            "max_rate" => wish.max_rate = Some(rate(&value)?),
+            "policy" => wish.policy = Some(policy(&value)?),
             // Pages add parameters of their own against caches; they mean nothing here.
             _ => {}
         }

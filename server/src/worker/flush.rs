@@ -6,6 +6,7 @@ use super::{
     FLUSH_BYTES, Key, Outside, Sockets, Timer, Worker,
     connection::{Closing, Cold},
     joins::gap_json,
+    lane::Load,
     outbox::{Next, Phase},
 };
 use crate::{
@@ -159,7 +160,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let room = |out: &Vec<u8>| out.len() < FLUSH_BYTES;
         let mut taken = 0;
         while taken < cold.gathered.len() && room(out) {
-            out.extend_from_slice(&cold.gathered[taken].encoded(wire).bytes);
+            let batch = &cold.gathered[taken];
+            out.extend_from_slice(&batch.encoded(wire).bytes);
+            cold.ids.at_once |= matches!(batch.load, Load::Beat(_) | Load::Gap(..));
             taken += 1;
         }
         cold.gathered.drain(..taken);

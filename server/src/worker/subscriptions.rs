@@ -377,6 +377,28 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 }
 
+/// Whether an event stream may have a channel of this stream in this way.
+///
+/// # Errors
+/// `bad_option` or `bad_token`.
+pub fn check_event_stream(
+    stream: &Stream,
+    channel: &Channel,
+    token: Option<&Token>,
+    max_rate: Option<f64>,
+    policy: Option<Policy>,
+) -> Result<(), Refusal> {
+    let wish = Wish {
+        channel,
+        token,
+        without_token: From::Now,
+        max_rate,
+        policy,
+        request: None,
+    };
+    check_options(stream, &wish)
+}
+
 fn check_options(stream: &Stream, wish: &Wish<'_>) -> Result<(), Refusal> {
     let bad = |message: &str| Err(Refusal::new(ErrorCode::BadOption, message));
     match (stream.mode, wish.policy, &wish.without_token) {
