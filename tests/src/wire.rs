@@ -160,6 +160,11 @@ impl Wire {
         matches!(read, Ok(read) if read > 0)
     }
 
+    /// Whether nothing has come that was not read.
+    pub fn is_quiet(&mut self) -> bool {
+        self.buffer.is_empty() && self.socket.try_read_buf(&mut self.buffer).is_err()
+    }
+
     /// What has come and was not read yet.
     #[must_use]
     pub fn unread(&self) -> &[u8] {

@@ -606,11 +606,8 @@ async fn the_board_comes_with_its_kinds_and_its_policy() {
     // What the page names is served, and nothing inline would be forbidden by its own policy.
     let page = get(at, "/").await.text();
     assert!(!page.contains("<style") && !page.contains(" style=") && !page.contains(" onclick="));
-    for (_, rest) in page
-        .match_indices("=\"")
-        .map(|(at, _)| page[at + 2..].split_at(0))
-    {
-        let value = rest.split('"').next().unwrap_or_default();
+    for (quote, _) in page.match_indices("=\"") {
+        let value = page[quote + 2..].split('"').next().unwrap_or_default();
         if value.ends_with(".js") || value.ends_with(".css") || value.ends_with(".svg") {
             let path = format!(
                 "/{}",
