@@ -145,6 +145,29 @@ pub struct Turn {
     pub at: Option<Moment>,
 }
 
+/// Joins of one turn, those alike together, in the order in which they were first wished.
+#[derive(Default)]
+struct Wishes {
+    places: HashMap<(u32, Channel, From), usize>,
+    wishes: Vec<((u32, Channel, From), Vec<u64>)>,
+}
+
+impl Wishes {
+    fn add(&mut self, seat: u32, channel: Channel, from: From, member: u64) {
+        let wish = (seat, channel, from);
+        let place = *self.places.entry(wish.clone()).or_insert_with(|| {
+            self.wishes.push((wish, Vec::new()));
+            self.wishes.len() - 1
+        });
+        self.wishes[place].1.push(member);
+    }
+
+    fn take(&mut self) -> Vec<((u32, Channel, From), Vec<u64>)> {
+        self.places.clear();
+        std::mem::take(&mut self.wishes)
+    }
+}
+
 /// A partition that some connection of this worker follows.
 struct Seat {
     stream: Arc<Stream>,
@@ -181,6 +204,7 @@ enum Timer {
     Linger(Key),
     Bye(Key, u64),
     Retry(Key),
+    RetryLane(u32),
 }
 
 /// One worker.
@@ -199,7 +223,7 @@ pub struct Worker<S: Sockets, O: Outside> {
     wheel: Wheel<Timer>,
     wake: Arc<Wake>,
     mailbox: Arc<Mailbox>,
-    wishes: HashMap<(u32, Channel, From), Vec<u64>>,
+    wishes: Wishes,
     busy: VecDeque<u32>,
     touched: Vec<Key>,
     unread: VecDeque<Key>,
@@ -242,7 +266,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             wheel,
             mailbox: Mailbox::new(wake.clone()),
             wake,
-            wishes: HashMap::new(),
+            wishes: Wishes::default(),
             busy: VecDeque::new(),
             touched: Vec::new(),
             unread: VecDeque::new(),
@@ -335,6 +359,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         } else {
             self.wheel
                 .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key));
+        }
+        if self.draining {
+            // It was admitted just before the drain began.
+            self.wheel.add(now, Timer::Bye(key, timers::RECONNECT_MS));
         }
         if !early.is_empty() {
             self.feed_early(key, early, now);

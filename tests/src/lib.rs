@@ -2,6 +2,7 @@
 
 pub mod fuzz;
 pub mod gateway;
+pub mod simulation;
 pub mod sse;
 pub mod websocket;
 pub mod wire;

@@ -297,3 +297,13 @@ impl Client {
         }
     }
 }
+
+/// The offset of a message's position, where it has one of one partition.
+#[must_use]
+pub fn offset(message: &Value) -> u64 {
+    let position = message["position"].as_str().unwrap_or_default();
+    let offset = position.rsplit_once(':').map(|(_, offset)| offset);
+    offset
+        .and_then(|offset| offset.parse().ok())
+        .unwrap_or_default()
+}

@@ -680,10 +680,8 @@ async fn a_slow_reader_whose_policy_is_to_be_disconnected_is_told_and_resumes() 
     let last = last.unwrap();
     let mut again = Events::open(at, "channel=s/a", &[("last-event-id", &last)]).await;
     assert_eq!(again.event("outcome").await.json()["outcome"], "resumed");
-    assert_eq!(
-        offset(again.event("update").await.id.as_deref().unwrap()),
-        offset(&last) + 1
-    );
+    let missed = again.event("update").await;
+    assert!(offset(missed.id.as_deref().unwrap()) > offset(&last));
 }
 
 #[tokio::test]

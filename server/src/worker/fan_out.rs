@@ -200,8 +200,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             partition: seat.partition,
             mode: lane.mode,
             policy: seat.stream.policy,
-            epoch: seat.epoch.clone(),
-            life: seat.cursor.resets,
+            epoch: lane.life.1.clone(),
+            life: lane.life.0,
             max: self.settings.outbox,
         })
     }
@@ -414,7 +414,8 @@ fn offer<S>(
     now: Moment,
 ) -> Offered {
     let cold = connection.cold();
-    if matches!(cold.closing, Some(Closing::Lingering)) {
+    if cold.closing.is_some() {
+        // Nothing more is sent to it: what it would be owed would only grow.
         return Offered::Owed;
     }
     if cold.line(lane.number).is_none() {
@@ -459,6 +460,7 @@ fn offer<S>(
         wire.append(&mut bytes, "bye", None, &json);
         cold.reply(None, bytes);
         cold.closing = Some(Closing::AfterFlush(CloseCode::SlowConsumer));
+        cold.lines.clear();
         connection.phase = session::Phase::Closing;
     }
     Offered::Owed

@@ -6,8 +6,9 @@ use super::{
     FLUSH_BYTES, Key, Outside, Sockets, Timer, Worker,
     connection::{Closing, Cold},
     joins::gap_json,
-    lane::Load,
-    outbox::{Next, Phase},
+    lane::{Batch, Lane, Load},
+    outbox::{Line, Next, Phase},
+    slab::Places,
 };
 use crate::{
     frame::{Wire, sse_id},
@@ -160,13 +161,15 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let room = |out: &Vec<u8>| out.len() < FLUSH_BYTES;
         let mut taken = 0;
         while taken < cold.gathered.len() && room(out) {
-            let batch = &cold.gathered[taken];
-            out.extend_from_slice(&batch.encoded(wire).bytes);
-            cold.ids.at_once |= matches!(batch.load, Load::Beat(_) | Load::Gap(..));
+            let batch = cold.gathered[taken].clone();
             taken += 1;
+            if !is_early(cold, &batch, &self.lanes) {
+                out.extend_from_slice(&batch.encoded(wire).bytes);
+                cold.ids.at_once |= matches!(batch.load, Load::Beat(_) | Load::Gap(..));
+            }
         }
         cold.gathered.drain(..taken);
-        if taken > 0 {
+        if !out.is_empty() {
             return;
         }
         self.fill_beats(key, out, now);
@@ -306,7 +309,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 continue;
             };
             let own_policy = self.seats[lane.seat as usize].stream.policy != line.policy();
-            if !plain || !told || own_policy || lane.rejoining {
+            if !plain || !told || own_policy || lane.rejoining || line.life != lane.life.0 {
                 at += 1;
             } else if lane
                 .first_waiting()
@@ -324,10 +327,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
     }
 
-    /// Where everybody on the fast path of a lane is.
+    /// Where everybody on the fast path of a lane is; none while the lane rejoins.
     pub(super) fn lane_position(&self, lane_no: u32) -> Option<Position> {
         let lane = self.lanes.get(lane_no)?;
         let seat = &self.seats[lane.seat as usize];
+        if lane.rejoining || lane.life.0 != seat.cursor.resets {
+            return None;
+        }
         let offset = if lane.has_updates() {
             lane.swept
         } else {
@@ -413,4 +419,22 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
         Some(token)
     }
+}
+
+/// A channel's heartbeat vouches for all its partitions: while one of them is behind on this connection it would be early,
+/// and is left to [`Worker::fill_beats`].
+fn is_early(cold: &mut Cold, batch: &Batch, lanes: &Places<Lane>) -> bool {
+    let Load::Beat(notice) = &batch.load else {
+        return false;
+    };
+    let of_channel = |line: &&mut Line| {
+        let lane = lanes.get(line.lane);
+        lane.is_some_and(|lane| lane.channel == notice.channel)
+    };
+    let mut early = false;
+    for line in cold.lines.iter_mut().filter(of_channel) {
+        line.beat_due = true;
+        early = true;
+    }
+    early
 }

@@ -112,17 +112,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(channel) = self.channels.get(number) else {
             return;
         };
-        let (state, _) = channel.told;
-        if state == FreshnessState::Live {
-            return;
-        }
         let name = channel.channel.clone();
-        let now = self.now;
-        if let Some(freshness) = self
-            .channels
-            .get(number)
-            .and_then(|channel| self.channel_freshness(channel, now))
-        {
+        let Some(freshness) = self.channel_freshness(channel, self.now) else {
+            return;
+        };
+        if freshness.state != FreshnessState::Live {
             self.reply(key, "freshness", &news(&name, freshness).json, Some(name));
         }
     }
@@ -226,7 +220,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let swept_now = lanes.iter().any(|&lane| {
             self.lanes
                 .get(lane)
-                .is_some_and(|lane| lane.sweep.is_some())
+                .is_some_and(|lane| lane.sweep.is_some() || lane.has_gap())
         });
         let Some(proved) = proved.filter(|_| !swept_now) else {
             if !self.beats_due.contains(&number) {

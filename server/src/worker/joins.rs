@@ -6,8 +6,8 @@ use super::{
     outbox::{Line, Phase},
 };
 use crate::{
-    model::{Channel, Moment, Position},
-    partition::{Answer, Begin, Gap, Join, Joined, resume::From, task::Request},
+    model::{Channel, Moment, Offset, Position},
+    partition::{Answer, Begin, Gap, Join, Joined, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Outcome, Refusal, write},
 };
 use std::time::Duration;
@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(1);
 impl<S: Sockets, O: Outside> Worker<S, O> {
     /// Sends the wishes of this turn to their partitions, those alike together.
     pub(super) fn send_wishes(&mut self, now: Moment) {
-        for ((seat_no, channel, from), members) in std::mem::take(&mut self.wishes) {
+        for ((seat_no, channel, from), members) in self.wishes.take() {
             self.counts.joins.add(members.len() as u64);
             let seat = &self.seats[seat_no as usize];
             let join = Join {
@@ -49,6 +49,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     &Joined {
                         seat: seat_no,
                         channel,
+                        from,
                         members: join.members,
                         arrived: now,
                         answer,
@@ -68,7 +69,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         for &member in &joined.members {
             if member & WHOLE_LANE != 0 {
-                self.lane_joined(lane_no, &joined.answer, joined.arrived, now);
+                self.lane_joined(lane_no, joined, now);
             } else {
                 self.line_joined(Key::from_number(member), lane_no, joined, now);
             }
@@ -85,6 +86,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Phase::Joining(from) = &line.phase else {
             return;
         };
+        if *from != joined.from {
+            // The answer to an earlier wish: the client has left since, and come again.
+            return;
+        }
         match &joined.answer {
             Answer::Held => self.held(key, lane_no),
             Answer::Refused(refusal) if !line.greeted => self.refused(key, lane_no, refusal),
@@ -114,7 +119,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
             return self.touch(key);
         }
-        line.begin(begin, arrived, now, self.settings.outbox);
+        line.begin(begin, arrived, now);
         line.outcome = Some(begin.outcome);
         if begin.at.offset < seat.cursor.offset {
             // This worker has pulled further than the answer reaches.
@@ -272,7 +277,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             if !seat.fallen {
                 continue;
             }
-            let lanes: Vec<u32> = seat.lanes.values().copied().collect();
+            let mut lanes: Vec<u32> = seat.lanes.values().copied().collect();
+            lanes.sort_unstable();
             let busy = |lane_no: &u32| self.lanes.get(*lane_no).is_some_and(Lane::has_work);
             if lanes.iter().any(busy) {
                 continue;
@@ -284,11 +290,15 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let seat = &mut self.seats[seat_no];
             seat.begin(pulled);
             for lane_no in lanes {
-                let at = self
-                    .lanes
-                    .get_mut(lane_no)
-                    .and_then(|lane| lane.behind_from.take())
-                    .unwrap_or(old);
+                let Some(lane) = self.lanes.get_mut(lane_no) else {
+                    continue;
+                };
+                if let (true, Some(From::After(position))) = (lane.rejoining, lane.asked.clone()) {
+                    // It has not come as far as the seat.
+                    self.rejoin_lane(lane_no, Some(position), now);
+                    continue;
+                }
+                let at = lane.behind_from.take().unwrap_or(old);
                 let position = old_epoch.clone().map(|epoch| Position {
                     partition,
                     epoch,
@@ -314,75 +324,112 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let Some(connection) = self.connections.get(key) else {
                 continue;
             };
-            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no))
-                && let Some(position) = &at
-            {
-                line.restart(&position.epoch, position.partition);
+            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no)) {
+                line.restart();
                 self.touch(key);
             }
         }
-        self.ask(
-            lane_no,
-            at.map_or(From::Now, From::After),
-            WHOLE_LANE | u64::from(lane_no),
-        );
+        self.ask_for_lane(lane_no, at.map_or(From::Now, From::After));
+    }
+
+    fn ask_for_lane(&mut self, lane_no: u32, from: From) {
+        if let Some(lane) = self.lanes.get_mut(lane_no) {
+            (lane.asked, lane.refused) = (Some(from.clone()), false);
+            self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
+        }
+    }
+
+    /// A lane whose rejoin was refused asks again, from where its members still are.
+    pub(super) fn retry_lane(&mut self, lane_no: u32) {
+        if let Some(lane) = self.lanes.get(lane_no).filter(|lane| lane.refused)
+            && let Some(from) = lane.asked.clone()
+        {
+            self.ask_for_lane(lane_no, from);
+        }
     }
 
     /// The answer for the fast members of a lane.
-    fn lane_joined(&mut self, lane_no: u32, answer: &Answer, arrived: Moment, now: Moment) {
+    fn lane_joined(&mut self, lane_no: u32, joined: &Joined, now: Moment) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        let seat_no = lane.seat;
-        let begin = match answer {
+        if !lane.rejoining || lane.asked.as_ref() != Some(&joined.from) {
+            // The answer to an earlier question, or to an earlier lane of this channel.
+            return;
+        }
+        let begin = match &joined.answer {
             Answer::Held => return,
             Answer::Refused(_) => {
-                // Asked again with the next look at freshness; until then the client's lease lapses by itself.
-                let at = self.seat_position(seat_no);
-                return self.rejoin_lane(lane_no, at, now);
+                // Until it is answered the clients' leases lapse by themselves.
+                lane.refused = true;
+                self.wheel.add(now.plus(RETRY), Timer::RetryLane(lane_no));
+                return;
             }
             Answer::Begin(begin) => begin,
         };
-        let seat = &self.seats[seat_no as usize];
-        if begin.life != seat.cursor.resets {
-            let at = Some(begin.at.clone());
-            return self.rejoin_lane(lane_no, at, now);
-        }
-        lane.rejoining = false;
-        lane.swept = begin.at.offset;
-        lane.skip_to = begin.at.offset;
-        let mode_events = lane.mode == crate::model::Mode::Events;
+        let seat = &self.seats[lane.seat as usize];
+        let tail = seat.stream.partitions[seat.partition as usize].tail.clone();
+        let upto = seat.cursor.offset;
+        let missing = tail.between(&lane.channel, begin.at.offset, upto, usize::MAX);
+        let Some(missing) = missing.filter(|_| begin.life == seat.cursor.resets) else {
+            // Of an earlier life of the log, or it can't be joined to what this worker has: nothing of it has been sent.
+            return self.ask_for_lane(lane_no, joined.from.clone());
+        };
+        (lane.rejoining, lane.asked) = (false, None);
+        lane.life = (begin.life, seat.epoch.clone());
+        (lane.swept, lane.skip_to) = (begin.at.offset, begin.at.offset);
         if let Some(gap) = &begin.gap {
             lane.notices.push_back(gap_load(&lane.channel, gap));
         }
         if begin.snapshot.is_none() {
             if let Some(first) = begin.updates.first() {
-                lane.swept = crate::model::Offset::new(first.update.position.offset.number() - 1);
+                lane.swept = Offset::new(first.update.position.offset.number() - 1);
             }
             lane.pending.extend(begin.updates.iter().cloned());
         }
-        let tail = &seat.stream.partitions[seat.partition as usize].tail;
-        let missing = if begin.at.offset < seat.cursor.offset {
-            tail.between(
-                &lane.channel,
-                begin.at.offset,
-                seat.cursor.offset,
-                usize::MAX,
-            )
-        } else {
-            Some(Vec::new())
-        };
-        let Some(missing) = missing else {
-            let at = Some(begin.at.clone());
-            return self.rejoin_lane(lane_no, at, now);
-        };
         lane.pending.extend(missing);
-        lane.skip_to = lane.skip_to.max(seat.cursor.offset);
-        let members: Vec<u32> = lane.members().collect();
-        if !mode_events && begin.snapshot.is_some() {
-            self.snapshot_for_fast(lane_no, &members, begin, arrived, now);
+        lane.skip_to = lane.skip_to.max(upto);
+        let (upto, members): (Offset, Vec<u32>) = (lane.skip_to, lane.members().collect());
+        for &index in &members {
+            self.catch_up_line(lane_no, index, upto, &tail, now);
+        }
+        if begin.snapshot.is_some() {
+            self.snapshot_for_fast(lane_no, &members, begin, joined.arrived, now);
         }
         self.queue(lane_no);
+    }
+
+    /// While a lane rejoined, nothing came through it: a line that follows already gets what it missed from the tail; one of
+    /// the life before goes through the resume table.
+    fn catch_up_line(&mut self, lane_no: u32, index: u32, upto: Offset, tail: &Tail, now: Moment) {
+        let Some(lane) = self.lanes.get(lane_no) else {
+            return;
+        };
+        let key = self.connections.key(index);
+        let Some(line) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.cold.as_mut()?.line(lane_no))
+        else {
+            return;
+        };
+        if line.phase != Phase::Streaming {
+            return;
+        }
+        if line.life != lane.life.0 {
+            line.restart();
+        } else {
+            match tail.between(&lane.channel, line.cursor, upto, usize::MAX) {
+                Some(missing) => {
+                    for shared in &missing {
+                        line.owe(shared, now, self.settings.outbox);
+                    }
+                    line.cursor = line.cursor.max(upto);
+                }
+                None => line.restart(),
+            }
+        }
+        self.touch(key);
     }
 
     /// Fast members get a line each: the snapshot's bytes are shared, what is left of them is not.
@@ -410,21 +457,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let mut line = Line::new(lane_no, mode, policy, None);
             line.greeted = true;
             line.phase = Phase::Joining(From::Now);
-            line.begin(begin, arrived, now, self.settings.outbox);
+            line.begin(begin, arrived, now);
             connection.cold().lines.push(line);
             self.unproven.push(key);
             self.touch(key);
         }
-    }
-
-    /// Where the fast members of a seat are.
-    pub(super) fn seat_position(&self, seat_no: u32) -> Option<Position> {
-        let seat = self.seats.get(seat_no as usize)?;
-        Some(Position {
-            partition: seat.partition,
-            epoch: seat.epoch.clone()?,
-            offset: seat.cursor.offset,
-        })
     }
 }
 

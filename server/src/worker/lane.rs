@@ -7,7 +7,8 @@ use std::{cell::OnceCell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use crate::{
     frame::{Shared, Wire},
-    model::{Channel, Mode, Offset},
+    model::{Channel, Epoch, Mode, Offset},
+    partition::resume::From,
 };
 
 /// No lane, no member.
@@ -134,6 +135,8 @@ pub struct Lane {
     pub swept: Offset,
     /// Updates that are not in `pending` begin after this offset, since `pending` was full.
     pub behind_from: Option<Offset>,
+    /// In which life of the tail, and which epoch, its positions count.
+    pub life: (u64, Option<Epoch>),
     /// Updates up to here were part of an answer to the whole lane, and are not taken from the tail again.
     pub skip_to: Offset,
     /// Connections to be looked at again when the sweep ends: they may leave the slow path.
@@ -142,12 +145,23 @@ pub struct Lane {
     pub queued: bool,
     /// Whether a rejoin of the whole lane is under way.
     pub rejoining: bool,
+    /// From where that was asked: where its fast members are.
+    pub asked: Option<From>,
+    /// It was refused, and is asked again when a timer says so.
+    pub refused: bool,
 }
 
 impl Lane {
-    /// A lane without members.
+    /// A lane without members, at `at` in that life of its tail.
     #[must_use]
-    pub fn new(channel: Channel, channel_no: u32, seat: u32, mode: Mode, at: Offset) -> Self {
+    pub fn new(
+        channel: Channel,
+        channel_no: u32,
+        seat: u32,
+        mode: Mode,
+        at: Offset,
+        life: (u64, Option<Epoch>),
+    ) -> Self {
         Self {
             channel,
             channel_no,
@@ -160,10 +174,13 @@ impl Lane {
             sweep: None,
             swept: at,
             behind_from: None,
+            life,
             skip_to: Offset::BEFORE_ALL,
             recheck: Vec::new(),
             queued: false,
             rejoining: false,
+            asked: None,
+            refused: false,
         }
     }
 
@@ -232,11 +249,19 @@ impl Lane {
             .sweep
             .as_ref()
             .is_some_and(|sweep| matches!(sweep.batch.load, Load::Updates(_) | Load::Gap(..)));
-        let gap = self
-            .notices
+        sweeping
+            || self.has_gap()
+            || !self.pending.is_empty()
+            || self.behind_from.is_some()
+            || self.rejoining
+    }
+
+    /// Whether events that will not come are still to be told.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        self.notices
             .iter()
-            .any(|load| matches!(load, Load::Gap(..)));
-        sweeping || gap || !self.pending.is_empty() || self.behind_from.is_some() || self.rejoining
+            .any(|load| matches!(load, Load::Gap(..)))
     }
 
     /// Begins a sweep with what waits, if something does. `number` is the lane's own; its members have everything up to
@@ -335,7 +360,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Change, Epoch, Moment, Position, RowId, Update};
+    use crate::model::{Change, Moment, Position, RowId, Update};
 
     fn shared(offset: u64, bytes: usize) -> Arc<Shared> {
         let position = Position {
@@ -354,7 +379,14 @@ mod tests {
     }
 
     fn lane(members: u32) -> Lane {
-        let mut lane = Lane::new("s/c".parse().unwrap(), 0, 0, Mode::View, Offset::BEFORE_ALL);
+        let mut lane = Lane::new(
+            "s/c".parse().unwrap(),
+            0,
+            0,
+            Mode::View,
+            Offset::BEFORE_ALL,
+            (0, None),
+        );
         (0..members).for_each(|member| drop(lane.enter(Wire::WebSocket, member)));
         lane
     }

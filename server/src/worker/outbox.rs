@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     frame::{Shared, Snapshot},
-    model::{Epoch, Mode, Moment, Offset, Policy, Position, RowId},
+    model::{Mode, Moment, Offset, Policy, Position, RowId},
     partition::{Begin, Gap, resume::From, tail::Proof},
     protocol::{Outcome, write::GapReason},
 };
@@ -190,7 +190,7 @@ impl Line {
     }
 
     /// Takes the answer to its join.
-    pub fn begin(&mut self, begin: &Begin, arrived: Moment, now: Moment, max: OutboxMax) {
+    pub fn begin(&mut self, begin: &Begin, arrived: Moment, now: Moment) {
         if let Phase::Joining(From::After(token)) = &self.phase
             && begin.snapshot.is_none()
             && self.sent.is_none()
@@ -224,11 +224,7 @@ impl Line {
                 self.frozen
                     .extend(begin.updates.iter().cloned().map(Item::Update));
             }
-            Mode::View => {
-                for update in &begin.updates {
-                    self.owe(update, now, max);
-                }
-            }
+            Mode::View => self.lead(&begin.updates, now),
         }
         self.cursor = begin.at.offset;
         if self.sent.is_none()
@@ -241,6 +237,21 @@ impl Line {
         if !self.is_empty() {
             self.waiting_since.get_or_insert(now);
         }
+    }
+
+    /// What follows a view's token or snapshot, of each row the newest: sent before all else, as one flush. The outbox's
+    /// bound would make a line with more than that ask for ever, and get the same answer.
+    fn lead(&mut self, updates: &[Arc<Shared>], now: Moment) {
+        let mut newest: HashMap<&RowId, &Arc<Shared>> = HashMap::new();
+        for shared in updates {
+            newest.insert(&shared.update.change.row, shared);
+        }
+        let mut newest: Vec<_> = newest.into_values().cloned().collect();
+        newest.sort_unstable_by_key(|shared| shared.update.position.offset);
+        if let Some(every) = self.every.filter(|_| !newest.is_empty()) {
+            self.next_flush = now.plus(every);
+        }
+        self.ahead.extend(newest.into_iter().map(Item::Update));
     }
 
     /// Owes an update.
@@ -260,7 +271,7 @@ impl Line {
             .open
             .insert(shared.update.change.row.clone(), shared.clone());
         self.bytes -= old.as_ref().map_or(0, |old| old.weight());
-        if self.bytes <= max.bytes && self.frames() <= max.frames {
+        if self.bytes <= max.bytes && self.frozen.len() + self.open.len() <= max.frames {
             return if old.is_some() {
                 Owed::Conflated
             } else {
@@ -281,21 +292,27 @@ impl Line {
     }
 
     /// The tail under it has another life: it goes through the resume table. Events keep what waits, and go on behind it.
-    pub fn restart(&mut self, epoch: &Epoch, partition: u32) {
-        let from = match self.mode {
-            Mode::View => self.sent.clone(),
-            Mode::Events => Some(Position {
-                partition,
-                epoch: epoch.clone(),
-                offset: self.cursor,
-            }),
-        };
-        if matches!(self.phase, Phase::Streaming) {
-            if self.mode == Mode::View {
-                self.purge();
-            }
-            self.phase = Phase::Behind(from.map_or(From::Now, From::After));
+    pub fn restart(&mut self) {
+        if self.phase != Phase::Streaming {
+            return;
         }
+        let from = match self.mode {
+            Mode::View => {
+                self.purge();
+                self.sent.clone()
+            }
+            Mode::Events => self.newest_waiting().or_else(|| self.sent.clone()),
+        };
+        self.phase = Phase::Behind(from.map_or(From::Now, From::After));
+    }
+
+    fn newest_waiting(&self) -> Option<Position> {
+        let newest = self.frozen.back().or(self.ahead.back())?;
+        Some(match newest {
+            Item::Update(shared) => shared.update.position.clone(),
+            Item::Dropped { to, .. } => to.clone(),
+            Item::Gap(gap) => gap.to.clone(),
+        })
     }
 
     fn purge(&mut self) {

@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(slab.remove(keys[7]), Some(7));
         let again = slab.insert(70);
         assert_eq!(again.index(), keys[7].index());
-        assert_eq!((slab.get(keys[7]), slab.get(again)), (None, Some(&mut 70)));
+        assert_eq!((slab.peek(keys[7]), slab.peek(again)), (None, Some(&70)));
         assert_eq!((slab.len(), slab.keys().count()), (3000, 3000));
         assert_eq!(slab.remove(keys[7]), None);
         assert_eq!(slab.get(Key::from_number(u64::MAX)), None);

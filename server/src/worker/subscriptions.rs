@@ -158,8 +158,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(lane) = self.lanes.get(lane_no) else {
             return;
         };
-        let wish = (lane.seat, lane.channel.clone(), from);
-        self.wishes.entry(wish).or_default().push(member);
+        let (seat, channel) = (lane.seat, lane.channel.clone());
+        self.wishes.add(seat, channel, from, member);
     }
 
     fn channel_seat(&mut self, channel: &Channel, now: Moment) -> u32 {
@@ -207,6 +207,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             seat_no,
             stream.mode,
             seat.cursor.offset,
+            (seat.cursor.resets, seat.epoch.clone()),
         );
         let lane_no = self.lanes.insert(lane);
         seat.lanes.insert(channel.clone(), lane_no);

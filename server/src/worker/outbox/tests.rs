@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Change, Update};
+use crate::model::{Change, Epoch, Update};
 
 fn shared(offset: u64, row: u64) -> Arc<Shared> {
     let position = Position {

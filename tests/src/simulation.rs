@@ -1,0 +1,428 @@
+//! A simulation of nodes, sockets and clients around the real pure rooms, with an oracle that knows the logs.
+//!
+//! One seed is one history: records, cuts at any byte, resumes on any node, a node that lags, slow sockets, pauses, trimmed
+//! and replaced logs. The rooms in it are the product's own: `EmbeddedLog`, `Partition`, `Tail`, `Worker`. Only time, sockets
+//! and the clients are simulated. A failing seed prints its story.
+
+mod client;
+mod node;
+mod oracle;
+mod pipe;
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use tidegate::{
+    cache::ViewMax,
+    decode::own_key,
+    model::{Change, Channel, Epoch, Mode, Moment, Placement, Policy, RowId},
+    source::embedded::{Appended, EmbeddedLog, LogSettings, NewRecord, Retention},
+    streams::partition_of,
+    worker::outbox::OutboxMax,
+};
+
+use client::Client;
+use node::Node;
+use oracle::Truth;
+
+/// Simulated time of one tick.
+pub const TICK: Duration = Duration::from_millis(50);
+/// The stream's name in every simulation.
+pub const STREAM: &str = "s";
+
+/// A small random source: the same seed is the same history.
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// From a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678_9abc_def1)
+    }
+    /// SplitMix64.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() % n.max(1) as u64).unwrap_or(0)
+    }
+    /// True with this probability, in percent.
+    pub fn percent(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// What a history is made of. Chances are in percent a tick.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// View or events.
+    pub mode: Mode,
+    /// Placement.
+    pub placement: Placement,
+    /// Partitions.
+    pub partitions: u32,
+    /// Nodes; the last one lags.
+    pub nodes: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Rows of a channel.
+    pub rows: usize,
+    /// Ticks of trouble, before all is calm.
+    pub ticks: usize,
+    /// Records a tick, at most.
+    pub publish: usize,
+    /// Chance that a record is a delete.
+    pub deletes: usize,
+    /// Chance that a client is cut.
+    pub cut: usize,
+    /// Chance that a socket is slow for its life.
+    pub slow: usize,
+    /// Chance that a node's source fails.
+    pub pause: usize,
+    /// Chance that it comes back.
+    pub unpause: usize,
+    /// Chance that a node that lags reads its source.
+    pub lag: usize,
+    /// Chance that the oldest records go.
+    pub trim: usize,
+    /// Chance that the logs are replaced by new ones.
+    pub replace: usize,
+    /// Chance that a node starts anew.
+    pub restart: usize,
+    /// Records that a tail holds.
+    pub tail: usize,
+    /// Bytes of a row's padding: many make snapshots of several parts.
+    pub padding: usize,
+    /// The outbox.
+    pub outbox: OutboxMax,
+    /// Flushes a second of some subscriptions.
+    pub max_rate: Option<f64>,
+    /// The policy of all lines.
+    pub policy: Policy,
+}
+
+impl Scene {
+    /// A view, by channel, two partitions, two nodes of which one lags.
+    #[must_use]
+    pub fn view() -> Self {
+        Self {
+            mode: Mode::View,
+            placement: Placement::ByChannel,
+            partitions: 2,
+            nodes: 2,
+            clients: 3,
+            channels: 3,
+            rows: 4,
+            ticks: 160,
+            publish: 2,
+            deletes: 25,
+            cut: 4,
+            slow: 40,
+            pause: 1,
+            unpause: 10,
+            lag: 25,
+            trim: 0,
+            replace: 0,
+            restart: 0,
+            tail: 40,
+            padding: 0,
+            outbox: OutboxMax {
+                bytes: 1 << 20,
+                frames: 4096,
+            },
+            max_rate: None,
+            policy: Policy::Conflate,
+        }
+    }
+    /// Events, likewise.
+    #[must_use]
+    pub fn events() -> Self {
+        Self {
+            mode: Mode::Events,
+            deletes: 0,
+            policy: Policy::DropOldest,
+            ..Self::view()
+        }
+    }
+}
+
+/// One history.
+pub struct World {
+    scene: Scene,
+    dice: Dice,
+    ticks: u64,
+    logs: Vec<Arc<EmbeddedLog>>,
+    truth: Truth,
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    numbers: u64,
+    epochs: u64,
+    story: String,
+}
+
+impl World {
+    /// Runs one seed to its end.
+    ///
+    /// # Errors
+    /// The first violation, with the story that led to it.
+    pub fn run(scene: &Scene, seed: u64) -> Result<(), String> {
+        let mut world = Self::new(scene.clone(), seed);
+        world
+            .live()
+            .map_err(|violation| format!("seed {seed}: {violation}\n{}", world.story))
+    }
+
+    fn new(scene: Scene, seed: u64) -> Self {
+        let mut world = Self {
+            dice: Dice::new(seed),
+            ticks: 1,
+            logs: Vec::new(),
+            truth: Truth::default(),
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            numbers: 0,
+            epochs: 0,
+            story: String::new(),
+            scene,
+        };
+        world.new_logs();
+        let channels: Vec<Channel> = (0..world.scene.channels).map(channel).collect();
+        world.clients = (0..world.scene.clients)
+            .map(|n| Client::new(n, channels.clone(), &world.scene))
+            .collect();
+        world
+    }
+
+    fn now(&self) -> Moment {
+        Moment::default().plus(TICK * u32::try_from(self.ticks).unwrap_or(u32::MAX))
+    }
+
+    fn tell(&mut self, text: &str) {
+        writeln!(self.story, "t={} {text}", self.ticks).unwrap_or_default();
+    }
+
+    /// New logs, and nodes that know nothing.
+    fn new_logs(&mut self) {
+        self.epochs += 1;
+        let settings = LogSettings {
+            mode: self.scene.mode,
+            retention: Retention {
+                bytes: usize::MAX,
+                age: Duration::from_secs(1 << 30),
+            },
+            view_max: ViewMax {
+                rows: usize::MAX,
+                bytes: usize::MAX,
+            },
+        };
+        let epoch = |partition: u32| {
+            Epoch::new(&format!("e{}p{partition}", self.epochs)).expect("letters and digits")
+        };
+        self.logs = (0..self.scene.partitions)
+            .map(|partition| EmbeddedLog::new(partition, epoch(partition), settings))
+            .collect();
+        self.truth.replace(self.ticks, self.logs.len());
+        let now = self.now();
+        self.nodes = (0..self.scene.nodes)
+            .map(|n| Node::new(n, &self.scene, &self.logs, now))
+            .collect();
+        let epochs = self.epochs;
+        self.tell(&format!("logs of epoch {epochs}"));
+    }
+
+    fn live(&mut self) -> Result<(), String> {
+        for _ in 0..self.scene.ticks {
+            self.trouble();
+            self.tick(false)?;
+        }
+        self.tell("all is calm");
+        for node in &mut self.nodes {
+            node.paused = false;
+        }
+        self.clients.iter_mut().for_each(Client::widen);
+        self.scene.slow = 0;
+        for _ in 0..200 {
+            self.tick(true)?;
+            if self.at_rest().is_ok() {
+                return Ok(());
+            }
+        }
+        self.at_rest()
+    }
+
+    fn at_rest(&self) -> Result<(), String> {
+        self.clients
+            .iter()
+            .try_for_each(|client| client.at_rest(&self.truth, &self.logs, self.ticks))
+    }
+
+    fn trouble(&mut self) {
+        for _ in 0..self.dice.below(self.scene.publish + 1) {
+            self.publish();
+        }
+        if self.dice.percent(self.scene.trim) {
+            let at = self.dice.below(self.logs.len());
+            let (head, start, ..) = self.logs[at].extent();
+            let upto = start.number() + self.dice.next() % (head.number() - start.number() + 1);
+            self.logs[at].trim(tidegate::model::Offset::new(upto));
+            self.tell(&format!("log {at} trimmed to {upto}"));
+        }
+        if self.scene.replace > 0 && self.dice.below(1000) < self.scene.replace {
+            self.clients.iter_mut().for_each(Client::cut);
+            self.new_logs();
+        }
+        for n in 0..self.nodes.len() {
+            if self.dice.percent(self.scene.restart) {
+                let node = self.nodes[n].number;
+                self.clients
+                    .iter_mut()
+                    .filter(|client| client.is_on(node))
+                    .for_each(Client::cut);
+                let now = self.now();
+                self.nodes[n] = Node::new(n, &self.scene, &self.logs, now);
+                self.tell(&format!("node {n} restarted"));
+            }
+            let paused = self.nodes[n].paused;
+            let chance = if paused {
+                self.scene.unpause
+            } else {
+                self.scene.pause
+            };
+            if self.dice.percent(chance) {
+                self.nodes[n].paused = !paused;
+                self.tell(&format!(
+                    "node {n} {}",
+                    if paused {
+                        "has its source again"
+                    } else {
+                        "lost its source"
+                    }
+                ));
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.numbers += 1;
+        let name = channel(self.dice.below(self.scene.channels));
+        let row = RowId::new(&format!("r{}", self.dice.below(self.scene.rows))).expect("short");
+        let row = if self.scene.mode == Mode::Events {
+            RowId::default()
+        } else {
+            row
+        };
+        let spread = if self.scene.placement == Placement::Spread {
+            format!(
+                "{}{}",
+                row.as_str(),
+                if self.scene.mode == Mode::Events {
+                    self.numbers
+                } else {
+                    0
+                }
+            )
+        } else {
+            String::new()
+        };
+        let partition = partition_of(name.name(), &spread, self.scene.partitions) as usize;
+        let data = (!self.dice.percent(self.scene.deletes)).then(|| {
+            format!(
+                "{{\"n\":{},\"pad\":\"{}\"}}",
+                self.numbers,
+                "x".repeat(self.scene.padding)
+            )
+        });
+        let change = Change {
+            channel: name.clone(),
+            row: row.clone(),
+            data: data.map(Into::into),
+            ts_ms: 0,
+        };
+        let new = NewRecord {
+            key: own_key(name.name(), row.as_str()),
+            change: change.clone(),
+            event_time_ms: Some(0),
+            id: None,
+        };
+        let appended = self.logs[partition].append(vec![new], 0).remove(0);
+        let Appended::At(position) = appended else {
+            panic!("{appended:?}")
+        };
+        self.truth.record(
+            partition,
+            position.offset,
+            &change,
+            self.ticks,
+            self.numbers,
+        );
+        let shown = change
+            .data
+            .as_ref()
+            .map_or("deleted".to_owned(), |_| self.numbers.to_string());
+        self.tell(&format!(
+            "log {partition}: {} {name} {} = {shown}",
+            position.offset,
+            row.as_str()
+        ));
+    }
+
+    fn tick(&mut self, calm: bool) -> Result<(), String> {
+        self.ticks += 1;
+        let now = self.now();
+        for n in 0..self.nodes.len() {
+            let lags = n + 1 == self.nodes.len() && self.nodes.len() > 1;
+            let reads = calm || self.dice.percent(if lags { self.scene.lag } else { 90 });
+            self.nodes[n].step(reads, calm, now, &mut self.dice);
+        }
+        for n in 0..self.clients.len() {
+            self.step_client(n, calm, now)?;
+        }
+        Ok(())
+    }
+
+    fn step_client(&mut self, n: usize, calm: bool, now: Moment) -> Result<(), String> {
+        let client = &mut self.clients[n];
+        if !client.is_connected() {
+            if calm || self.dice.percent(30) {
+                let at = self.dice.below(self.nodes.len());
+                let slow = self.dice.percent(self.scene.slow);
+                let told = client.connect(&mut self.nodes[at], slow, now, &mut self.dice);
+                self.tell(&told);
+            }
+            return Ok(());
+        }
+        if !calm && self.dice.percent(self.scene.cut) {
+            // What the kernel has accepted may arrive up to any byte.
+            client.take(
+                &self.truth,
+                self.ticks,
+                self.dice.below(400),
+                &mut self.story,
+            )?;
+            let client = &mut self.clients[n];
+            client.cut();
+            let told = format!("client {n} is cut, has {}", client.tokens());
+            self.tell(&told);
+            return Ok(());
+        }
+        let most = if calm || !client.slow {
+            usize::MAX
+        } else {
+            self.dice.below(120)
+        };
+        let ticks = self.ticks;
+        client.take(&self.truth, ticks, most, &mut self.story)?;
+        client.check_honesty(&self.truth, ticks)
+    }
+}
+
+fn channel(n: usize) -> Channel {
+    Channel::new(STREAM, &format!("c{n}")).expect("a name")
+}

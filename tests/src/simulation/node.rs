@@ -1,0 +1,214 @@
+//! A node of the simulation: the product's partitions and worker, stepped by hand.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use tidegate::{
+    auth::{Claims, GrantSpec, Permission},
+    decode::{Decoder, KeyPart},
+    model::Moment,
+    partition::{
+        Partition, Settings,
+        tail::{Tail, TailMax},
+        task::Request,
+    },
+    protocol::{ErrorCode, PublishMessage, Refusal},
+    source::{Fetch, SourceError, embedded::EmbeddedLog},
+    streams::{PartitionHandle, Stream},
+    telemetry::WorkerCounts,
+    worker::{self, Opening, Outside, Worker},
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Dice, STREAM, Scene,
+    pipe::{End, Pipe, Pipes},
+};
+
+/// The stream's objective in every simulation.
+pub(super) const SLO: Duration = Duration::from_millis(750);
+/// The heartbeat in every simulation.
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(150);
+/// A proof keeps a view live for so long.
+pub(super) const LIVE_FOR: Duration = Duration::from_millis(900);
+/// What a record weighs in a tail, about.
+const WEIGHT: usize = 290;
+
+struct Rest {
+    stream: Arc<Stream>,
+}
+
+impl Outside for Rest {
+    fn verify(&self, _: &str) -> Result<Arc<Claims>, Refusal> {
+        Err(Refusal::new(
+            ErrorCode::Unauthorized,
+            "nobody is verified here",
+        ))
+    }
+    fn stream(&self, name: &str) -> Option<Arc<Stream>> {
+        (name == STREAM).then(|| self.stream.clone())
+    }
+    fn publish(&self, _: u64, _: u64, _: PublishMessage, _: Arc<Claims>) {}
+    fn wall_s(&self) -> u64 {
+        0
+    }
+}
+
+struct Lane {
+    partition: Partition,
+    requests: mpsc::Receiver<Request>,
+    log: Arc<EmbeddedLog>,
+    asked: Option<Moment>,
+    answer: Option<Fetch>,
+}
+
+pub(super) struct Node {
+    pub(super) number: usize,
+    pub(super) paused: bool,
+    lanes: Vec<Lane>,
+    worker: Worker<Pipes, Rest>,
+    claims: Arc<Claims>,
+}
+
+impl Node {
+    pub(super) fn new(
+        number: usize,
+        scene: &Scene,
+        logs: &[Arc<EmbeddedLog>],
+        now: Moment,
+    ) -> Self {
+        let (mut lanes, mut handles) = (Vec::new(), Vec::new());
+        for (partition, log) in (0u32..).zip(logs) {
+            let tail = Tail::new(TailMax {
+                bytes: scene.tail * (WEIGHT + scene.padding * 2),
+                age: Duration::from_secs(1 << 30),
+            });
+            let (sender, requests) = mpsc::channel(1 << 12);
+            let settings = Settings {
+                stream: STREAM.to_owned(),
+                partition,
+                mode: scene.mode,
+                replay_records: 60,
+                hold: Duration::from_secs(2),
+            };
+            let decoder = Decoder::new(
+                STREAM,
+                KeyPart::Pointer("/0".into()),
+                Some(KeyPart::Pointer("/1".into())),
+                true,
+            );
+            let core = Partition::new(settings, decoder, log.clone(), tail.clone());
+            handles.push(PartitionHandle {
+                tail,
+                requests: sender,
+                log: log.clone(),
+            });
+            lanes.push(Lane {
+                partition: core,
+                requests,
+                log: log.clone(),
+                asked: None,
+                answer: None,
+            });
+        }
+        let stream = Arc::new(Stream {
+            name: STREAM.to_owned(),
+            mode: scene.mode,
+            placement: scene.placement,
+            freshness_slo: SLO,
+            expect_every: None,
+            policy: scene.policy,
+            partitions: handles,
+            hindrance: watch::Sender::default(),
+        });
+        let settings = worker::Settings {
+            node: format!("n{number}").into(),
+            number: 0,
+            heartbeat: HEARTBEAT,
+            live_for: LIVE_FOR,
+            outbox: scene.outbox,
+            drain_bytes: 0,
+            drain_over: Duration::from_secs(1 << 20),
+            message_bytes: 1 << 20,
+            channels_max: 100,
+            auth_timeout: Duration::from_secs(10),
+        };
+        let spec = GrantSpec {
+            channels: vec![format!("{STREAM}/*")],
+            can: vec![Permission::Subscribe],
+        };
+        let grant = spec.resolve(None).expect("a plain pattern");
+        let claims = Arc::new(Claims {
+            subject: None,
+            expires_at_s: None,
+            grant,
+            key_id: "simulated".into(),
+        });
+        let worker = Worker::new(
+            settings,
+            Pipes::default(),
+            Rest { stream },
+            Arc::<WorkerCounts>::default(),
+            now,
+        );
+        Self {
+            number,
+            paused: false,
+            lanes,
+            worker,
+            claims,
+        }
+    }
+
+    pub(super) fn adopt(&mut self, pipe: &Rc<RefCell<Pipe>>, now: Moment) {
+        let opening = Opening::WebSocket {
+            claims: Some(self.claims.clone()),
+        };
+        self.worker
+            .adopt(End(pipe.clone()), &[], opening, now)
+            .expect("a simulated socket can be watched");
+    }
+
+    /// One tick. `reads`: the source is asked, or answers, or its answer is taken.
+    pub(super) fn step(&mut self, reads: bool, calm: bool, now: Moment, dice: &mut Dice) {
+        for lane in &mut self.lanes {
+            if reads {
+                lane.step_source(self.paused, now);
+                if calm {
+                    lane.step_source(self.paused, now);
+                    lane.step_source(self.paused, now);
+                }
+            }
+            while let Ok(request) = lane.requests.try_recv() {
+                if let Request::Join(join) = request {
+                    lane.partition.join(join, now);
+                }
+            }
+            if calm || dice.percent(70) {
+                lane.partition.step(now);
+            }
+        }
+        let turns = if calm { 6 } else { dice.below(3) };
+        for _ in 0..turns {
+            let ready = self.worker.sockets.ready();
+            self.worker.step(now, &ready);
+        }
+    }
+}
+
+impl Lane {
+    /// A fetch is sent, answered, and taken, at three moments.
+    fn step_source(&mut self, paused: bool, now: Moment) {
+        match (self.asked, self.answer.take()) {
+            (None, _) => self.asked = Some(now),
+            (Some(_), None) if paused => {
+                self.asked = None;
+                self.partition.fail(SourceError::Unavailable);
+            }
+            (Some(_), None) => self.answer = Some(self.log.read(self.partition.next_after(), 1500)),
+            (Some(asked), Some(fetch)) => {
+                self.asked = None;
+                self.partition.take(&fetch, asked, now);
+            }
+        }
+    }
+}

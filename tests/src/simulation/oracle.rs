@@ -1,0 +1,103 @@
+//! What no part of the gateway knows: the whole history of every log.
+
+use std::collections::BTreeMap;
+
+use tidegate::model::{Change, Channel, Offset};
+
+/// One record as it was published.
+#[derive(Clone, Debug)]
+pub(super) struct Fact {
+    pub(super) offset: u64,
+    pub(super) change: Change,
+    pub(super) tick: u64,
+    pub(super) number: u64,
+}
+
+/// The truth: by epoch and partition, everything that was ever published.
+#[derive(Debug, Default)]
+pub(super) struct Truth {
+    /// By life of the logs, by partition.
+    lives: Vec<Vec<Vec<Fact>>>,
+    began: Vec<u64>,
+}
+
+impl Truth {
+    pub(super) fn replace(&mut self, tick: u64, partitions: usize) {
+        self.lives.push(vec![Vec::new(); partitions]);
+        self.began.push(tick);
+    }
+
+    pub(super) fn record(
+        &mut self,
+        partition: usize,
+        offset: Offset,
+        change: &Change,
+        tick: u64,
+        number: u64,
+    ) {
+        if let Some(life) = self.lives.last_mut() {
+            life[partition].push(Fact {
+                offset: offset.number(),
+                change: change.clone(),
+                tick,
+                number,
+            });
+        }
+    }
+
+    /// `e3p1` → 3.
+    pub(super) fn life_of(epoch: &str) -> usize {
+        let digits = epoch
+            .trim_start_matches('e')
+            .split('p')
+            .next()
+            .unwrap_or("");
+        digits.parse().unwrap_or(0)
+    }
+
+    pub(super) fn current(&self) -> usize {
+        self.lives.len()
+    }
+
+    /// When the life began that follows this one.
+    pub(super) fn ended(&self, life: usize) -> Option<u64> {
+        self.began.get(life).copied()
+    }
+
+    pub(super) fn facts<'a>(
+        &'a self,
+        life: usize,
+        partition: u32,
+        channel: &'a Channel,
+    ) -> impl DoubleEndedIterator<Item = &'a Fact> + 'a {
+        let facts = life
+            .checked_sub(1)
+            .and_then(|life| self.lives.get(life))
+            .map_or(&[][..], |life| &life[partition as usize]);
+        facts
+            .iter()
+            .filter(move |fact| fact.change.channel == *channel)
+    }
+
+    /// The rows of a channel in one partition at one offset.
+    pub(super) fn fold(
+        &self,
+        life: usize,
+        partition: u32,
+        channel: &Channel,
+        upto: u64,
+    ) -> BTreeMap<String, String> {
+        let mut rows = BTreeMap::new();
+        for fact in self
+            .facts(life, partition, channel)
+            .take_while(|fact| fact.offset <= upto)
+        {
+            let row = fact.change.row.as_str().to_owned();
+            match &fact.change.data {
+                Some(data) => rows.insert(row, String::from_utf8_lossy(data).into_owned()),
+                None => rows.remove(&row),
+            };
+        }
+        rows
+    }
+}

@@ -1,0 +1,169 @@
+//! Cut at every byte × conflation × `max_rate` × resume on another node equals never having been cut.
+
+use tidegate::{
+    model::{Placement, Policy},
+    worker::outbox::OutboxMax,
+};
+use tidegate_tests::simulation::{Scene, World};
+
+/// Seeds of each scene; `TIDEGATE_SEEDS` in the long run, `TIDEGATE_SEED` for one alone.
+fn run(scene: &Scene, seeds: u64) {
+    let wanted = |name: &str| {
+        tidegate::config::environment()
+            .find(|(key, _)| key == name)
+            .and_then(|(_, value)| value.parse().ok())
+    };
+    if let Some(seed) = wanted("TIDEGATE_SEED") {
+        return World::run(scene, seed).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+    let mut broken = Vec::new();
+    for seed in 0..wanted("TIDEGATE_SEEDS").unwrap_or(seeds) {
+        if let Err(violation) = World::run(scene, seed) {
+            broken.push((seed, violation));
+        }
+    }
+    if let Some((_, first)) = broken.first() {
+        let seeds: Vec<u64> = broken.iter().map(|(seed, _)| *seed).collect();
+        panic!(
+            "{} seeds broke: {:?}\n{first}",
+            broken.len(),
+            &seeds[..seeds.len().min(20)]
+        );
+    }
+}
+
+#[test]
+fn views_by_channel() {
+    run(&Scene::view(), 1000);
+}
+
+#[test]
+fn views_spread_with_vectors() {
+    run(
+        &Scene {
+            placement: Placement::Spread,
+            channels: 2,
+            ..Scene::view()
+        },
+        1000,
+    );
+}
+
+#[test]
+fn views_with_max_rate_and_slow_sockets() {
+    run(
+        &Scene {
+            max_rate: Some(3.0),
+            slow: 80,
+            cut: 6,
+            publish: 3,
+            ..Scene::view()
+        },
+        1000,
+    );
+}
+
+#[test]
+fn views_with_short_tails_and_small_outboxes() {
+    let outbox = OutboxMax {
+        bytes: 1200,
+        frames: 3,
+    };
+    run(
+        &Scene {
+            tail: 5,
+            outbox,
+            slow: 70,
+            lag: 10,
+            rows: 6,
+            ..Scene::view()
+        },
+        1000,
+    );
+}
+
+#[test]
+fn views_whose_logs_are_trimmed_and_replaced_and_whose_nodes_restart() {
+    run(
+        &Scene {
+            trim: 4,
+            replace: 8,
+            restart: 2,
+            pause: 3,
+            ..Scene::view()
+        },
+        1000,
+    );
+}
+
+#[test]
+fn views_in_parts() {
+    run(
+        &Scene {
+            padding: 20_000,
+            rows: 8,
+            slow: 0,
+            clients: 2,
+            ticks: 80,
+            ..Scene::view()
+        },
+        200,
+    );
+}
+
+#[test]
+fn events_by_channel() {
+    run(&Scene::events(), 1000);
+}
+
+#[test]
+fn events_with_small_outboxes_short_tails_and_trimmed_logs() {
+    let outbox = OutboxMax {
+        bytes: 1 << 20,
+        frames: 4,
+    };
+    run(
+        &Scene {
+            outbox,
+            tail: 6,
+            trim: 3,
+            slow: 70,
+            publish: 3,
+            ..Scene::events()
+        },
+        1000,
+    );
+}
+
+#[test]
+fn events_spread_whose_logs_are_replaced() {
+    run(
+        &Scene {
+            placement: Placement::Spread,
+            channels: 2,
+            replace: 8,
+            restart: 2,
+            pause: 3,
+            ..Scene::events()
+        },
+        1000,
+    );
+}
+
+#[test]
+fn views_whose_policy_is_to_disconnect() {
+    let outbox = OutboxMax {
+        bytes: 1 << 20,
+        frames: 3,
+    };
+    run(
+        &Scene {
+            policy: Policy::Disconnect,
+            outbox,
+            rows: 8,
+            slow: 60,
+            ..Scene::view()
+        },
+        500,
+    );
+}
