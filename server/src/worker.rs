@@ -403,10 +403,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        if let Opening::Sse { retry_ms, .. } = opening {
-            crate::frame::sse_retry(&mut bytes, *retry_ms);
+        match opening {
+            Opening::Sse { retry_ms, .. } => {
+                crate::frame::sse_hello(&mut bytes, *retry_ms, &json);
+            }
+            Opening::WebSocket { .. } => connection.wire.append(&mut bytes, "hello", None, &json),
         }
-        connection.wire.append(&mut bytes, "hello", None, &json);
         connection.cold().reply(None, bytes);
     }
 

@@ -5,4 +5,6 @@ pub mod fuzz;
 pub mod gateway;
 pub mod http;
 pub mod simulation;
+pub mod sse;
 pub mod websocket;
+pub mod wire;

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     frame::Wire,
     model::{Epoch, Mode, Moment, Offset, Policy, Position},
-    protocol::CloseCode,
+    protocol::{CloseCode, write},
+    session,
     telemetry::WorkerCounts,
 };
 
@@ -471,9 +472,14 @@ fn offer<S>(
         // A line of its own goes through the resume table by itself.
         Load::Gap(..) => {}
     }
-    if disconnect {
+    if disconnect && cold.closing.is_none() {
+        let (mut json, mut bytes) = (Vec::new(), Vec::new());
+        write::bye(&mut json, CloseCode::SlowConsumer, None);
+        wire.append(&mut bytes, "bye", None, &json);
+        cold.reply(None, bytes);
         cold.closing = Some(Closing::AfterFlush(CloseCode::SlowConsumer));
         cold.lines.clear();
+        connection.phase = session::Phase::Closing;
     }
     Offered::Owed
 }

@@ -169,6 +169,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 continue;
             }
             out.extend_from_slice(&batch.encoded(wire).bytes);
+            cold.ids.at_once |= matches!(batch.load, Load::Beat(_) | Load::Gap(..));
             if let Load::Updates(updates) = &batch.load {
                 self.counts.deliveries.add(updates.len() as u64);
                 self.counts.offers_written.add(updates.len() as u64);
