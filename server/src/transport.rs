@@ -31,7 +31,7 @@ use crate::{
     model::Channel,
     protocol::{ErrorCode, Refusal},
     publish::{self, Publisher},
-    streams::Streams,
+    streams::{Stream, Streams},
     telemetry::{NodeCounts, WorkerCounts},
 };
 
@@ -213,7 +213,7 @@ impl App {
     }
 
     /// Whether an event stream may have these channels.
-    fn check_channels(&self, channels: &[Channel]) -> Result<(), Refusal> {
+    fn check_channels(&self, channels: &[Channel]) -> Result<Arc<Stream>, Refusal> {
         let Some(first) = channels.first() else {
             return Err(Refusal::new(
                 ErrorCode::BadRequest,
@@ -235,13 +235,13 @@ impl App {
                 "the channels of one event stream must be of one stream: one id serves them all",
             ));
         }
-        if self.streams.get(first.stream()).is_none() {
-            return Err(Refusal::new(
+        let unknown = || {
+            Refusal::new(
                 ErrorCode::UnknownStream,
                 format!("there is no stream {}", first.stream()),
-            ));
-        }
-        Ok(())
+            )
+        };
+        self.streams.get(first.stream()).ok_or_else(unknown)
     }
 }
 

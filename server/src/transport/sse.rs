@@ -12,6 +12,7 @@ use super::{App, problem::Problem, takeover::Slot};
 use crate::{
     auth::Permission,
     model::{Channel, Policy, Token},
+    partition::resume::From,
     protocol::{ErrorCode, Refusal},
     worker::Opening,
 };
@@ -57,7 +58,7 @@ pub(super) async fn stream(
             .into());
         }
     }
-    app.check_channels(&wish.channels)?;
+    let stream = app.check_channels(&wish.channels)?;
     let id = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok())
@@ -69,6 +70,7 @@ pub(super) async fn stream(
         .transpose();
     let token = token
         .map_err(|error| Refusal::new(ErrorCode::BadToken, format!("Last-Event-ID: {error}")))?;
+    stream.check(wish.policy, wish.max_rate, token.as_ref(), &From::Now)?;
     slot.take_over(Opening::Sse {
         claims,
         channels: wish.channels,

@@ -145,7 +145,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if matches!(cold.closing, Some(Closing::AfterFlush(_))) {
             return;
         }
-        for at in 0..cold.lines.len() {
+        // Parts do not name their partition: of a channel that is spread, one snapshot is finished before another begins.
+        let between_parts = cold.lines.iter().position(super::Line::is_between_parts);
+        for at in between_parts.into_iter().chain(0..cold.lines.len()) {
             self.fill_from_line(key, at, wire, out, now);
             if out.len() >= FLUSH_BYTES {
                 return;
@@ -259,8 +261,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 && line.is_empty()
                 && !line.retry_later
             {
+                let from = line.join_from(from);
                 asks.push((line.lane, from.clone()));
-                line.phase = Phase::Joining(from.clone());
+                line.phase = Phase::Joining(from);
             }
         }
         let flush_at = cold

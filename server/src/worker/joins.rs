@@ -224,13 +224,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .lines
             .iter_mut()
             .filter(|line| lanes.contains(&line.lane) && !line.greeted);
-        let (mut request, mut held) = (None, false);
+        let (mut request, mut told) = (None, true);
         lines.by_ref().for_each(|line| {
-            held |= line.held;
+            told &= line.held;
             request = line.request.or(request);
             line.held = true;
         });
-        if held {
+        // Nothing is said of a line that only begins again: its freshness says it.
+        if told {
             return;
         }
         match request {
