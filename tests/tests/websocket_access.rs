@@ -30,7 +30,7 @@ async fn a_session_without_a_token_may_do_nothing_until_it_sends_one() -> anyhow
 #[tokio::test]
 async fn a_first_token_that_does_not_hold_ends_the_session() -> anyhow::Result<()> {
     let node = closed().start()?;
-    for bad in ["", "x", "a.b.c", &jwt(None, &["*"], &[Subscribe], 0)?] {
+    for bad in ["", "x", "a.b.c", &jwt(None, &["*"], &[Subscribe], -60)?] {
         let mut client = Client::connect(&node).await?;
         let answer = client.ask(json!({"op": "auth", "token": bad})).await?;
         let code = &answer["error"]["code"];
@@ -56,7 +56,7 @@ async fn who_sends_no_token_in_time_is_closed() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_token_that_ends_ends_the_session_unless_a_fresh_one_came() -> anyhow::Result<()> {
     let node = closed().start()?;
-    let short = jwt(Some("ann"), &["board/*"], &[Subscribe], 2)?;
+    let short = jwt(Some("ann"), &["board/*"], &[Subscribe], -3)?;
     let mut ends = Connect::new().bearer(&short).hello(&node).await?;
     let mut stays = Connect::new().bearer(&short).hello(&node).await?;
     ends.subscribe("board/a", json!({})).await?;

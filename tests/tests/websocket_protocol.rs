@@ -232,6 +232,11 @@ async fn in_an_array_each_message_stands_for_itself() -> anyhow::Result<()> {
     assert_eq!(client.next().await?["ok"]["outcome"], "snapshot");
     client.send_text("[]").await?;
     pong(&mut client).await?;
+    // Each message has its answer: so many at once would only be a way to keep the others waiting.
+    let flood = format!("[{}0]", "0,".repeat(500_000));
+    client.send_text(&flood).await?;
+    assert_eq!(client.next().await?["error"]["code"], "bad_message");
+    pong(&mut client).await?;
     drop(client);
     node.drain().await
 }
