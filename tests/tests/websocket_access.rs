@@ -1,5 +1,10 @@
 //! Tokens over WebSocket: where they come from, when they end, what they permit.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets something else than it expects ends there"
+)]
+
 use serde_json::json;
 use tidegate::auth::Permission::{Publish, Subscribe};
 use tidegate_tests::{

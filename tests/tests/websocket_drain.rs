@@ -1,5 +1,10 @@
 //! How a node leaves.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets something else than it expects ends there"
+)]
+
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;

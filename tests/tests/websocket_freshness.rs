@@ -1,5 +1,10 @@
 //! What is called live is live; whoever is not is told so, and why.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets something else than it expects ends there"
+)]
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -1,5 +1,10 @@
 //! What clients may send, and what becomes of those that send something else.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets something else than it expects ends there"
+)]
+
 use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tidegate_tests::{

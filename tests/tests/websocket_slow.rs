@@ -1,5 +1,10 @@
 //! Who reads slowly: it gets the newest, or is told what is gone; nobody else notices.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets something else than it expects ends there"
+)]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};

@@ -16,7 +16,7 @@ const RATE_MIN: f64 = 0.01;
 const RATE_MAX: f64 = 100.0;
 
 /// Messages in one array.
-pub const ARRAY_MAX: usize = 4096;
+const ARRAY_MAX: usize = 4096;
 
 /// One message of a client.
 #[derive(Debug, PartialEq)]
