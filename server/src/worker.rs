@@ -543,8 +543,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         let old = std::mem::replace(&mut connection.claims, number);
         connection.phase = Phase::Open;
+        let old_end = self.claims.get(old).and_then(|claims| claims.expires_at_s);
         self.claims.release(old);
-        if let Some(at) = expires {
+        // A timer for an earlier end looks again when it fires: so refreshing does not pile timers up.
+        if let Some(at) = expires
+            && old_end.is_none_or(|old_end| at < old_end)
+        {
             let left = Duration::from_secs(at.saturating_sub(self.outside.wall_s()));
             self.wheel.add(now.plus(left), Timer::Expiry(key));
         }

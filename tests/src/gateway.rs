@@ -159,7 +159,7 @@ impl Setup {
     }
 }
 
-/// A token that holds for `ttl_s` seconds, for these channels.
+/// A token that ends in `ttl_s` seconds (or ended so long ago; the server allows some leeway), for these channels.
 ///
 /// # Errors
 /// When it can't be made.
@@ -167,7 +167,7 @@ pub fn jwt(
     subject: Option<&str>,
     channels: &[&str],
     can: &[Permission],
-    ttl_s: u64,
+    ttl_s: i64,
 ) -> anyhow::Result<String> {
     let key = JwtKey::hs256(JWT_ID, JWT_SECRET.as_bytes())?;
     let grant = GrantSpec {
@@ -182,7 +182,12 @@ pub fn jwt(
         grant,
     };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    Ok(auth::issue(&key, &spec, ttl_s, now.as_secs())?)
+    Ok(auth::issue(
+        &key,
+        &spec,
+        0,
+        now.as_secs().saturating_add_signed(ttl_s),
+    )?)
 }
 
 /// Waits until `is` holds.

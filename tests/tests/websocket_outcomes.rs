@@ -1,5 +1,10 @@
 //! How a subscription begins: each row of the resume table, through a real socket.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets something else than it expects ends there"
+)]
+
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};

@@ -1,5 +1,10 @@
 //! Views as clients see them: snapshots in parts, rows that go, order.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets something else than it expects ends there"
+)]
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};

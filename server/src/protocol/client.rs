@@ -15,6 +15,9 @@ const RATE_MIN: f64 = 0.01;
 /// `max_rate` above this has no effect that a wheel's tick could give.
 const RATE_MAX: f64 = 100.0;
 
+/// Messages in one array.
+const ARRAY_MAX: usize = 4096;
+
 /// One message of a client.
 #[derive(Debug, PartialEq)]
 pub enum ClientMessage {
@@ -121,6 +124,14 @@ pub fn parse_client(text: &str) -> Vec<Result<Envelope, BadMessage>> {
         return vec![parse_one(text)];
     }
     match serde_json::from_str::<Vec<&RawValue>>(text) {
+        Ok(messages) if messages.len() > ARRAY_MAX => vec![Err(bad(
+            None,
+            ErrorCode::BadMessage,
+            format!(
+                "an array of {} messages; {ARRAY_MAX} are the most: send several",
+                messages.len()
+            ),
+        ))],
         Ok(messages) => messages
             .into_iter()
             .map(|raw| parse_one(raw.get()))

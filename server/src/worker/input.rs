@@ -2,7 +2,10 @@
 
 use std::{io, ops::ControlFlow, sync::Arc};
 
-use super::{Key, LINGER, Outside, READ_BYTES, Ready, Sockets, Timer, Worker, connection::Closing};
+use super::{
+    Key, LINGER, Outside, READ_BYTES, Ready, Sockets, Timer, Worker,
+    connection::{Closing, Cold},
+};
 use crate::{
     auth::Claims,
     frame::Wire,
@@ -177,7 +180,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Heard::Close(code) => {
                 // RFC 6455, section 5.5.1: answered in kind, then the server closes first.
                 if let Some(connection) = self.connections.get(key) {
-                    let mut bytes = Vec::new();
+                    let mut bytes = last_words(connection.cold());
                     rfc6455::close_frame(code, "", &mut bytes);
                     connection.phase = Phase::Closing;
                     drop(self.sockets.write(&connection.socket, &bytes));
@@ -279,18 +282,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if !connection.is_lingering() {
             self.counts.note_closed(connection.wire, code);
         }
-        let mut bytes = Vec::new();
-        match connection.wire {
-            Wire::WebSocket => rfc6455::close_frame(code.number(), reason, &mut bytes),
-            Wire::Sse | Wire::SseBare => bytes.extend_from_slice(crate::frame::LAST_CHUNK),
-        }
+        let wire = connection.wire;
         let (socket, cold) = super::parts(connection);
-        let mut last = cold.rest.split_off(cold.rest_sent.min(cold.rest.len()));
-        for reply in cold.replies.drain(..) {
-            last.extend_from_slice(&reply.bytes);
+        let mut last = last_words(cold);
+        match wire {
+            Wire::WebSocket => rfc6455::close_frame(code.number(), reason, &mut last),
+            Wire::Sse | Wire::SseBare => last.extend_from_slice(crate::frame::LAST_CHUNK),
         }
-        last.extend_from_slice(&bytes);
-        (cold.rest, cold.rest_sent, cold.reply_bytes) = (Vec::new(), 0, 0);
         cold.closing = Some(Closing::Lingering);
         let written = self.sockets.write(socket, &last);
         self.sockets.finish(socket);
@@ -300,4 +298,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             self.close(key, code);
         }
     }
+}
+
+/// What must leave before a close frame may: the rest of a frame that was cut, and replies.
+fn last_words(cold: &mut Cold) -> Vec<u8> {
+    let mut last = cold.rest.split_off(cold.rest_sent.min(cold.rest.len()));
+    for reply in cold.replies.drain(..) {
+        last.extend_from_slice(&reply.bytes);
+    }
+    (cold.rest, cold.rest_sent, cold.reply_bytes) = (Vec::new(), 0, 0);
+    last
 }
