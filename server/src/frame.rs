@@ -78,10 +78,13 @@ pub fn sse_id(out: &mut Vec<u8>, id: &dyn Display) {
     chunk(out, |out| write!(out, "id: {id}\n\n").unwrap_or_default());
 }
 
-/// The head of an event stream's body: the time after which a reader comes back by itself.
-pub fn sse_retry(out: &mut Vec<u8>, retry_ms: u64) {
+/// The first event of an event stream, with the time after which a reader comes back by itself. Both in one block: readers
+/// other than browsers take `retry` only together with an event.
+pub fn sse_hello(out: &mut Vec<u8>, retry_ms: u64, json: &[u8]) {
     chunk(out, |out| {
-        write!(out, "retry: {retry_ms}\n\n").unwrap_or_default()
+        write!(out, "retry: {retry_ms}\nevent: hello\ndata: ").unwrap_or_default();
+        out.extend_from_slice(json);
+        out.extend_from_slice(b"\n\n");
     });
 }
 

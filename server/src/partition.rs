@@ -116,6 +116,8 @@ pub struct Joined {
     pub seat: u32,
     /// The channel.
     pub channel: Channel,
+    /// From where it was wished: an asker that wishes something else by now goes by that.
+    pub from: From,
     /// The asker's own numbers.
     pub members: Vec<u64>,
     /// When the wish arrived: the first `live` needs a proof asked for after it.
@@ -378,6 +380,7 @@ impl Partition {
         join.reply.put(Joined {
             seat,
             channel,
+            from: join.from.clone(),
             members,
             arrived,
             answer,

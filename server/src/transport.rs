@@ -19,7 +19,8 @@ use std::sync::{
 
 use axum::{
     Router,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    extract::rejection::PathRejection,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     routing::{any, get, post},
 };
 use governor::DefaultKeyedRateLimiter;
@@ -77,7 +78,8 @@ pub struct App {
 #[must_use]
 pub fn bearer_of(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
+    // A scheme without a token is a token that does not hold, not a client without one.
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
@@ -260,6 +262,12 @@ pub fn refusal_of(error: &AuthError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
+/// What a client is told whose path can't be read.
+#[must_use]
+pub fn bad_path(error: &PathRejection) -> Refusal {
+    Refusal::new(ErrorCode::BadRequest, error.body_text())
+}
+
 /// The public routes.
 pub fn router(app: Arc<App>) -> Router {
     let cors = cors(&app);
@@ -275,6 +283,10 @@ pub fn router(app: Arc<App>) -> Router {
                 ErrorCode::NotFound,
                 "no such path: see docs/protocol.md",
             ))
+        })
+        .method_not_allowed_fallback(|| async {
+            let refusal = Refusal::new(ErrorCode::BadRequest, "no such method here");
+            problem::Problem(refusal).under(StatusCode::METHOD_NOT_ALLOWED)
         })
         .layer(cors)
         .with_state(app)

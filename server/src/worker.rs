@@ -203,6 +203,7 @@ enum Timer {
     Linger(Key),
     Bye(Key, u64),
     Retry(Key),
+    RetryLane(u32),
 }
 
 /// One worker.
@@ -361,6 +362,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             self.wheel
                 .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key));
         }
+        if self.draining {
+            // It was admitted just before the drain began.
+            self.wheel.add(now, Timer::Bye(key, timers::RECONNECT_MS));
+        }
         if !early.is_empty() {
             self.feed_early(key, early, now);
         }
@@ -398,10 +403,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        if let Opening::Sse { retry_ms, .. } = opening {
-            crate::frame::sse_retry(&mut bytes, *retry_ms);
+        match opening {
+            Opening::Sse { retry_ms, .. } => {
+                crate::frame::sse_hello(&mut bytes, *retry_ms, &json);
+            }
+            Opening::WebSocket { .. } => connection.wire.append(&mut bytes, "hello", None, &json),
         }
-        connection.wire.append(&mut bytes, "hello", None, &json);
         connection.cold().reply(None, bytes);
     }
 

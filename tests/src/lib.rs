@@ -2,5 +2,9 @@
 
 pub mod binary;
 pub mod fuzz;
+pub mod gateway;
 pub mod http;
 pub mod simulation;
+pub mod sse;
+pub mod websocket;
+pub mod wire;

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use crate::{
     auth::Claims,
     protocol::{ErrorCode, Refusal, write},
     streams::Stream,
-    transport::{App, bearer_of, problem::Problem},
+    transport::{App, bad_path, bearer_of, problem::Problem},
 };
 
 /// Handles a publish request.
@@ -24,10 +24,11 @@ use crate::{
 /// [`Problem`]: draining, no permission, no such stream, and whatever is wrong with a single record.
 pub async fn publish(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
     app.counts.requests.add(1);
+    let Path(name) = name.map_err(|error| bad_path(&error))?;
     if app.is_draining() {
         return Err(Refusal::retry(
             ErrorCode::Draining,

@@ -35,6 +35,14 @@ struct RawRecord<'a> {
 /// # Errors
 /// What is wrong with it, for the publisher.
 pub fn parse(stream: &str, line: &[u8]) -> Result<NewRecord, String> {
+    // serde would also read an array, field by field.
+    if line
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|&byte| byte != b'{')
+    {
+        return Err("a record is a JSON object".to_owned());
+    }
     let raw: RawRecord<'_> = serde_json::from_slice(line).map_err(|error| explain(&error))?;
     let channel =
         Channel::new(stream, &raw.channel).map_err(|error| format!("/channel: {error}"))?;
@@ -108,6 +116,7 @@ mod tests {
             assert!(error.contains(word), "{line}: {error}");
         };
         check("", "EOF");
+        check("[\"a\",\"1\",7,{}]", "object");
         check("{\"channel\":\"a\"}", "data");
         check("{\"data\":1}", "channel");
         check("{\"channel\":\"a b\",\"data\":1}", "/channel");

@@ -17,42 +17,52 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl Problem {
+    /// The same under another status: where HTTP has one for what our codes don't tell apart.
+    pub(super) fn under(self, status: StatusCode) -> Response {
+        respond(self.0, status)
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self(refusal) = self;
-        let status = StatusCode::from_u16(refusal.code.http_status())
+        let status = StatusCode::from_u16(self.0.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut json = format!(
-            "{{\"type\":\"about:blank\",\"status\":{},\"code\":\"{}\",\"title\":",
-            status.as_u16(),
-            refusal.code.as_str()
-        )
-        .into_bytes();
-        write::string(&mut json, status.canonical_reason().unwrap_or("error"));
-        json.extend_from_slice(b",\"detail\":");
-        write::string(&mut json, &refusal.message);
-        json.push(b'}');
-        let mut response = (
-            status,
-            [
-                (header::CONTENT_TYPE, "application/problem+json"),
-                (header::CACHE_CONTROL, "no-store"),
-            ],
-            json,
-        )
-            .into_response();
-        if let Some(after_ms) = refusal.retry_after_ms {
-            // Whole seconds (RFC 9110, section 10.2.3), rounded up.
-            response.headers_mut().insert(
-                header::RETRY_AFTER,
-                HeaderValue::from(after_ms.div_ceil(1000).max(1)),
-            );
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
+        respond(self.0, status)
     }
+}
+
+fn respond(refusal: Refusal, status: StatusCode) -> Response {
+    let mut json = format!(
+        "{{\"type\":\"about:blank\",\"status\":{},\"code\":\"{}\",\"title\":",
+        status.as_u16(),
+        refusal.code.as_str()
+    )
+    .into_bytes();
+    write::string(&mut json, status.canonical_reason().unwrap_or("error"));
+    json.extend_from_slice(b",\"detail\":");
+    write::string(&mut json, &refusal.message);
+    json.push(b'}');
+    let mut response = (
+        status,
+        [
+            (header::CONTENT_TYPE, "application/problem+json"),
+            (header::CACHE_CONTROL, "no-store"),
+        ],
+        json,
+    )
+        .into_response();
+    if let Some(after_ms) = refusal.retry_after_ms {
+        // Whole seconds (RFC 9110, section 10.2.3), rounded up.
+        response.headers_mut().insert(
+            header::RETRY_AFTER,
+            HeaderValue::from(after_ms.div_ceil(1000).max(1)),
+        );
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Extension, Query, Request, State},
-    http::{HeaderName, Version, header},
+    http::{HeaderName, Method, StatusCode, Version, header},
     response::{IntoResponse, Response},
 };
 
@@ -34,11 +34,15 @@ struct Wish {
 pub(super) async fn stream(
     State(app): State<Arc<App>>,
     Extension(slot): Extension<Slot>,
-    Query(pairs): Query<Vec<(String, String)>>,
     request: Request,
 ) -> Result<Response, Problem> {
     app.counts.requests.add(1);
     let headers = request.headers();
+    if request.method() != Method::GET {
+        // axum offers HEAD wherever there is GET; here it would hand over a socket that has no body to write.
+        let refusal = Refusal::new(ErrorCode::BadRequest, "event streams are for GET");
+        return Ok(Problem(refusal).under(StatusCode::METHOD_NOT_ALLOWED));
+    }
     app.admit(headers)?;
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::new(
@@ -48,7 +52,9 @@ pub(super) async fn stream(
         .into());
     }
     let claims = app.claims(app.token_of(headers))?;
-    let wish = read(&pairs)?;
+    let Query(pairs) = Query::try_from_uri(request.uri())
+        .map_err(|error| Refusal::new(ErrorCode::BadRequest, error.body_text()))?;
+    let mut wish = read(pairs)?;
     for channel in &wish.channels {
         if !claims.may(Permission::Subscribe, channel) {
             return Err(Refusal::new(
@@ -63,7 +69,7 @@ pub(super) async fn stream(
         .get("last-event-id")
         .and_then(|id| id.to_str().ok())
         .map(str::to_owned)
-        .or(wish.last_event_id);
+        .or(wish.last_event_id.take());
     let token = id
         .filter(|id| !id.is_empty())
         .map(|id| id.parse::<Token>())
@@ -87,7 +93,7 @@ pub(super) async fn stream(
     Ok((head, slot.held_body()).into_response())
 }
 
-fn read(pairs: &[(String, String)]) -> Result<Wish, Refusal> {
+fn read(pairs: Vec<(String, String)>) -> Result<Wish, Refusal> {
     let mut wish = Wish::default();
     for (name, value) in pairs {
         match name.as_str() {
@@ -103,9 +109,9 @@ fn read(pairs: &[(String, String)]) -> Result<Wish, Refusal> {
                 }
                 wish.channels.push(channel);
             }
-            "last_event_id" => wish.last_event_id = Some(value.clone()),
-            "max_rate" => wish.max_rate = Some(rate(value)?),
-            "policy" => wish.policy = Some(policy(value)?),
+            "last_event_id" => wish.last_event_id = Some(value),
+            "max_rate" => wish.max_rate = Some(rate(&value)?),
+            "policy" => wish.policy = Some(policy(&value)?),
             // Pages add parameters of their own against caches; they mean nothing here.
             _ => {}
         }

@@ -24,7 +24,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tower::ServiceExt;
 
 use crate::worker::Opening;
@@ -33,6 +37,11 @@ use crate::worker::Opening;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// hyper's least buffer; the configured limit of headers lies above it.
 const HEAD_BYTES_MIN: usize = 8192;
+
+/// After the last answer, what still comes is passed over for so long …
+const LINGER: Duration = Duration::from_secs(2);
+/// … and so far.
+const LINGER_BYTES: usize = 16 << 20;
 
 #[derive(Default)]
 struct Taken {
@@ -167,15 +176,40 @@ pub(super) async fn serve(
         Poll::Pending if head_sent.get() => Poll::Ready(Ok(())),
         polled => polled,
     });
-    if let Err(error) = served.await {
-        tracing::debug!(%peer, %error, "http connection ended");
-        return None;
-    }
+    let served = served.await;
     let parts = connection.into_parts();
-    let opening = slot.opening()?;
-    Some(Handover {
-        socket: parts.io.io.into_inner(),
-        early: parts.read_buf,
-        opening,
-    })
+    let socket = parts.io.io.into_inner();
+    if let Err(error) = &served {
+        tracing::debug!(%peer, %error, "http connection ended");
+    }
+    match slot.opening() {
+        Some(opening) if served.is_ok() => Some(Handover {
+            socket,
+            early: parts.read_buf,
+            opening,
+        }),
+        _ => {
+            linger(socket).await;
+            None
+        }
+    }
+}
+
+/// A socket that is closed with bytes unread sends a reset, which may overtake the answer: so who still writes, because it
+/// was refused before its body was read, is read from for a little while (RFC 9112, section 9.6).
+async fn linger(mut socket: TcpStream) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    let passing_over = async {
+        let (mut void, mut left) = (vec![0; 16 * 1024], LINGER_BYTES);
+        while left > 0 {
+            match socket.read(&mut void).await {
+                Ok(len) if len > 0 => left = left.saturating_sub(len),
+                _ => return,
+            }
+        }
+    };
+    // Who writes on and on is cut off.
+    drop(timeout(LINGER, passing_over).await);
 }

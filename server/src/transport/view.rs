@@ -4,14 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, Query, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{
+        Path, Query, Request, State,
+        rejection::{JsonRejection, PathRejection},
+    },
+    http::{HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{App, problem::Problem};
+use super::{App, bad_path, problem::Problem};
 use crate::{
     auth::{Claims, Permission},
     model::{Channel, Freshness, FreshnessState, Mode, Moment, Position, Token},
@@ -29,20 +33,25 @@ const VIEWS_MAX: usize = 100;
 /// Views with more rows than this are written off the worker's thread.
 const ROWS_INLINE: usize = 512;
 
-/// `?wait=SECONDS`.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Params {
-    wait: Option<u64>,
+/// `?wait=SECONDS`; other parameters mean nothing here.
+fn wait_of(uri: &Uri) -> Result<u64, Refusal> {
+    let bad = |_| Refusal::new(ErrorCode::BadOption, "wait is a whole number of seconds");
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map_err(|error| Refusal::new(ErrorCode::BadRequest, error.body_text()))?;
+    let wait = pairs.iter().find(|(name, _)| name == "wait");
+    let wait = wait.map(|(_, value)| value.parse::<u64>()).transpose();
+    Ok(wait.map_err(bad)?.unwrap_or(0).min(WAIT_MAX))
 }
 
 /// One view.
 pub(super) async fn one(
     State(app): State<Arc<App>>,
-    Path(channel): Path<String>,
-    Query(params): Query<Params>,
+    channel: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
     app.counts.requests.add(1);
+    let Path(channel) = channel.map_err(|error| bad_path(&error))?;
+    let wait = wait_of(request.uri())?;
     let claims = app.claims(app.token_of(request.headers()))?;
     let (channel, stream) = find(&app, &claims, &channel)?;
     let seen = request
@@ -56,7 +65,6 @@ pub(super) async fn one(
             .parse()
             .ok()
     });
-    let wait = params.wait.unwrap_or(0).min(WAIT_MAX);
     let answer = match &seen {
         Some(token) => {
             let newer = newer_than(&channel, &stream, token, Duration::from_secs(wait)).await?;
@@ -85,12 +93,14 @@ pub(super) struct Several {
 pub(super) async fn several(
     State(app): State<Arc<App>>,
     headers: axum::http::HeaderMap,
-    body: Result<Json<Several>, axum::extract::rejection::JsonRejection>,
+    body: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Result<Response, Problem> {
     app.counts.requests.add(1);
     let claims = app.claims(app.token_of(&headers))?;
-    let Json(several) =
-        body.map_err(|error| Refusal::new(ErrorCode::BadRequest, error.body_text()))?;
+    let bad = |message: String| Refusal::new(ErrorCode::BadRequest, message);
+    let Json(body) = body.map_err(|error| bad(error.body_text()))?;
+    let several: Several =
+        serde_json::from_value(Value::Object(body)).map_err(|error| bad(error.to_string()))?;
     if several.channels.len() > VIEWS_MAX {
         return Err(Refusal::new(
             ErrorCode::TooManyChannels,

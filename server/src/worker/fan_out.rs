@@ -11,7 +11,8 @@ use super::{
 use crate::{
     frame::Wire,
     model::{Epoch, Mode, Moment, Offset, Policy, Position},
-    protocol::CloseCode,
+    protocol::{CloseCode, write},
+    session,
     telemetry::WorkerCounts,
 };
 
@@ -422,7 +423,8 @@ fn offer<S>(
     now: Moment,
 ) -> Offered {
     let cold = connection.cold();
-    if matches!(cold.closing, Some(Closing::Lingering)) {
+    if cold.closing.is_some() {
+        // Nothing more is sent to it: what it would be owed would only grow.
         return Offered::Owed;
     }
     if cold.line(lane.number).is_none() {
@@ -470,8 +472,14 @@ fn offer<S>(
         // A line of its own goes through the resume table by itself.
         Load::Gap(..) => {}
     }
-    if disconnect {
+    if disconnect && cold.closing.is_none() {
+        let (mut json, mut bytes) = (Vec::new(), Vec::new());
+        write::bye(&mut json, CloseCode::SlowConsumer, None);
+        wire.append(&mut bytes, "bye", None, &json);
+        cold.reply(None, bytes);
         cold.closing = Some(Closing::AfterFlush(CloseCode::SlowConsumer));
+        cold.lines.clear();
+        connection.phase = session::Phase::Closing;
     }
     Offered::Owed
 }

@@ -6,8 +6,9 @@ use super::{
     FLUSH_BYTES, Key, Outside, Sockets, Timer, Worker,
     connection::{Closing, Cold},
     joins::gap_json,
-    lane::Load,
-    outbox::{Next, Phase},
+    lane::{Batch, Lane, Load},
+    outbox::{Line, Next, Phase},
+    slab::Places,
 };
 use crate::{
     frame::{Wire, sse_id},
@@ -162,16 +163,20 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let room = |out: &Vec<u8>| out.len() < FLUSH_BYTES;
         let mut taken = 0;
         while taken < cold.gathered.len() && room(out) {
-            let batch = &cold.gathered[taken];
+            let batch = cold.gathered[taken].clone();
+            taken += 1;
+            if is_early(cold, &batch, &self.lanes) {
+                continue;
+            }
             out.extend_from_slice(&batch.encoded(wire).bytes);
+            cold.ids.at_once |= matches!(batch.load, Load::Beat(_) | Load::Gap(..));
             if let Load::Updates(updates) = &batch.load {
                 self.counts.deliveries.add(updates.len() as u64);
                 self.counts.offers_written.add(updates.len() as u64);
             }
-            taken += 1;
         }
         cold.gathered.drain(..taken);
-        if taken > 0 {
+        if !out.is_empty() {
             return;
         }
         self.fill_beats(key, out, now);
@@ -421,4 +426,22 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
         Some(token)
     }
+}
+
+/// A channel's heartbeat vouches for all its partitions: while one of them is behind on this connection it would be early,
+/// and is left to [`Worker::fill_beats`].
+fn is_early(cold: &mut Cold, batch: &Batch, lanes: &Places<Lane>) -> bool {
+    let Load::Beat(notice) = &batch.load else {
+        return false;
+    };
+    let of_channel = |line: &&mut Line| {
+        let lane = lanes.get(line.lane);
+        lane.is_some_and(|lane| lane.channel == notice.channel)
+    };
+    let mut early = false;
+    for line in cold.lines.iter_mut().filter(of_channel) {
+        line.beat_due = true;
+        early = true;
+    }
+    early
 }

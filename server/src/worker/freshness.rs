@@ -227,7 +227,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let swept_now = lanes.iter().any(|&lane| {
             self.lanes
                 .get(lane)
-                .is_some_and(|lane| lane.sweep.is_some())
+                .is_some_and(|lane| lane.sweep.is_some() || lane.has_gap())
         });
         let Some(proved) = proved.filter(|_| !swept_now) else {
             if !self.beats_due.contains(&number) {

@@ -49,6 +49,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     &Joined {
                         seat: seat_no,
                         channel,
+                        from,
                         members: join.members,
                         arrived: now,
                         answer,
@@ -68,7 +69,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         for &member in &joined.members {
             if member & WHOLE_LANE != 0 {
-                self.lane_joined(lane_no, &joined.answer, joined.arrived, now);
+                self.lane_joined(lane_no, joined, now);
             } else {
                 self.line_joined(Key::from_number(member), lane_no, joined, now);
             }
@@ -85,6 +86,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Phase::Joining(from) = &line.phase else {
             return;
         };
+        if *from != joined.from {
+            // The answer to an earlier wish: the client has left since, and come again.
+            return;
+        }
         match &joined.answer {
             Answer::Held => self.held(key, lane_no),
             Answer::Refused(refusal) if !line.greeted => self.refused(key, lane_no, refusal),
@@ -286,11 +291,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let seat = &mut self.seats[seat_no];
             seat.begin(pulled);
             for lane_no in lanes {
-                let at = self
-                    .lanes
-                    .get_mut(lane_no)
-                    .and_then(|lane| lane.behind_from.take())
-                    .unwrap_or(old);
+                let Some(lane) = self.lanes.get_mut(lane_no) else {
+                    continue;
+                };
+                let at = lane.behind_from.take().unwrap_or(old);
                 let position = old_epoch.clone().map(|epoch| Position {
                     partition,
                     epoch,
@@ -327,34 +331,53 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
         }
         if !asked {
+            self.ask_for_lane(lane_no, from);
+        }
+    }
+
+    fn ask_for_lane(&mut self, lane_no: u32, from: From) {
+        if let Some(lane) = self.lanes.get_mut(lane_no) {
+            lane.refused = false;
             self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
         }
     }
 
+    /// A lane whose rejoin was refused asks again, from where its members still are.
+    pub(super) fn retry_lane(&mut self, lane_no: u32) {
+        if let Some(lane) = self.lanes.get(lane_no).filter(|lane| lane.refused)
+            && let Some(from) = lane.rejoining.clone()
+        {
+            self.ask_for_lane(lane_no, from);
+        }
+    }
+
     /// The answer for the fast members of a lane.
-    fn lane_joined(&mut self, lane_no: u32, answer: &Answer, arrived: Moment, now: Moment) {
+    fn lane_joined(&mut self, lane_no: u32, joined: &Joined, now: Moment) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        let (Some(from), seat) = (lane.rejoining.clone(), &self.seats[lane.seat as usize]) else {
+        if lane.rejoining.as_ref() != Some(&joined.from) {
+            // The answer to an earlier question, or to an earlier lane of this channel.
             return;
-        };
-        let tail = seat.stream.partitions[seat.partition as usize].tail.clone();
-        let begin = match answer {
+        }
+        let begin = match &joined.answer {
             Answer::Held => return,
-            Answer::Begin(begin) if begin.life == seat.cursor.resets && !seat.fallen => begin,
-            // Refused, or an answer of an earlier life: asked again; until then the clients' leases lapse by themselves.
-            Answer::Refused(_) | Answer::Begin(_) => {
-                return self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
+            Answer::Refused(_) => {
+                // Until it is answered the clients' leases lapse by themselves.
+                lane.refused = true;
+                self.wheel.add(now.plus(RETRY), Timer::RetryLane(lane_no));
+                return;
             }
+            Answer::Begin(begin) => begin,
         };
-        let Some(missing) = tail.between(
-            &lane.channel,
-            begin.at.offset,
-            seat.cursor.offset,
-            usize::MAX,
-        ) else {
-            return self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
+        let seat = &self.seats[lane.seat as usize];
+        let tail = seat.stream.partitions[seat.partition as usize].tail.clone();
+        let upto = seat.cursor.offset;
+        let missing = tail.between(&lane.channel, begin.at.offset, upto, usize::MAX);
+        let holds = begin.life == seat.cursor.resets && !seat.fallen;
+        let Some(missing) = missing.filter(|_| holds) else {
+            // Of an earlier life of the log, or it can't be joined to what this worker has: nothing of it has been sent.
+            return self.ask_for_lane(lane_no, joined.from.clone());
         };
         (lane.rejoining, lane.life) = (None, (begin.life, seat.epoch.clone()));
         (lane.swept, lane.skip_to) = (begin.at.offset, begin.at.offset);
@@ -368,13 +391,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             lane.pending.extend(begin.updates.iter().cloned());
         }
         lane.pending.extend(missing);
-        lane.skip_to = lane.skip_to.max(seat.cursor.offset);
+        lane.skip_to = lane.skip_to.max(upto);
         let (upto, members): (Offset, Vec<u32>) = (lane.skip_to, lane.members().collect());
         for &index in &members {
             self.catch_up_line(lane_no, index, upto, &tail, now);
         }
         if begin.snapshot.is_some() {
-            self.snapshot_for_fast(lane_no, &members, begin, arrived, now);
+            self.snapshot_for_fast(lane_no, &members, begin, joined.arrived, now);
         }
         self.queue(lane_no);
     }

@@ -143,8 +143,10 @@ pub struct Lane {
     pub recheck: Vec<u64>,
     /// Whether the worker has it on its list.
     pub queued: bool,
-    /// A rejoin of the whole lane is under way, from here; one is asked at a time.
+    /// A rejoin of the whole lane is under way, from here, where its fast members are; one is asked at a time.
     pub rejoining: Option<From>,
+    /// It was refused, and is asked again when a timer says so.
+    pub refused: bool,
 }
 
 impl Lane {
@@ -175,6 +177,7 @@ impl Lane {
             recheck: Vec::new(),
             queued: false,
             rejoining: None,
+            refused: false,
         }
     }
 
@@ -243,15 +246,19 @@ impl Lane {
             .sweep
             .as_ref()
             .is_some_and(|sweep| matches!(sweep.batch.load, Load::Updates(_) | Load::Gap(..)));
-        let gap = self
-            .notices
-            .iter()
-            .any(|load| matches!(load, Load::Gap(..)));
         sweeping
-            || gap
+            || self.has_gap()
             || !self.pending.is_empty()
             || self.behind_from.is_some()
             || self.rejoining.is_some()
+    }
+
+    /// Whether events that will not come are still to be told.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        self.notices
+            .iter()
+            .any(|load| matches!(load, Load::Gap(..)))
     }
 
     /// Begins a sweep with what waits, if something does. `number` is the lane's own; its members have everything up to

@@ -223,16 +223,7 @@ impl Line {
                 self.frozen
                     .extend(begin.updates.iter().cloned().map(Item::Update));
             }
-            // Bounded by the view's rows: an answer that did not fit would be asked for again, for ever.
-            Mode::View => {
-                for update in &begin.updates {
-                    self.bytes += update.weight();
-                    let old = self
-                        .open
-                        .insert(update.update.change.row.clone(), update.clone());
-                    self.bytes -= old.map_or(0, |old| old.weight());
-                }
-            }
+            Mode::View => self.lead(&begin.updates, now),
         }
         self.cursor = begin.at.offset;
         if self.sent.is_none()
@@ -245,6 +236,21 @@ impl Line {
         if !self.is_empty() {
             self.waiting_since.get_or_insert(now);
         }
+    }
+
+    /// What follows a view's token or snapshot, of each row the newest: sent before all else, as one flush. The outbox's
+    /// bound would make a line with more than that ask for ever, and get the same answer.
+    fn lead(&mut self, updates: &[Arc<Shared>], now: Moment) {
+        let mut newest: HashMap<&RowId, &Arc<Shared>> = HashMap::new();
+        for shared in updates {
+            newest.insert(&shared.update.change.row, shared);
+        }
+        let mut newest: Vec<_> = newest.into_values().cloned().collect();
+        newest.sort_unstable_by_key(|shared| shared.update.position.offset);
+        if let Some(every) = self.every.filter(|_| !newest.is_empty()) {
+            self.next_flush = now.plus(every);
+        }
+        self.ahead.extend(newest.into_iter().map(Item::Update));
     }
 
     /// Owes an update.
@@ -264,7 +270,7 @@ impl Line {
             .open
             .insert(shared.update.change.row.clone(), shared.clone());
         self.bytes -= old.as_ref().map_or(0, |old| old.weight());
-        if self.bytes <= max.bytes && self.frames() <= max.frames {
+        if self.bytes <= max.bytes && self.frozen.len() + self.open.len() <= max.frames {
             return if old.is_some() {
                 Owed::Conflated
             } else {

@@ -9,6 +9,9 @@ use crate::{
 };
 use std::time::Duration;
 
+/// Who is told goodbye comes back after so long at the earliest, in milliseconds.
+pub(super) const RECONNECT_MS: u64 = 1000;
+
 impl<S: Sockets, O: Outside> Worker<S, O> {
     pub(super) fn fire(&mut self, now: Moment) {
         self.now = now;
@@ -62,6 +65,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Timer::Bye(key, reconnect_after_ms) => {
                 self.say_goodbye(key, CloseCode::Restart, Some(reconnect_after_ms))
             }
+            Timer::RetryLane(lane_no) => self.retry_lane(lane_no),
             Timer::Retry(key) => {
                 if let Some(cold) = self
                     .connections
@@ -158,7 +162,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let due = now.plus(window * at / count);
             // Spread by the golden ratio: neighbours come back far apart.
             let spread = (u64::from(key.index()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 4000;
-            self.wheel.add(due, Timer::Bye(key, 1000 + spread));
+            self.wheel.add(due, Timer::Bye(key, RECONNECT_MS + spread));
         }
     }
 
