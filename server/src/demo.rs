@@ -24,7 +24,9 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// New York in July is four hours behind UTC.
 const ZONE_MS: i64 = -4 * 60 * 60 * 1000;
 const MINUTE_MS: i64 = 60_000;
-/// The file begins in the small hours; the board is more fun from the first departures on.
+/// The file begins in the small hours, at three; what happens until half past five is told at once, so that the board has
+/// rows as soon as it is looked at.
+const OPENS_AFTER_MS: i64 = 150 * MINUTE_MS;
 const DATE: &str = "2013-07-10";
 
 #[derive(Deserialize)]
@@ -42,7 +44,7 @@ pub async fn replay(publisher: Arc<Publisher>, claims: Arc<Claims>) {
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
-    let Some(first) = events.first().map(|event| event.ts) else {
+    let Some(first) = events.first().map(|event| event.ts + OPENS_AFTER_MS) else {
         return;
     };
     let mut player = Player {

@@ -5,6 +5,8 @@
 //! Keeps: the screen is redrawn ten times a second at most, however many updates come.
 
 mod follow;
+mod freshness;
+mod message;
 mod screen;
 mod view;
 

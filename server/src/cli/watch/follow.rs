@@ -163,7 +163,7 @@ async fn converse(
         let patience = if asked {
             PONG_MAX
         } else {
-            view.borrow().heartbeat()
+            view.borrow().freshness.heartbeat()
         };
         let frame = match timeout_at(Instant::now() + patience, socket.next()).await {
             Err(_) if asked => return End::Lost("the gateway fell silent".to_owned(), None),

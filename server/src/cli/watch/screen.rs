@@ -68,16 +68,14 @@ fn headline(view: &View, now: Instant) -> String {
         format!(
             "live, {age} (holds for {})",
             span(
-                view.live_for()
+                view.freshness
+                    .live_for()
                     .saturating_sub(verdict.age.unwrap_or_default())
             )
         )
     } else {
-        format!(
-            "{} ({}), {age}",
-            verdict.state.to_uppercase().replace('_', " "),
-            verdict.why
-        )
+        let state = verdict.state.to_uppercase().replace('_', " ");
+        format!("{state}, {age} ({})", verdict.why)
     };
     let what = if view.is_events {
         format!("{} events", view.updates)

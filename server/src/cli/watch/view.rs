@@ -1,19 +1,21 @@
 //! What is known of one channel, from what the gateway said.
 //!
-//! Does: folds messages into rows or a list of events, a token, and a verdict on their freshness. Owns: that state.
+//! Does: folds messages into rows or a list of events, and a token; hands what tells of freshness on. Owns: that state.
 //! Never knows: a socket, a terminal; the time comes in.
-//! Keeps: a snapshot is shown only whole; what was passed is ignored; only a proof of this connection renews `live`, and
-//! an error in the reading of the node's clock only ever makes the rows look older than they are.
+//! Keeps: a snapshot is shown only whole; what was passed is ignored.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::{
+    freshness::{Freshness, Phase, Verdict},
+    message::{Message, SnapshotRow},
+};
 use crate::model::{Channel, Position, Token};
 
 /// Rows that are kept, deleted ones whose position is remembered included.
@@ -22,8 +24,6 @@ const ROWS_MAX: usize = 200_000;
 const GRAVES_MAX: usize = 10_000;
 /// Events that are kept for the list.
 const EVENTS_MAX: usize = 500;
-/// Longest lease or interval that a node may name.
-const SPAN_MAX: Duration = Duration::from_secs(3600);
 
 /// One row, or one event.
 #[derive(Debug, Clone)]
@@ -53,39 +53,6 @@ pub(super) enum Told {
     Broken(String),
 }
 
-/// What may be said of the rows now.
-#[derive(Debug, PartialEq)]
-pub(super) struct Verdict {
-    /// Whether they are known to be up to date.
-    pub(super) live: bool,
-    /// The state's word.
-    pub(super) state: String,
-    /// Why, in words for people; empty when live.
-    pub(super) why: String,
-    /// The age of the newest proof; none where there never was one.
-    pub(super) age: Option<Duration>,
-}
-
-enum Link {
-    Connecting,
-    Open,
-    Waiting { message: String, until: Instant },
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Phase {
-    Asking,
-    CatchingUp,
-    Loading,
-    Following,
-}
-
-struct BadNews {
-    state: String,
-    reason: String,
-    proven_at: Option<Instant>,
-}
-
 /// One channel.
 pub(super) struct View {
     pub(super) channel: Channel,
@@ -103,65 +70,9 @@ pub(super) struct View {
     token: Token,
     floor: Token,
     staged: Option<(u64, BTreeMap<String, Entry>)>,
-    link: Link,
-    phase: Phase,
-    begun_at: Instant,
-    answered_at: Instant,
-    /// The node's clock when it was read, after `begun_at`.
-    node_ms: u64,
-    heartbeat: Duration,
-    live_for: Duration,
-    bad_news: Option<BadNews>,
-    proven_at: Option<Instant>,
-    lease_until: Option<Instant>,
+    /// What is known of its age.
+    pub(super) freshness: Freshness,
     news: bool,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    id: Option<u64>,
-    ok: Option<Answer>,
-    error: Option<Fault>,
-    op: Option<String>,
-    outcome: Option<String>,
-    position: Option<String>,
-    part: Option<u64>,
-    #[serde(default)]
-    more: bool,
-    rows: Option<BTreeMap<String, SnapshotRow>>,
-    row: Option<String>,
-    ts: Option<i64>,
-    data: Option<Box<RawValue>>,
-    #[serde(default)]
-    deleted: bool,
-    state: Option<String>,
-    reason: Option<String>,
-    age_ms: Option<u64>,
-    proved_at_ms: Option<u64>,
-    now_ms: Option<u64>,
-    heartbeat_ms: Option<u64>,
-    live_for_ms: Option<u64>,
-    dropped: Option<u64>,
-    reconnect_after_ms: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    outcome: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Fault {
-    code: String,
-    #[serde(default)]
-    message: String,
-    retry_after_ms: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct SnapshotRow {
-    ts: i64,
-    data: Box<RawValue>,
 }
 
 impl View {
@@ -177,51 +88,27 @@ impl View {
             token: Token::default(),
             floor: Token::default(),
             staged: None,
-            link: Link::Connecting,
-            phase: Phase::Asking,
-            begun_at: now,
-            answered_at: now,
-            node_ms: 0,
-            heartbeat: Duration::from_secs(25),
-            live_for: Duration::from_secs(30),
-            bad_news: None,
-            proven_at: None,
-            lease_until: None,
+            freshness: Freshness::new(now),
             news: true,
         }
     }
 
     /// A connection is tried: nothing is live until a proof of it, and no snapshot is finished.
     pub(super) fn begin(&mut self, now: Instant) {
-        self.link = Link::Connecting;
-        self.begun_at = now;
-        self.phase = Phase::Asking;
+        self.freshness.begin(now);
         self.staged = None;
-        self.bad_news = None;
-        self.lease_until = None;
         self.news = true;
     }
 
     /// It ended, and will be tried again.
     pub(super) fn lost(&mut self, message: String, until: Instant) {
-        self.link = Link::Waiting { message, until };
-        self.lease_until = None;
+        self.freshness.lost(message, until);
         self.news = true;
     }
 
     /// What to hand back to resume; empty before the first position.
     pub(super) fn token(&self) -> String {
         self.token.to_string()
-    }
-
-    /// Between two heartbeats of the node, with some patience.
-    pub(super) fn heartbeat(&self) -> Duration {
-        self.heartbeat + Duration::from_secs(1)
-    }
-
-    /// How long a proof holds.
-    pub(super) fn live_for(&self) -> Duration {
-        self.live_for
     }
 
     /// Whether something happened since the last call.
@@ -240,6 +127,12 @@ impl View {
     /// How many rows are there.
     pub(super) fn row_count(&self) -> usize {
         self.rows.len() - self.graves
+    }
+
+    /// What may be said of the rows now.
+    pub(super) fn verdict(&self, now: Instant) -> Verdict {
+        let empty = self.rows.is_empty() && self.events.is_empty();
+        self.freshness.verdict(!empty, now)
     }
 
     /// Takes one message.
@@ -267,7 +160,7 @@ impl View {
             return Ok(Told::Nothing);
         }
         match message.op.as_deref().unwrap_or("") {
-            "hello" => return self.hello(&message).map(|()| Told::Hello),
+            "hello" => return self.freshness.hello(&message).map(|()| Told::Hello),
             "bye" => {
                 return Ok(Told::Goodbye(
                     message.reconnect_after_ms.map(Duration::from_millis),
@@ -277,40 +170,22 @@ impl View {
             "snapshot" => self.snapshot(message, now)?,
             "update" => self.update(message)?,
             "heartbeat" => self.proof(&message, now)?,
-            "freshness" => self.judged(message, now),
+            "freshness" => self.freshness.judged(message, now),
             "gap" => self.missing(&message)?,
             _ => {} // A word of a later version.
         }
         Ok(Told::Nothing)
     }
 
-    fn hello(&mut self, message: &Message) -> Result<(), String> {
-        let (Some(now_ms), Some(heartbeat), Some(live_for)) =
-            (message.now_ms, message.heartbeat_ms, message.live_for_ms)
-        else {
-            return Err("hello without now_ms, heartbeat_ms or live_for_ms".to_owned());
-        };
-        self.link = Link::Open;
-        self.node_ms = now_ms;
-        self.heartbeat =
-            Duration::from_millis(heartbeat).clamp(Duration::from_millis(100), SPAN_MAX);
-        self.live_for = Duration::from_millis(live_for).min(SPAN_MAX);
-        Ok(())
-    }
-
     fn outcome(&mut self, outcome: &str, now: Instant) {
-        self.phase = match outcome {
-            "started" => {
-                self.is_events = true;
-                Phase::Following
-            }
-            "resumed" => Phase::Following,
+        self.is_events |= outcome == "started";
+        self.staged = None;
+        let phase = match outcome {
+            "started" | "resumed" => Phase::Following,
             "snapshot" => Phase::Loading,
             _ => Phase::CatchingUp,
         };
-        self.answered_at = now;
-        self.staged = None;
-        self.lease_until = None;
+        self.freshness.answered(phase, now);
     }
 
     fn snapshot(&mut self, message: Message, now: Instant) -> Result<(), String> {
@@ -339,8 +214,7 @@ impl View {
         let token: Token = parsed(message.position.as_deref())?;
         let (_, rows) = self.staged.take().unwrap_or_default();
         self.replace(rows, &token);
-        self.phase = Phase::Following;
-        self.answered_at = now;
+        self.freshness.loaded(now);
         Ok(())
     }
 
@@ -408,45 +282,10 @@ impl View {
                 self.token.advance(position.clone());
             }
         }
-        let Some(proved_at_ms) = message.proved_at_ms else {
-            return Ok(());
-        };
-        // The node's clock was read after the connection began: so a proof is never taken to be younger than it is.
-        let later = Duration::from_millis(proved_at_ms.saturating_sub(self.node_ms));
-        let earlier = Duration::from_millis(self.node_ms.saturating_sub(proved_at_ms));
-        let Some(proven) = self
-            .begun_at
-            .checked_add(later)
-            .and_then(|at| at.checked_sub(earlier))
-        else {
-            return Ok(());
-        };
-        let proven = proven.min(now);
-        self.proven_at = self.proven_at.max(Some(proven));
-        self.lease_until = self.lease_until.max(Some(proven + self.live_for));
-        if self
-            .bad_news
-            .as_ref()
-            .is_some_and(|bad| Some(proven) > bad.proven_at)
-        {
-            self.bad_news = None;
+        if let Some(proved_at_ms) = message.proved_at_ms {
+            self.freshness.prove(proved_at_ms, now);
         }
         Ok(())
-    }
-
-    /// Bad news counts until a proof that is newer than the newest one that it knew of; good news renews nothing.
-    fn judged(&mut self, message: Message, now: Instant) {
-        let state = message.state.unwrap_or_default();
-        if state == "live" {
-            return;
-        }
-        self.bad_news = Some(BadNews {
-            state,
-            reason: message.reason.unwrap_or_default(),
-            proven_at: message
-                .age_ms
-                .and_then(|age| now.checked_sub(Duration::from_millis(age))),
-        });
     }
 
     fn missing(&mut self, message: &Message) -> Result<(), String> {
@@ -459,52 +298,6 @@ impl View {
             .map_or_else(|| "some".to_owned(), |count| count.to_string());
         self.gap = Some(format!("{dropped} events are missing: {reason}"));
         Ok(())
-    }
-
-    /// What may be said of the rows now.
-    pub(super) fn verdict(&self, now: Instant) -> Verdict {
-        let known = self
-            .bad_news
-            .as_ref()
-            .and_then(|bad| bad.proven_at)
-            .max(self.proven_at);
-        let age = known.map(|at| now.saturating_duration_since(at));
-        let say = |state: &str, why: String| Verdict {
-            live: state == "live",
-            state: state.to_owned(),
-            why,
-            age,
-        };
-        let had = age.is_some() || !self.rows.is_empty() || !self.events.is_empty();
-        let disconnected = if had { "stale" } else { "connecting" };
-        match (&self.link, &self.bad_news) {
-            (Link::Waiting { message, until }, _) => {
-                let wait = until.saturating_duration_since(now).as_secs_f32();
-                return say(
-                    disconnected,
-                    format!("disconnected: {message}; next attempt in {wait:.1} s"),
-                );
-            }
-            (Link::Connecting, _) => return say(disconnected, "connecting".to_owned()),
-            (Link::Open, Some(bad)) => return say(&bad.state, bad.reason.clone()),
-            (Link::Open, None) => {}
-        }
-        match (self.phase, self.lease_until) {
-            (Phase::Asking, _) => say(disconnected, "subscribing".to_owned()),
-            (Phase::CatchingUp, _) => say("catching_up", "the node is behind the token".to_owned()),
-            (Phase::Loading, _) => say("catching_up", "loading".to_owned()),
-            (Phase::Following, Some(until)) if now < until => say("live", String::new()),
-            (Phase::Following, None) if now < self.answered_at + self.live_for => {
-                say("catching_up", "awaiting a proof".to_owned())
-            }
-            (Phase::Following, _) => say(
-                "stale",
-                format!(
-                    "lapsed: a proof holds for {:.1} s and none came",
-                    self.live_for.as_secs_f32()
-                ),
-            ),
-        }
     }
 }
 

@@ -193,7 +193,7 @@ fn the_screen_shows_rows_and_how_fresh_they_are() {
         watched.now + Duration::from_secs(2),
     );
     assert!(watched.screen(120, 24)[0].contains(
-        "STALE (disconnected: the connection ended; next attempt in 2.0 s), proven 0.0 s ago"
+        "STALE, proven 0.0 s ago (disconnected: the connection ended; next attempt in 2.0 s)"
     ));
 }
 
