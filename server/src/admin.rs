@@ -1,33 +1,57 @@
 //! The private listener: health, metrics, inspection, and the operator's hands.
 //!
 //! Does: answers probes, shows what the node knows of itself, pauses, delays, closes, drains. Owns: its listener. Never
-//! knows: what is in the data. Readiness never depends on a source: else the fleet would leave its balancer in the very
-//! outage that the ladder is for.
+//! knows: what is in the data. Keeps: readiness never depends on a source, else the fleet would leave its balancer in the
+//! very outage that staleness is marked for; nothing changes but by a POST that the guard let through.
+
+mod guard;
+mod hands;
+mod inspect;
+mod metrics;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State},
-    http::StatusCode,
+    http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use serde::Deserialize;
+use futures_util::future::join_all;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+pub use guard::Guard;
 
 use crate::{
+    partition::task::{Inspection, Request as Ask},
     protocol::{ErrorCode, Refusal},
-    source::embedded::Hindrance,
-    transport::{App, problem::Problem, thread::WorkerHandle},
+    streams::{PartitionHandle, Stream},
+    transport::{
+        App,
+        problem::Problem,
+        thread::{Command, WorkerHandle},
+    },
 };
+
+/// How long a worker or a partition is waited for; what does not answer is left out.
+const ANSWER: Duration = Duration::from_secs(1);
+/// Requests at once, beside the probes; more of them wait.
+const REQUESTS_MAX: usize = 16;
+/// How long requests may go on when the node stops.
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
 pub struct Admin {
     app: Arc<App>,
     workers: Vec<WorkerHandle>,
     node: Arc<str>,
-    token: Option<String>,
+    guard: Guard,
 }
 
 impl Admin {
@@ -37,100 +61,145 @@ impl Admin {
         app: Arc<App>,
         workers: Vec<WorkerHandle>,
         node: Arc<str>,
-        token: Option<String>,
+        guard: Guard,
     ) -> Arc<Self> {
         Arc::new(Self {
             app,
             workers,
             node,
-            token,
+            guard,
         })
+    }
+
+    /// Asks all workers at once; whoever does not answer in time is left out.
+    async fn ask_workers<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+        let asks = self.workers.iter().map(|worker| {
+            let (reply, answer) = oneshot::channel();
+            let command = command(reply);
+            async move {
+                timeout(ANSWER, async {
+                    worker.commands.send(command).await.ok()?;
+                    answer.await.ok()
+                })
+                .await
+                .ok()
+                .flatten()
+            }
+        });
+        join_all(asks).await.into_iter().flatten().collect()
+    }
+
+    /// Asks all partitions of these streams at once; none for those that do not answer in time.
+    async fn ask_partitions(&self, streams: &[Arc<Stream>]) -> Vec<Asked> {
+        let ask = async |stream: &Arc<Stream>, number: u32, handle: &PartitionHandle| Asked {
+            stream: stream.clone(),
+            number,
+            inspection: inspection_of(&handle.requests).await,
+        };
+        let ask = &ask;
+        let asks = streams.iter().flat_map(|stream| {
+            let handles = (0u32..).zip(&stream.partitions);
+            handles.map(move |(number, handle)| ask(stream, number, handle))
+        });
+        join_all(asks).await
     }
 }
 
-/// Serves until it is stopped.
-pub async fn serve(admin: Arc<Admin>, listener: std::net::TcpListener, stop: CancellationToken) {
-    let router = Router::new()
+/// A partition, and what its task said of itself.
+struct Asked {
+    stream: Arc<Stream>,
+    number: u32,
+    inspection: Option<Inspection>,
+}
+
+impl Asked {
+    fn handle(&self) -> &PartitionHandle {
+        &self.stream.partitions[self.number as usize]
+    }
+}
+
+async fn inspection_of(requests: &mpsc::Sender<Ask>) -> Option<Inspection> {
+    let (reply, answer) = oneshot::channel();
+    requests.try_send(Ask::Inspect(reply)).ok()?;
+    timeout(ANSWER, answer).await.ok()?.ok()
+}
+
+fn routes(admin: Arc<Admin>) -> Router {
+    let hands = Router::new()
+        .route("/streams/{stream}/pause", post(hands::pause))
+        .route("/streams/{stream}/resume", post(hands::resume))
+        .route("/streams/{stream}/delay", post(hands::delay))
+        .route("/connections/close", post(hands::close))
+        .route("/drain", post(hands::drain))
+        .route("/reload", post(hands::reload))
+        .route_layer(middleware::from_fn_with_state(admin.clone(), guard::check));
+    let bounded = Router::new()
+        .route("/metrics", get(metrics::scrape))
+        .route("/inspect/streams", get(inspect::streams))
+        .route("/inspect/partitions", get(inspect::partitions))
+        .route("/inspect/channels", get(inspect::channels))
+        .route("/inspect/connections", get(inspect::connections))
+        .route("/inspect/breakers", get(inspect::breakers))
+        .merge(hands)
+        .route_layer(GlobalConcurrencyLimitLayer::new(REQUESTS_MAX));
+    Router::new()
         .route("/live", get(|| async { "live\n" }))
-        .route("/ready", get(ready))
-        .route("/streams/{stream}/pause", post(pause))
-        .route("/streams/{stream}/resume", post(resume))
-        .route("/streams/{stream}/delay", post(delay))
-        .with_state(admin);
+        .route("/ready", get(hands::ready))
+        .merge(bounded)
+        .fallback(|| async {
+            Problem(Refusal::new(
+                ErrorCode::NotFound,
+                "no such path: see docs/reference/admin.md",
+            ))
+        })
+        .with_state(admin)
+}
+
+/// Serves until it is stopped, and lets what was asked until then finish, for a second.
+pub async fn serve(admin: Arc<Admin>, listener: std::net::TcpListener, stop: CancellationToken) {
+    admin.guard.say();
     let listener = listener
         .set_nonblocking(true)
         .and_then(|()| tokio::net::TcpListener::from_std(listener));
-    let served = match listener {
-        Ok(listener) => {
-            axum::serve(listener, router)
-                .with_graceful_shutdown(async move { stop.cancelled().await })
-                .await
-        }
-        Err(error) => Err(error),
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the admin listener did not start"),
     };
-    if let Err(error) = served {
-        tracing::error!(%error, "the admin listener ended");
+    let stopped = stop.clone().cancelled_owned();
+    let serving = axum::serve(listener, routes(admin)).with_graceful_shutdown(stopped);
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_REQUESTS).await;
+    };
+    tokio::select! {
+        biased;
+        served = serving.into_future() => if let Err(error) = served {
+            tracing::error!(%error, "the admin listener ended");
+        },
+        () = late => {}
     }
 }
 
-async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    if admin.app.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
-    } else {
-        "ready\n".into_response()
-    }
+fn json(value: serde_json::Value) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(value)).into_response()
 }
 
-async fn pause(
-    State(admin): State<Arc<Admin>>,
-    Path(stream): Path<String>,
-) -> Result<Response, Problem> {
-    hinder(&admin, &stream, |hindrance| hindrance.paused = true)
+/// A problem whose status no error code of the protocol has.
+fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "status": status.as_u16(),
+        "code": code,
+        "title": status.canonical_reason(),
+        "detail": detail,
+    });
+    let kind = [
+        (header::CONTENT_TYPE, "application/problem+json"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (status, kind, body.to_string()).into_response()
 }
 
-async fn resume(
-    State(admin): State<Arc<Admin>>,
-    Path(stream): Path<String>,
-) -> Result<Response, Problem> {
-    hinder(&admin, &stream, |hindrance| {
-        *hindrance = Hindrance::default()
-    })
-}
-
-#[derive(Deserialize)]
-struct Delay {
-    ms: u64,
-}
-
-async fn delay(
-    State(admin): State<Arc<Admin>>,
-    Path(stream): Path<String>,
-    Query(delay): Query<Delay>,
-) -> Result<Response, Problem> {
-    hinder(&admin, &stream, |hindrance| {
-        hindrance.delay = Duration::from_millis(delay.ms.min(3_600_000))
-    })
-}
-
-fn hinder(
-    admin: &Admin,
-    stream: &str,
-    change: impl FnOnce(&mut Hindrance),
-) -> Result<Response, Problem> {
-    let found = admin.app.streams.get(stream);
-    let stream = found.ok_or_else(|| {
-        Refusal::new(
-            ErrorCode::UnknownStream,
-            format!("there is no stream {stream:?}"),
-        )
-    })?;
-    stream.hindrance.send_modify(change);
-    let now = *stream.hindrance.borrow();
-    let delay_ms = u64::try_from(now.delay.as_millis()).unwrap_or(u64::MAX);
-    Ok(
-        Json(
-            serde_json::json!({"stream": stream.name, "paused": now.paused, "delay_ms": delay_ms}),
-        )
-        .into_response(),
-    )
+fn bad_request(message: impl Into<String>) -> Problem {
+    Problem(Refusal::new(ErrorCode::BadRequest, message))
 }

@@ -32,6 +32,7 @@ pub use pattern::ChannelPattern;
 pub use selector::Selector;
 pub use session::{DrainConfig, DrainRate, LimitsConfig, OutboxConfig, SessionConfig};
 pub use stream::{Format, Retention, SourceConfig, StreamConfig, TailConfig, ViewMax};
+pub use units::parse_duration;
 pub use walk::{Problem, Problems};
 
 use walk::Walk;

@@ -155,12 +155,6 @@ impl Gateway {
             };
             threads.push(spawn_worker(number, thread).map_err(system("a worker's thread"))?);
         }
-        let admin = admin::Admin::new(
-            app.clone(),
-            workers.clone(),
-            node,
-            config.admin.token.clone(),
-        );
         let admin_address = config.admin.address;
         let listener = std::net::TcpListener::bind(admin_address);
         let listener = listener.map_err(|error| StartError::Listen {
@@ -171,6 +165,8 @@ impl Gateway {
         let admin_address = listener
             .local_addr()
             .map_err(system("the admin listener"))?;
+        let guard = admin::Guard::new(admin_address, config.admin.token.as_deref());
+        let admin = admin::Admin::new(app.clone(), workers.clone(), node, guard);
         tasks.spawn_on(
             admin::serve(admin, listener, stop.clone()),
             control.handle(),
@@ -205,6 +201,11 @@ impl Gateway {
     #[must_use]
     pub fn app(&self) -> &Arc<App> {
         &self.app
+    }
+
+    /// Returns once an operator has asked the node to leave, by `POST /drain`: then it is to be drained. Cancel safe.
+    pub async fn asked_to_leave(&self) {
+        self.app.leave.cancelled().await;
     }
 
     /// Runs a task of the node's own until it ends or the node stops.
@@ -379,6 +380,7 @@ fn app(
         header_bytes: limits.header_bytes,
         connects: limits.connects_per_second_per_address.map(per_second),
         draining: false.into(),
+        leave: CancellationToken::new(),
         seed: u64::from_le_bytes(seed).into(),
     })
 }

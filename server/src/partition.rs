@@ -26,6 +26,7 @@ use crate::{
     model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Update},
     protocol::{ErrorCode, Outcome, Refusal, SnapshotReason, write::GapReason},
     source::{Fetch, SourceError, embedded::EmbeddedLog},
+    telemetry::Throttle,
 };
 
 /// A join that has no answer after so long is told that it is held.
@@ -181,6 +182,7 @@ pub struct Partition {
     readable: bool,
     joins: Vec<Join>,
     poisoned: u64,
+    warning: Throttle,
 }
 
 impl Partition {
@@ -207,6 +209,7 @@ impl Partition {
             readable: false,
             joins: Vec::new(),
             poisoned: 0,
+            warning: Throttle::default(),
         }
     }
 
@@ -278,7 +281,9 @@ impl Partition {
             Ok(change) => change,
             Err(poison) => {
                 self.poisoned += 1;
-                tracing::warn!(stream = self.settings.stream, partition = self.settings.partition, offset = %record.offset, %poison, "record skipped");
+                if let Some(kept_back) = self.warning.pass(now) {
+                    tracing::warn!(stream = self.settings.stream, partition = self.settings.partition, offset = %record.offset, %poison, kept_back, "record skipped");
+                }
                 return None;
             }
         };

@@ -110,6 +110,11 @@ impl Publisher {
             .map_err(|message| Refusal::new(ErrorCode::BadRecord, message))
     }
 
+    /// Counts a record that was refused before it came to [`Publisher::append`].
+    pub fn note_refused(&self) {
+        self.counts.publish_refused.add(1);
+    }
+
     /// The refusal of a line of so many bytes.
     #[must_use]
     pub fn too_large(&self, bytes: usize) -> Refusal {
@@ -155,10 +160,13 @@ impl Publisher {
             }
         }
         let unanswered = || Err(Refusal::new(ErrorCode::Internal, "the log gave no answer"));
-        answers
+        let answers: Vec<Answer> = answers
             .into_iter()
             .map(|answer| answer.unwrap_or_else(unanswered))
-            .collect()
+            .collect();
+        let refused = answers.iter().filter(|answer| answer.is_err()).count();
+        self.counts.publish_refused.add(refused as u64);
+        answers
     }
 
     fn admit(
@@ -208,18 +216,17 @@ impl Publisher {
                 self.counts.duplicates.add(1);
                 Ok((position, true))
             }
-            Appended::ViewFull => {
-                self.counts.publish_refused.add(1);
-                Err(Refusal::new(
-                    ErrorCode::ViewFull,
-                    "the view has as many rows or bytes as the stream's view_max allows; delete rows first",
-                ))
-            }
+            Appended::ViewFull => Err(Refusal::new(
+                ErrorCode::ViewFull,
+                "the view has as many rows or bytes as the stream's view_max allows; delete rows first",
+            )),
         }
     }
 
     /// One record that came over a WebSocket.
-    #[must_use]
+    ///
+    /// # Errors
+    /// What [`Self::stream`], [`Self::read`] and [`Self::append`] refuse.
     pub fn publish_one(&self, stream: &str, claims: &Claims, line: &[u8]) -> Answer {
         let stream = self.stream(stream, claims)?;
         let record = self.read(&stream, line);

@@ -9,8 +9,9 @@ use dashmap::DashMap;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    model::{Channel, Mode, Placement, Policy},
-    partition::{tail::Tail, task::Request},
+    model::{Channel, Mode, Placement, Policy, Token},
+    partition::{resume::From, tail::Tail, task::Request},
+    protocol::{ErrorCode, Refusal},
     source::embedded::{EmbeddedLog, Hindrance},
 };
 
@@ -58,6 +59,45 @@ impl Stream {
             }
             Placement::Spread => 0..count,
         }
+    }
+
+    /// Whether a subscription may be begun so.
+    ///
+    /// # Errors
+    /// `bad_option`, or `bad_token` for a token that names partitions which this stream does not have.
+    pub fn check(
+        &self,
+        policy: Option<Policy>,
+        max_rate: Option<f64>,
+        token: Option<&Token>,
+        from: &From,
+    ) -> Result<(), Refusal> {
+        let bad = |message: &str| Err(Refusal::new(ErrorCode::BadOption, message));
+        match (self.mode, policy, from) {
+            (Mode::View, Some(Policy::DropOldest), _) => {
+                return bad("drop_oldest is for events: of a view it would lose rows");
+            }
+            (Mode::View, _, From::Earliest | From::History(_)) => {
+                return bad("earliest and history are for events: a view comes whole");
+            }
+            (Mode::Events, Some(Policy::Conflate), _) => {
+                return bad("conflate is for views: events are never conflated");
+            }
+            (Mode::Events, _, _) if max_rate.is_some() => {
+                return bad("max_rate is for views: events are never conflated");
+            }
+            _ => {}
+        }
+        let count = self.partitions.len();
+        let mut positions = token.map(Token::positions).unwrap_or_default().iter();
+        if positions.any(|position| position.partition as usize >= count) {
+            let message = format!(
+                "the token names a partition beyond the {count} of {}: it is of another stream",
+                self.name
+            );
+            return Err(Refusal::new(ErrorCode::BadToken, message));
+        }
+        Ok(())
     }
 
     /// The partition of a record that is published through Tidegate.

@@ -1,78 +1,398 @@
 //! Every metric's name, and what is counted.
 //!
-//! Does: names metrics once; counts per worker in plain counters that the admin listener reads. Owns: the counters. Never
-//! knows: what they mean to anybody. No label is looked up per delivery: a worker adds to its own numbers once a turn.
+//! Does: names each metric once, with its labels and meaning; holds the counters. Owns: the counters. Never knows: what
+//! they mean to anybody, and who reads them. Keeps: no label is looked up per delivery, since a worker adds to its own
+//! numbers, and labels are put to them only when somebody looks; labels come from closed sets, never from channels,
+//! rows, subjects or addresses. `docs/reference/metrics.md` lists the same names: a test compares them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod counts;
 
-/// A number that one thread adds to and others read.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub use counts::{
+    Closed, Counter, NodeCounts, TIME_BOUNDS_US, Throttle, Times, TimesRead, WorkerCounts,
+};
 
-impl Counter {
-    /// Adds.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-    /// Sets, for what goes up and down.
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-    /// Reads.
+/// What begins every metric's name.
+pub const PREFIX: &str = "tidegate_";
+
+/// What a metric's number does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows; its name ends in `_total` where it is read.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// Counts by upper bounds.
+    Histogram,
+}
+
+impl Kind {
+    /// Its word on the page.
     #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
     }
 }
 
-/// What one worker counts.
-#[derive(Debug, Default)]
-pub struct WorkerCounts {
-    /// Connections over WebSocket now.
-    pub websocket: Counter,
-    /// Connections over SSE now.
-    pub sse: Counter,
-    /// Subscriptions (lanes of connections) now.
-    pub subscriptions: Counter,
-    /// Messages of updates handed to sockets whole, or into an outbox.
-    pub deliveries: Counter,
-    /// Writes to sockets.
-    pub writes: Counter,
-    /// Bytes handed to sockets.
-    pub sent_bytes: Counter,
-    /// Times that a socket took no more.
-    pub blocked: Counter,
-    /// Connections whose socket takes no more now.
-    pub blocked_now: Counter,
-    /// Updates that gave way to newer ones of their row.
-    pub conflated: Counter,
-    /// Events that gave way and are a gap.
-    pub dropped: Counter,
-    /// Lines that began again since their outbox was full, or the worker fell off the tail.
-    pub rejoined: Counter,
-    /// Joins that were asked.
-    pub joins: Counter,
-    /// Heartbeats and states handed out.
-    pub notices: Counter,
-    /// Messages that were refused.
-    pub refused: Counter,
-    /// Turns.
-    pub turns: Counter,
-    /// Connections closed, by [`crate::protocol::CloseCode`] in the order of `ALL`.
-    pub closed: [Counter; 14],
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name, without [`PREFIX`] and without `_total`.
+    pub name: &'static str,
+    /// What its number does.
+    pub kind: Kind,
+    /// Its labels, in order.
+    pub labels: &'static [&'static str],
+    /// What it means.
+    pub help: &'static str,
 }
 
-/// What the whole node counts.
-#[derive(Debug, Default)]
-pub struct NodeCounts {
-    /// Records that the log took.
-    pub published: Counter,
-    /// Records that were refused.
-    pub publish_refused: Counter,
-    /// Records dropped as repeats.
-    pub duplicates: Counter,
-    /// HTTP requests answered.
-    pub requests: Counter,
-    /// Connections refused at the door.
-    pub refused_connections: Counter,
+impl Metric {
+    /// Its name as it is read: with the prefix, and a counter's with `_total`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        let total = if self.kind == Kind::Counter {
+            "_total"
+        } else {
+            ""
+        };
+        format!("{PREFIX}{}{total}", self.name)
+    }
 }
+
+const STREAM: &[&str] = &["stream"];
+const PARTITION: &[&str] = &["stream", "partition"];
+const WORKER: &[&str] = &["worker"];
+
+/// Records that this node has read from the log, those that meant nothing included.
+pub const SOURCE_RECORDS: Metric = Metric {
+    name: "source_records",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Records that this node has read from the log, those that meant nothing included",
+};
+/// Records that could not be understood and were passed over.
+pub const SOURCE_POISONED: Metric = Metric {
+    name: "source_poisoned_records",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Records that could not be understood and were passed over",
+};
+/// Fetches from the log.
+pub const SOURCE_FETCHES: Metric = Metric {
+    name: "source_fetches",
+    kind: Kind::Counter,
+    labels: &["stream", "partition", "outcome"],
+    help: "Fetches from the log",
+};
+/// Offsets between the newest head seen and what this node has applied.
+pub const SOURCE_LAG: Metric = Metric {
+    name: "source_lag_records",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Offsets between the newest head seen and what this node has applied",
+};
+/// Records that the embedded log holds.
+pub const LOG_RECORDS: Metric = Metric {
+    name: "log_held_records",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Records that the embedded log holds",
+};
+/// Bytes that the embedded log holds.
+pub const LOG_BYTES: Metric = Metric {
+    name: "log_held_bytes",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Bytes that the embedded log holds",
+};
+/// Age of the newest proof that this node has what the log has; absent before the first.
+pub const VIEW_AGE: Metric = Metric {
+    name: "view_age_seconds",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Age of the newest proof that this node has what the log has; absent before the first",
+};
+/// 1 while every partition of the stream is live, else 0.
+pub const VIEW_LIVE: Metric = Metric {
+    name: "view_live_streams",
+    kind: Kind::Gauge,
+    labels: STREAM,
+    help: "1 while every partition of the stream is live, else 0",
+};
+/// Views that this node holds folded.
+pub const VIEW_RESIDENT: Metric = Metric {
+    name: "view_resident_channels",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Views that this node holds folded",
+};
+/// Rows of those views.
+pub const VIEW_ROWS: Metric = Metric {
+    name: "view_resident_rows",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Rows of those views",
+};
+/// Updates that the tail holds.
+pub const TAIL_UPDATES: Metric = Metric {
+    name: "tail_held_updates",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Updates that the tail holds",
+};
+/// Bytes that the tail pins, about.
+pub const TAIL_BYTES: Metric = Metric {
+    name: "tail_held_bytes",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Bytes that the tail pins, about",
+};
+/// Requests in the partition's queue, not yet looked at.
+pub const PARTITION_QUEUED: Metric = Metric {
+    name: "partition_queued_requests",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Requests in the partition's queue, not yet looked at",
+};
+/// Joins and long-polls that the partition holds until it can answer them.
+pub const PARTITION_WAITING: Metric = Metric {
+    name: "partition_waiting_requests",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Joins and long-polls that the partition holds until it can answer them",
+};
+/// Updates offered to connections, by what became of them.
+pub const FANOUT_OFFERS: Metric = Metric {
+    name: "fanout_offers",
+    kind: Kind::Counter,
+    labels: &["worker", "outcome"],
+    help: "Updates offered to connections, by what became of them",
+};
+/// Heartbeats and states handed out.
+pub const FANOUT_NOTICES: Metric = Metric {
+    name: "fanout_notices",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Heartbeats and states handed out",
+};
+/// Joins asked of partitions.
+pub const FANOUT_JOINS: Metric = Metric {
+    name: "fanout_joins",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Joins asked of partitions",
+};
+/// Lines that began again: their outbox was full, or the worker fell off the tail.
+pub const FANOUT_REJOINS: Metric = Metric {
+    name: "fanout_rejoins",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Lines that began again: their outbox was full, or the worker fell off the tail",
+};
+/// Channels that some connection of the worker follows.
+pub const FANOUT_CHANNELS: Metric = Metric {
+    name: "fanout_followed_channels",
+    kind: Kind::Gauge,
+    labels: WORKER,
+    help: "Channels that some connection of the worker follows",
+};
+/// Channels of connections, summed over the connections.
+pub const FANOUT_SUBSCRIPTIONS: Metric = Metric {
+    name: "fanout_active_subscriptions",
+    kind: Kind::Gauge,
+    labels: WORKER,
+    help: "Channels of connections, summed over the connections",
+};
+/// Connections now.
+pub const SESSION_ACTIVE: Metric = Metric {
+    name: "session_active",
+    kind: Kind::Gauge,
+    labels: &["worker", "transport"],
+    help: "Connections now",
+};
+/// Connections closed, by the reason that this node gave or saw.
+pub const SESSION_CLOSED: Metric = Metric {
+    name: "session_closed",
+    kind: Kind::Counter,
+    labels: &["worker", "transport", "code"],
+    help: "Connections closed, by the reason that this node gave or saw",
+};
+/// Connections whose socket took no more, and that have not caught up yet.
+pub const SESSION_BLOCKED: Metric = Metric {
+    name: "session_blocked",
+    kind: Kind::Gauge,
+    labels: WORKER,
+    help: "Connections whose socket took no more, and that have not caught up yet",
+};
+/// Bytes that wait for those connections, about.
+pub const SESSION_OUTBOX: Metric = Metric {
+    name: "session_outbox_bytes",
+    kind: Kind::Gauge,
+    labels: WORKER,
+    help: "Bytes that wait for those connections, about",
+};
+/// Messages of clients that were refused.
+pub const SESSION_REFUSED: Metric = Metric {
+    name: "session_refused_messages",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Messages of clients that were refused",
+};
+/// HTTP requests to the public listener's routes, handshakes included.
+pub const TRANSPORT_REQUESTS: Metric = Metric {
+    name: "transport_requests",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "HTTP requests to the public listener's routes, handshakes included",
+};
+/// Connections refused at the door for their address's rate.
+pub const TRANSPORT_REFUSED: Metric = Metric {
+    name: "transport_refused_connections",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Connections refused at the door for their address's rate",
+};
+/// Bytes handed to sockets of sessions.
+pub const TRANSPORT_BYTES: Metric = Metric {
+    name: "transport_sent_bytes",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Bytes handed to sockets of sessions",
+};
+/// Updates handed to sockets of sessions.
+pub const TRANSPORT_UPDATES: Metric = Metric {
+    name: "transport_sent_updates",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Updates handed to sockets of sessions",
+};
+/// Writes to sockets of sessions.
+pub const TRANSPORT_WRITES: Metric = Metric {
+    name: "transport_writes",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Writes to sockets of sessions",
+};
+/// Sweeps' writes that a socket took only in part, or not at all.
+pub const TRANSPORT_BLOCKED: Metric = Metric {
+    name: "transport_blocked_writes",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Sweeps' writes that a socket took only in part, or not at all",
+};
+/// From the applying of an update to the end of the turn in which the last of its channel's sockets got it; measured for the first and the last update of each sweep.
+pub const TRANSPORT_DELIVERY: Metric = Metric {
+    name: "transport_delivery_seconds",
+    kind: Kind::Histogram,
+    labels: WORKER,
+    help: "From the applying of an update to the end of the turn in which the last of its channel's sockets got it; measured for the first and the last update of each sweep",
+};
+/// Records that publishers sent.
+pub const PUBLISH_RECORDS: Metric = Metric {
+    name: "publish_records",
+    kind: Kind::Counter,
+    labels: &["outcome"],
+    help: "Records that publishers sent",
+};
+/// Updates encoded by this process: one for each update that anybody received.
+pub const FRAME_UPDATES: Metric = Metric {
+    name: "frame_encoded_updates",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Updates encoded by this process: one for each update that anybody received",
+};
+/// Parts of snapshots encoded by this process.
+pub const FRAME_PARTS: Metric = Metric {
+    name: "frame_encoded_parts",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Parts of snapshots encoded by this process",
+};
+/// Turns of the worker.
+pub const WORKER_TURNS: Metric = Metric {
+    name: "worker_turns",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Turns of the worker",
+};
+/// Time spent in turns: its rate is the worker's busy share.
+pub const WORKER_BUSY: Metric = Metric {
+    name: "worker_busy_seconds",
+    kind: Kind::Counter,
+    labels: WORKER,
+    help: "Time spent in turns: its rate is the worker's busy share",
+};
+/// 1 until the node begins to drain, then 0.
+pub const NODE_READY: Metric = Metric {
+    name: "node_ready",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "1 until the node begins to drain, then 0",
+};
+/// Since the node started.
+pub const NODE_UPTIME: Metric = Metric {
+    name: "node_uptime_seconds",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Since the node started",
+};
+
+/// All of them, as the page lists them.
+pub const ALL: [&Metric; 39] = [
+    &SOURCE_RECORDS,
+    &SOURCE_POISONED,
+    &SOURCE_FETCHES,
+    &SOURCE_LAG,
+    &LOG_RECORDS,
+    &LOG_BYTES,
+    &VIEW_AGE,
+    &VIEW_LIVE,
+    &VIEW_RESIDENT,
+    &VIEW_ROWS,
+    &TAIL_UPDATES,
+    &TAIL_BYTES,
+    &PARTITION_QUEUED,
+    &PARTITION_WAITING,
+    &FANOUT_OFFERS,
+    &FANOUT_NOTICES,
+    &FANOUT_JOINS,
+    &FANOUT_REJOINS,
+    &FANOUT_CHANNELS,
+    &FANOUT_SUBSCRIPTIONS,
+    &SESSION_ACTIVE,
+    &SESSION_CLOSED,
+    &SESSION_BLOCKED,
+    &SESSION_OUTBOX,
+    &SESSION_REFUSED,
+    &TRANSPORT_REQUESTS,
+    &TRANSPORT_REFUSED,
+    &TRANSPORT_BYTES,
+    &TRANSPORT_UPDATES,
+    &TRANSPORT_WRITES,
+    &TRANSPORT_BLOCKED,
+    &TRANSPORT_DELIVERY,
+    &PUBLISH_RECORDS,
+    &FRAME_UPDATES,
+    &FRAME_PARTS,
+    &WORKER_TURNS,
+    &WORKER_BUSY,
+    &NODE_READY,
+    &NODE_UPTIME,
+];
+
+/// What becomes of an offered update: the values of `outcome` of [`FANOUT_OFFERS`].
+pub const OFFER_OUTCOMES: [&str; 6] = [
+    "written",
+    "queued",
+    "conflated",
+    "dropped",
+    "overflowed",
+    "closed",
+];
+
+#[cfg(test)]
+mod tests;

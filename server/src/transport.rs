@@ -24,6 +24,7 @@ use axum::{
     routing::{any, get, post},
 };
 use governor::DefaultKeyedRateLimiter;
+use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
     model::Channel,
     protocol::{ErrorCode, Refusal},
     publish::{self, Publisher},
-    streams::Streams,
+    streams::{Stream, Streams},
     telemetry::{NodeCounts, WorkerCounts},
 };
 
@@ -67,6 +68,8 @@ pub struct App {
     pub connects: Option<DefaultKeyedRateLimiter<std::net::IpAddr>>,
     /// The node is leaving.
     pub draining: AtomicBool,
+    /// An operator asked the node to leave: whoever runs it drains it then.
+    pub leave: CancellationToken,
     /// Spreads what must not happen to all clients at once.
     pub seed: AtomicU64,
 }
@@ -215,7 +218,7 @@ impl App {
     }
 
     /// Whether an event stream may have these channels.
-    fn check_channels(&self, channels: &[Channel]) -> Result<(), Refusal> {
+    fn check_channels(&self, channels: &[Channel]) -> Result<Arc<Stream>, Refusal> {
         let Some(first) = channels.first() else {
             return Err(Refusal::new(
                 ErrorCode::BadRequest,
@@ -237,13 +240,13 @@ impl App {
                 "the channels of one event stream must be of one stream: one id serves them all",
             ));
         }
-        if self.streams.get(first.stream()).is_none() {
-            return Err(Refusal::new(
+        let unknown = || {
+            Refusal::new(
                 ErrorCode::UnknownStream,
                 format!("there is no stream {}", first.stream()),
-            ));
-        }
-        Ok(())
+            )
+        };
+        self.streams.get(first.stream()).ok_or_else(unknown)
     }
 }
 
@@ -266,7 +269,6 @@ pub fn bad_path(error: &PathRejection) -> Refusal {
 }
 
 /// The public routes.
-#[must_use]
 pub fn router(app: Arc<App>) -> Router {
     let cors = cors(&app);
     Router::new()

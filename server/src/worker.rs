@@ -31,8 +31,7 @@ use std::{
     time::Duration,
 };
 
-pub use inspect::ConnectionInfo;
-pub use subscriptions::check_event_stream;
+pub use inspect::{ChannelInfo, ConnectionInfo, Pick};
 
 use connection::{Closing, Cold, Connection};
 use lane::{Lane, NONE};
@@ -192,7 +191,7 @@ struct ChannelSeat {
     life: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Timer {
     Tick,
     Beat(u32, u32),
@@ -235,6 +234,8 @@ pub struct Worker<S: Sockets, O: Outside> {
     counts: Arc<WorkerCounts>,
     pull_again: bool,
     draining: bool,
+    /// Of each sweep that ended in this turn, when its first and its last update were applied.
+    swept: Vec<(Moment, Moment)>,
     /// The turn's moment.
     now: Moment,
 }
@@ -278,6 +279,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             counts,
             pull_again: false,
             draining: false,
+            swept: Vec::new(),
             now,
         }
     }
@@ -337,7 +339,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             self.connections.remove(key);
             return Err(error);
         }
-        self.gauge(wire).add(1);
+        self.counts.active(wire).add(1);
         self.greet(key, &opening, now);
         match claims {
             Some(claims) => self.take_claims(key, claims, now),
@@ -369,14 +371,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
         self.touch(key);
         Ok(key)
-    }
-
-    fn gauge(&self, wire: Wire) -> &crate::telemetry::Counter {
-        if wire == Wire::WebSocket {
-            &self.counts.websocket
-        } else {
-            &self.counts.sse
-        }
     }
 
     /// Over SSE one lane has its ids in its frames; several have them in blocks of their own.
@@ -432,6 +426,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     /// One turn.
     pub fn step(&mut self, now: Moment, ready: &[Ready]) -> Turn {
         self.counts.turns.add(1);
+        self.swept.clear();
         for ready in ready {
             self.on_ready(*ready, now);
         }
@@ -450,7 +445,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         for joined in answers {
             self.on_joined(&joined, now);
         }
-        self.rejoin_fallen(now);
+        self.rejoin_fallen();
         self.sweep(now);
         self.flush_touched(now);
         self.send_wishes(now);
@@ -461,6 +456,16 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         Turn {
             more,
             at: self.wheel.next(),
+        }
+    }
+
+    /// Counts what the turn that began at `began` took, and how old what it swept is when it ends at `now`.
+    pub fn turned(&mut self, began: Moment, now: Moment) {
+        let busy = u64::try_from(now.since(began).as_micros()).unwrap_or(u64::MAX);
+        self.counts.busy_us.add(busy);
+        for (first, last) in self.swept.drain(..) {
+            self.counts.delivery.note(now.since(first));
+            self.counts.delivery.note(now.since(last));
         }
     }
 
@@ -521,11 +526,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
-        self.gauge(connection.wire)
-            .set(self.gauge(connection.wire).get().saturating_sub(1));
+        let active = self.counts.active(connection.wire);
+        active.set(active.get().saturating_sub(1));
         self.claims.release(connection.claims);
-        if let Some(place) = CloseCode::ALL.iter().position(|&other| other == code) {
-            self.counts.closed[place].add(1);
+        if !connection.is_lingering() {
+            self.counts.note_closed(connection.wire, code);
         }
         tracing::debug!(session = %self.session_name(key), code = code.as_str(), "connection closed");
     }

@@ -1,7 +1,9 @@
 //! The harness that end-to-end tests share.
 
+pub mod binary;
 pub mod fuzz;
 pub mod gateway;
+pub mod http;
 pub mod simulation;
 pub mod sse;
 pub mod websocket;

@@ -40,6 +40,10 @@ impl Dice {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678_9abc_def1)
     }
     /// SplitMix64.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "numbers without end are asked for one by one, not iterated over"
+    )]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

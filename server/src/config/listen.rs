@@ -60,8 +60,8 @@ impl ListenConfig {
 pub struct AdminConfig {
     /// Where operators connect; default `127.0.0.1:9701`.
     pub address: SocketAddr,
-    /// What a request that changes something must present when it does not come over loopback: 16 to 512 visible
-    /// ASCII characters; default: none, so that such requests are refused.
+    /// What every POST to this listener must present, on loopback too once it is set: 16 to 512 visible ASCII
+    /// characters; default: none, so that off loopback they are all refused.
     pub token: Option<String>,
 }
 

@@ -31,7 +31,8 @@ const SIZES: [(&str, u64); 5] = [
 ];
 
 /// Reads `250ms`, `5s`, `10m`, `1h`, `1d`: an integer and its unit, nothing between.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
     parse(text, &DURATIONS).map(Duration::from_millis)
 }
 

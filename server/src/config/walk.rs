@@ -25,7 +25,7 @@ use super::FILE_BYTES_MAX;
 /// What the names of our variables begin with.
 pub(super) const PREFIX: &str = "TIDEGATE_";
 /// Variables that are ours, but not the configuration's.
-const OTHERS: [&str; 1] = ["TIDEGATE_LOG"];
+const OTHERS: [&str; 3] = ["TIDEGATE_LOG", "TIDEGATE_TOKEN", "TIDEGATE_BIN"];
 
 /// One walk: what is left of the environment, and what was noted.
 pub(super) struct Walk {

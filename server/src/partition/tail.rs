@@ -250,6 +250,13 @@ impl Tail {
         self.wake_all();
     }
 
+    /// Updates that it holds, the bytes that they pin, about, and the offset after which it begins.
+    #[must_use]
+    pub fn extent(&self) -> (usize, usize, Offset) {
+        let inner = self.inner();
+        (inner.updates.len(), inner.bytes, inner.floor)
+    }
+
     // === the workers' side
 
     /// Which life this is, and how far it has come.

@@ -50,10 +50,23 @@ pub struct Inspection {
     pub views: usize,
     /// Rows of all resident views.
     pub rows: usize,
+    /// Records read, those that meant nothing included.
+    pub records: u64,
     /// Records that meant nothing.
     pub poisoned: u64,
+    /// Fetches that succeeded.
+    pub fetches: u64,
+    /// Fetches that failed.
+    pub failed_fetches: u64,
     /// Joins and long-polls that wait.
     pub waiting: usize,
+}
+
+#[derive(Default)]
+struct Counts {
+    records: u64,
+    fetches: u64,
+    failed: u64,
 }
 
 struct Watcher {
@@ -72,15 +85,21 @@ pub async fn run<S: Source>(
     stop: CancellationToken,
 ) {
     let (mut taken, mut watchers) = (Vec::new(), Vec::<Watcher>::new());
+    let mut counts = Counts::default();
     loop {
         let asked_at = clock.now();
         let mut behind = false;
         match source.fetch(partition.next_after(), FETCH_BYTES).await {
             Ok(fetch) => {
                 behind = fetch.upto < fetch.head && !fetch.records.is_empty();
+                counts.fetches += 1;
+                counts.records += fetch.records.len() as u64;
                 partition.take(&fetch, asked_at, clock.now());
             }
-            Err(error) => partition.fail(error),
+            Err(error) => {
+                counts.failed += 1;
+                partition.fail(error);
+            }
         }
         partition.step(clock.now());
         watchers.retain_mut(|watcher| !answer(&mut partition, watcher, clock.now()));
@@ -100,7 +119,7 @@ pub async fn run<S: Source>(
                     return;
                 }
                 for request in taken.drain(..) {
-                    take(&mut partition, request, &mut watchers, clock.now());
+                    take(&mut partition, request, &mut watchers, &counts, clock.now());
                 }
             }
             () = source.changed() => {}
@@ -109,7 +128,13 @@ pub async fn run<S: Source>(
     }
 }
 
-fn take(partition: &mut Partition, request: Request, watchers: &mut Vec<Watcher>, now: Moment) {
+fn take(
+    partition: &mut Partition,
+    request: Request,
+    watchers: &mut Vec<Watcher>,
+    counts: &Counts,
+    now: Moment,
+) {
     match request {
         Request::Join(join) => partition.join(join, now),
         Request::View {
@@ -136,7 +161,10 @@ fn take(partition: &mut Partition, request: Request, watchers: &mut Vec<Watcher>
                 head: head.number(),
                 views,
                 rows,
+                records: counts.records,
                 poisoned: partition.poisoned(),
+                fetches: counts.fetches,
+                failed_fetches: counts.failed,
                 waiting: partition.waiting() + watchers.len(),
             };
             // Who asked may have gone.

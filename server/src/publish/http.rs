@@ -19,6 +19,9 @@ use crate::{
 };
 
 /// Handles a publish request.
+///
+/// # Errors
+/// [`Problem`]: draining, no permission, no such stream, and whatever is wrong with a single record.
 pub async fn publish(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
@@ -74,7 +77,9 @@ async fn single(
     let limit = publisher.record_bytes();
     let body = axum::body::to_bytes(body, limit + 1).await;
     let body = body.map_err(|_| publisher.too_large(limit + 1))?;
-    let mut record = publisher.read(stream, &body)?;
+    let mut record = publisher
+        .read(stream, &body)
+        .inspect_err(|_| publisher.note_refused())?;
     if let Some(key) = headers.get("idempotency-key") {
         let id = key
             .to_str()

@@ -12,8 +12,9 @@ use super::{App, problem::Problem, takeover::Slot};
 use crate::{
     auth::Permission,
     model::{Channel, Policy, Token},
+    partition::resume::From,
     protocol::{ErrorCode, Refusal},
-    worker::{Opening, check_event_stream},
+    worker::Opening,
 };
 
 /// A reader comes back after this time, when the connection breaks; jitter is added.
@@ -63,7 +64,7 @@ pub(super) async fn stream(
             .into());
         }
     }
-    app.check_channels(&wish.channels)?;
+    let stream = app.check_channels(&wish.channels)?;
     let id = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok())
@@ -75,7 +76,7 @@ pub(super) async fn stream(
         .transpose();
     let token = token
         .map_err(|error| Refusal::new(ErrorCode::BadToken, format!("Last-Event-ID: {error}")))?;
-    app.check_wish(&wish, token.as_ref())?;
+    stream.check(wish.policy, wish.max_rate, token.as_ref(), &From::Now)?;
     slot.take_over(Opening::Sse {
         claims,
         channels: wish.channels,
@@ -90,17 +91,6 @@ pub(super) async fn stream(
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     Ok((head, slot.held_body()).into_response())
-}
-
-impl App {
-    /// What this stream can't do is refused before the head: an event stream's reader would wait in vain.
-    fn check_wish(&self, wish: &Wish, token: Option<&Token>) -> Result<(), Refusal> {
-        let first = wish.channels.first();
-        let found = first.and_then(|first| Some((first, self.streams.get(first.stream())?)));
-        found.map_or(Ok(()), |(first, stream)| {
-            check_event_stream(&stream, first, token, wish.max_rate, wish.policy)
-        })
-    }
 }
 
 fn read(pairs: Vec<(String, String)>) -> Result<Wish, Refusal> {

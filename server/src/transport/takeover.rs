@@ -75,7 +75,6 @@ impl Slot {
             .take()
     }
     /// A body that never ends: its first poll tells that hyper has encoded the head.
-    #[must_use]
     pub(super) fn held_body(&self) -> Body {
         Body::new(Held(self.clone()))
     }

@@ -16,11 +16,13 @@ use super::{App, takeover};
 use crate::{
     auth::Claims,
     clock::Clock,
+    model::Channel,
     protocol::{PublishMessage, Refusal},
     publish::Answer,
     streams::Stream,
+    telemetry::Throttle,
     worker::{
-        Outside, Worker,
+        ChannelInfo, ConnectionInfo, Outside, Pick, Worker,
         poll::{Epoll, await_readable, tune},
         sockets::Ready,
     },
@@ -38,17 +40,14 @@ const COMMANDS_MAX: usize = 64;
 pub enum Command {
     /// Tell everybody to come back elsewhere, spread over this time.
     Drain(Duration),
-    /// Close by session name or subject; answers with how many.
-    Close {
-        /// A session's name.
-        id: Option<String>,
-        /// A token's subject.
-        subject: Option<String>,
-        /// Where the answer goes.
-        reply: oneshot::Sender<usize>,
-    },
-    /// List connections, at most so many.
-    Inspect(usize, oneshot::Sender<Vec<crate::worker::ConnectionInfo>>),
+    /// Close these; answers with how many.
+    Close(Pick, oneshot::Sender<usize>),
+    /// List these connections, at most so many.
+    Inspect(Pick, usize, oneshot::Sender<Vec<ConnectionInfo>>),
+    /// List channels, at most so many, in no order.
+    Channels(usize, oneshot::Sender<Vec<ChannelInfo>>),
+    /// List these channels, where somebody follows them.
+    Named(Arc<[Channel]>, oneshot::Sender<Vec<ChannelInfo>>),
     /// How many there are.
     Count(oneshot::Sender<usize>),
 }
@@ -192,7 +191,9 @@ async fn drive(
     let wake = worker.borrow().wake();
     let mut ready: Vec<Ready> = Vec::new();
     loop {
-        let turn = worker.borrow_mut().step(clock.now(), &ready);
+        let began = clock.now();
+        let turn = worker.borrow_mut().step(began, &ready);
+        worker.borrow_mut().turned(began, clock.now());
         ready.clear();
         let published = std::mem::take(&mut *answers.borrow_mut());
         let more = turn.more || !published.is_empty();
@@ -232,14 +233,17 @@ fn obey(worker: &Shared, command: Command, clock: Clock) {
     let mut worker = worker.borrow_mut();
     match command {
         Command::Drain(window) => worker.drain(clock.now(), window),
-        Command::Close { id, subject, reply } => {
-            let closed = worker.close_where(|name, sub| {
-                id.as_deref() == Some(name) || (subject.is_some() && subject.as_deref() == sub)
-            });
-            // Who asked may have gone; so below.
-            reply.send(closed).unwrap_or_default();
+        // Who asked may have gone; so below.
+        Command::Close(pick, reply) => reply.send(worker.close_picked(&pick)).map_or((), drop),
+        Command::Inspect(pick, most, reply) => {
+            drop(reply.send(worker.inspect(&pick, most, clock.now())));
         }
-        Command::Inspect(most, reply) => drop(reply.send(worker.inspect(most, clock.now()))),
+        Command::Channels(most, reply) => {
+            drop(reply.send(worker.inspect_channels(most, clock.now())));
+        }
+        Command::Named(channels, reply) => {
+            drop(reply.send(worker.inspect_named(&channels, clock.now())));
+        }
         Command::Count(reply) => reply.send(worker.len()).map_or((), drop),
     }
 }
@@ -253,7 +257,7 @@ async fn accept(
     closed: CancellationToken,
     stop: CancellationToken,
 ) {
-    let mut accepted = 0;
+    let (mut accepted, mut warning) = (0, Throttle::default());
     loop {
         let socket = tokio::select! {
             biased;
@@ -276,7 +280,9 @@ async fn accept(
             Ok(_) => app.counts.refused_connections.add(1),
             Err(error) => {
                 // Out of descriptors, or the peer has gone already: it passes.
-                tracing::warn!(%error, "accepting failed");
+                if let Some(kept_back) = warning.pass(app.clock.now()) {
+                    tracing::warn!(%error, kept_back, "accepting failed");
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }

@@ -140,6 +140,13 @@ impl Cold {
         self.replies.push_back(Reply { news_of, bytes });
     }
 
+    /// Bytes that wait here, about.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        let lines: usize = self.lines.iter().map(Line::bytes).sum();
+        self.rest.len().saturating_sub(self.rest_sent) + self.reply_bytes + lines
+    }
+
     /// The line of a lane, if it is on the slow path.
     pub fn line(&mut self, lane: u32) -> Option<&mut Line> {
         self.lines.iter_mut().find(|line| line.lane == lane)
@@ -147,6 +154,14 @@ impl Cold {
 }
 
 impl<S> Connection<S> {
+    /// Whether it has been told why it ends: that has been counted.
+    #[must_use]
+    pub fn is_lingering(&self) -> bool {
+        self.cold
+            .as_ref()
+            .is_some_and(|cold| cold.closing == Some(Closing::Lingering))
+    }
+
     /// Its cold part, made where there is none.
     pub fn cold(&mut self) -> &mut Cold {
         self.cold.get_or_insert_default()

@@ -77,7 +77,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 continue;
             };
             let offset = shared.update.position.offset;
-            if lane.rejoining || lane.behind_from.is_some() || offset <= lane.skip_to {
+            if lane.rejoining.is_some() || lane.behind_from.is_some() || offset <= lane.skip_to {
                 continue;
             }
             if !lane.has_updates() {
@@ -186,7 +186,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.counts.sent_bytes.add(bytes);
         self.counts.blocked.add(blocked);
         match batch.load {
-            Load::Updates(_) => self.counts.deliveries.add(used as u64 * messages),
+            Load::Updates(_) => {
+                self.counts.deliveries.add(writes * messages);
+                self.counts.offers_written.add(writes * messages);
+                self.counts.offers_queued.add(blocked * messages);
+            }
             Load::Beat(_) | Load::News(_) | Load::Gap(..) => self.counts.notices.add(used as u64),
         }
         used
@@ -227,11 +231,16 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         };
         let connections = &mut self.connections;
-        lane.end_sweep(|member, place| {
+        let batch = lane.end_sweep(|member, place| {
             if let Some(connection) = connections.at(member) {
                 Connection::moved(connection, lane_no, place);
             }
         });
+        if let Some(Load::Updates(updates)) = batch.as_deref().map(|batch| &batch.load)
+            && let (Some(first), Some(last)) = (updates.first(), updates.last())
+        {
+            self.swept.push((first.applied_at, last.applied_at));
+        }
         let again = std::mem::take(&mut lane.recheck);
         let (channel_no, empty) = (lane.channel_no, lane.is_empty());
         for number in again {
@@ -240,7 +249,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if empty {
             return self.drop_lane(lane_no);
         }
-        self.refill(lane_no, now);
+        self.refill(lane_no);
         self.beat_if_due(channel_no, now);
         if let Some(lane) = self.lanes.get_mut(lane_no)
             && !lane.has_work()
@@ -250,7 +259,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 
     /// A lane that had more than it may hold reads on from the tail.
-    fn refill(&mut self, lane_no: u32, now: Moment) {
+    fn refill(&mut self, lane_no: u32) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
@@ -277,7 +286,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     epoch,
                     offset: from,
                 });
-                self.rejoin_lane(lane_no, at, now);
+                self.rejoin_lane(lane_no, at);
             }
         }
     }
@@ -433,11 +442,20 @@ fn offer<S>(
             };
             for shared in updates {
                 match line.owe(shared, now, lane.max) {
-                    Owed::Kept => {}
+                    Owed::Kept => counts.offers_queued.add(1),
                     Owed::Conflated => counts.conflated.add(1),
-                    Owed::Dropped(count) => counts.dropped.add(count),
-                    Owed::Overflow => counts.rejoined.add(1),
-                    Owed::Disconnect => disconnect = true,
+                    Owed::Dropped(count) => {
+                        counts.offers_queued.add(1);
+                        counts.dropped.add(count);
+                    }
+                    Owed::Overflow => {
+                        counts.offers_overflowed.add(1);
+                        counts.rejoined.add(1);
+                    }
+                    Owed::Disconnect => {
+                        counts.offers_closed.add(1);
+                        disconnect = true;
+                    }
                 }
             }
         }

@@ -145,7 +145,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if matches!(cold.closing, Some(Closing::AfterFlush(_))) {
             return;
         }
-        for at in 0..cold.lines.len() {
+        // Parts do not name their partition: of a channel that is spread, one snapshot is finished before another begins.
+        let between_parts = cold.lines.iter().position(super::Line::is_between_parts);
+        for at in between_parts.into_iter().chain(0..cold.lines.len()) {
             self.fill_from_line(key, at, wire, out, now);
             if out.len() >= FLUSH_BYTES {
                 return;
@@ -163,9 +165,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         while taken < cold.gathered.len() && room(out) {
             let batch = cold.gathered[taken].clone();
             taken += 1;
-            if !is_early(cold, &batch, &self.lanes) {
-                out.extend_from_slice(&batch.encoded(wire).bytes);
-                cold.ids.at_once |= matches!(batch.load, Load::Beat(_) | Load::Gap(..));
+            if is_early(cold, &batch, &self.lanes) {
+                continue;
+            }
+            out.extend_from_slice(&batch.encoded(wire).bytes);
+            cold.ids.at_once |= matches!(batch.load, Load::Beat(_) | Load::Gap(..));
+            if let Load::Updates(updates) = &batch.load {
+                self.counts.deliveries.add(updates.len() as u64);
+                self.counts.offers_written.add(updates.len() as u64);
             }
         }
         cold.gathered.drain(..taken);
@@ -260,8 +267,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 && line.is_empty()
                 && !line.retry_later
             {
+                let from = line.join_from(from);
                 asks.push((line.lane, from.clone()));
-                line.phase = Phase::Joining(from.clone());
+                line.phase = Phase::Joining(from);
             }
         }
         let flush_at = cold
@@ -309,7 +317,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 continue;
             };
             let own_policy = self.seats[lane.seat as usize].stream.policy != line.policy();
-            if !plain || !told || own_policy || lane.rejoining || line.life != lane.life.0 {
+            if !plain || !told || own_policy || lane.rejoining.is_some() || line.life != lane.life.0
+            {
                 at += 1;
             } else if lane
                 .first_waiting()
@@ -331,7 +340,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     pub(super) fn lane_position(&self, lane_no: u32) -> Option<Position> {
         let lane = self.lanes.get(lane_no)?;
         let seat = &self.seats[lane.seat as usize];
-        if lane.rejoining || lane.life.0 != seat.cursor.resets {
+        if lane.rejoining.is_some() || lane.life.0 != seat.cursor.resets {
             return None;
         }
         let offset = if lane.has_updates() {
@@ -354,9 +363,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .offset
             .max(cursor.unwrap_or_default());
         let proofs = self.seats[lane.seat as usize].proofs.iter().rev();
-        proofs
-            .copied()
-            .find(|proof| proof.head <= position && !lane.rejoining)
+        proofs.copied().find(|proof| proof.head <= position)
     }
 
     /// The id-only block: the newest position of each partition, once nothing of it waits.

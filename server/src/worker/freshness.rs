@@ -60,7 +60,11 @@ impl Seat {
 
 impl<S: Sockets, O: Outside> Worker<S, O> {
     /// A channel is as fresh as the least fresh of its partitions.
-    fn channel_freshness(&self, channel: &ChannelSeat, now: Moment) -> Option<Freshness> {
+    pub(super) fn channel_freshness(
+        &self,
+        channel: &ChannelSeat,
+        now: Moment,
+    ) -> Option<Freshness> {
         let lanes = channel
             .lanes
             .iter()
@@ -123,7 +127,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// A connection whose line is older than the stream's objective is told so, once.
     fn look_at_lag(&mut self, now: Moment) {
-        let mut lagging = Vec::new();
+        let (mut lagging, mut waiting) = (Vec::new(), 0);
         let connections = &mut self.connections;
         let (lanes, seats) = (&self.lanes, &self.seats);
         self.blocked.retain(|&key| {
@@ -133,6 +137,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             else {
                 return false;
             };
+            waiting += cold.waiting_bytes();
             for line in &mut cold.lines {
                 let (Some(since), Some(lane)) = (line.waiting_since, lanes.get(line.lane)) else {
                     continue;
@@ -146,6 +151,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             cold.is_blocked() || !cold.lines.is_empty()
         });
         self.counts.blocked_now.set(self.blocked.len() as u64);
+        self.counts.outbox_bytes.set(waiting as u64);
+        self.counts.channels.set(self.channel_numbers.len() as u64);
         for (key, channel, age_ms) in lagging {
             let freshness = Freshness {
                 state: FreshnessState::Stale,

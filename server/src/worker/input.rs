@@ -276,6 +276,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         };
         connection.phase = Phase::Closing;
+        if !connection.is_lingering() {
+            self.counts.note_closed(connection.wire, code);
+        }
         let mut bytes = Vec::new();
         match connection.wire {
             Wire::WebSocket => rfc6455::close_frame(code.number(), reason, &mut bytes),

@@ -224,13 +224,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .lines
             .iter_mut()
             .filter(|line| lanes.contains(&line.lane) && !line.greeted);
-        let (mut request, mut held) = (None, false);
+        let (mut request, mut told) = (None, true);
         lines.by_ref().for_each(|line| {
-            held |= line.held;
+            told &= line.held;
             request = line.request.or(request);
             line.held = true;
         });
-        if held {
+        // Nothing is said of a line that only begins again: its freshness says it.
+        if told {
             return;
         }
         match request {
@@ -271,7 +272,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// The worker fell off the tail, or the tail has another life: once what was pulled has been swept, every lane of the
     /// seat goes through the resume table with its last position.
-    pub(super) fn rejoin_fallen(&mut self, now: Moment) {
+    pub(super) fn rejoin_fallen(&mut self) {
         for seat_no in 0..self.seats.len() {
             let seat = &self.seats[seat_no];
             if !seat.fallen {
@@ -293,48 +294,50 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 let Some(lane) = self.lanes.get_mut(lane_no) else {
                     continue;
                 };
-                if let (true, Some(From::After(position))) = (lane.rejoining, lane.asked.clone()) {
-                    // It has not come as far as the seat.
-                    self.rejoin_lane(lane_no, Some(position), now);
-                    continue;
-                }
                 let at = lane.behind_from.take().unwrap_or(old);
                 let position = old_epoch.clone().map(|epoch| Position {
                     partition,
                     epoch,
                     offset: at,
                 });
-                self.rejoin_lane(lane_no, position, now);
+                self.rejoin_lane(lane_no, position);
             }
         }
     }
 
-    /// Asks for a whole lane, and for each of its lines.
-    pub(super) fn rejoin_lane(&mut self, lane_no: u32, at: Option<Position>, _now: Moment) {
+    /// Asks for a whole lane, and for each of its lines. A rejoin that is under way already goes on from where it began.
+    pub(super) fn rejoin_lane(&mut self, lane_no: u32, at: Option<Position>) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        lane.rejoining = true;
         lane.pending.clear();
         lane.behind_from = None;
+        let asked = lane.rejoining.is_some();
+        let from = lane
+            .rejoining
+            .get_or_insert_with(|| at.map_or(From::Now, From::After))
+            .clone();
         let members: Vec<u32> = lane.members().collect();
         self.counts.rejoined.add(members.len() as u64);
         for index in members {
             let key = self.connections.key(index);
-            let Some(connection) = self.connections.get(key) else {
-                continue;
-            };
-            if let Some(line) = connection.cold.as_mut().and_then(|cold| cold.line(lane_no)) {
+            if let Some(line) = self
+                .connections
+                .get(key)
+                .and_then(|connection| connection.cold.as_mut()?.line(lane_no))
+            {
                 line.restart();
                 self.touch(key);
             }
         }
-        self.ask_for_lane(lane_no, at.map_or(From::Now, From::After));
+        if !asked {
+            self.ask_for_lane(lane_no, from);
+        }
     }
 
     fn ask_for_lane(&mut self, lane_no: u32, from: From) {
         if let Some(lane) = self.lanes.get_mut(lane_no) {
-            (lane.asked, lane.refused) = (Some(from.clone()), false);
+            lane.refused = false;
             self.ask(lane_no, from, WHOLE_LANE | u64::from(lane_no));
         }
     }
@@ -342,7 +345,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     /// A lane whose rejoin was refused asks again, from where its members still are.
     pub(super) fn retry_lane(&mut self, lane_no: u32) {
         if let Some(lane) = self.lanes.get(lane_no).filter(|lane| lane.refused)
-            && let Some(from) = lane.asked.clone()
+            && let Some(from) = lane.rejoining.clone()
         {
             self.ask_for_lane(lane_no, from);
         }
@@ -353,7 +356,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        if !lane.rejoining || lane.asked.as_ref() != Some(&joined.from) {
+        if lane.rejoining.as_ref() != Some(&joined.from) {
             // The answer to an earlier question, or to an earlier lane of this channel.
             return;
         }
@@ -371,12 +374,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let tail = seat.stream.partitions[seat.partition as usize].tail.clone();
         let upto = seat.cursor.offset;
         let missing = tail.between(&lane.channel, begin.at.offset, upto, usize::MAX);
-        let Some(missing) = missing.filter(|_| begin.life == seat.cursor.resets) else {
+        let holds = begin.life == seat.cursor.resets && !seat.fallen;
+        let Some(missing) = missing.filter(|_| holds) else {
             // Of an earlier life of the log, or it can't be joined to what this worker has: nothing of it has been sent.
             return self.ask_for_lane(lane_no, joined.from.clone());
         };
-        (lane.rejoining, lane.asked) = (false, None);
-        lane.life = (begin.life, seat.epoch.clone());
+        (lane.rejoining, lane.life) = (None, (begin.life, seat.epoch.clone()));
         (lane.swept, lane.skip_to) = (begin.at.offset, begin.at.offset);
         if let Some(gap) = &begin.gap {
             lane.notices.push_back(gap_load(&lane.channel, gap));

@@ -143,10 +143,8 @@ pub struct Lane {
     pub recheck: Vec<u64>,
     /// Whether the worker has it on its list.
     pub queued: bool,
-    /// Whether a rejoin of the whole lane is under way.
-    pub rejoining: bool,
-    /// From where that was asked: where its fast members are.
-    pub asked: Option<From>,
+    /// A rejoin of the whole lane is under way, from here, where its fast members are; one is asked at a time.
+    pub rejoining: Option<From>,
     /// It was refused, and is asked again when a timer says so.
     pub refused: bool,
 }
@@ -178,8 +176,7 @@ impl Lane {
             skip_to: Offset::BEFORE_ALL,
             recheck: Vec::new(),
             queued: false,
-            rejoining: false,
-            asked: None,
+            rejoining: None,
             refused: false,
         }
     }
@@ -253,7 +250,7 @@ impl Lane {
             || self.has_gap()
             || !self.pending.is_empty()
             || self.behind_from.is_some()
-            || self.rejoining
+            || self.rejoining.is_some()
     }
 
     /// Whether events that will not come are still to be told.
@@ -387,7 +384,9 @@ mod tests {
             Offset::BEFORE_ALL,
             (0, None),
         );
-        (0..members).for_each(|member| drop(lane.enter(Wire::WebSocket, member)));
+        for member in 0..members {
+            lane.enter(Wire::WebSocket, member);
+        }
         lane
     }
 

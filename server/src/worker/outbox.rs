@@ -204,7 +204,6 @@ impl Line {
             self.purge();
         }
         self.snapshot = begin.snapshot.clone().map(|snapshot| (snapshot, 0));
-        self.cursor = Offset::BEFORE_ALL;
         let queue = if self.frozen.is_empty() {
             &mut self.ahead
         } else {
@@ -285,10 +284,27 @@ impl Line {
         Owed::Overflow
     }
 
-    /// Gives up what waits, and begins again from what was sent.
-    pub fn fall_behind(&mut self) {
-        self.purge();
+    /// Gives up what is open, and begins again from what will have been sent once the rest has left: a snapshot under way
+    /// is finished, or a busy view would never arrive at a slow reader.
+    fn fall_behind(&mut self) {
+        self.bytes -= self
+            .open
+            .drain()
+            .map(|(_, shared)| shared.weight())
+            .sum::<usize>();
         self.phase = Phase::Behind(self.sent.clone().map_or(From::Now, From::After));
+    }
+
+    /// Where the next join is asked from: behind what was sent, if anything was.
+    #[must_use]
+    pub fn join_from(&self, from: &From) -> From {
+        self.sent.clone().map_or_else(|| from.clone(), From::After)
+    }
+
+    /// A snapshot of which some parts have left, and some not.
+    #[must_use]
+    pub fn is_between_parts(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|(_, part)| *part > 0)
     }
 
     /// The tail under it has another life: it goes through the resume table. Events keep what waits, and go on behind it.
@@ -369,6 +385,7 @@ impl Line {
             .as_ref()
             .is_some_and(|(snapshot, _)| snapshot.is_abandoned())
         {
+            self.purge();
             self.fall_behind();
             return None;
         }

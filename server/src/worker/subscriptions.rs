@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{
     auth::Permission,
-    model::{Channel, FreshnessState, Mode, Moment, Policy, Token},
+    model::{Channel, FreshnessState, Moment, Policy, Token},
     partition::{
         resume::From,
         tail::{Cursor, Health},
     },
-    protocol::{ErrorCode, Refusal, StartFrom, Subscribe},
+    protocol::{CloseCode, ErrorCode, Refusal, StartFrom, Subscribe},
     streams::Stream,
 };
 use std::{
@@ -82,6 +82,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         if let Err(refusal) = self.follow(key, &wish, now) {
             self.tell_outcome(key, channel, Err(&refusal));
+            if self
+                .connections
+                .peek(key)
+                .is_some_and(|connection| connection.lane == super::NONE)
+            {
+                self.say_goodbye(key, CloseCode::Overloaded, refusal.retry_after_ms);
+            }
         }
     }
 
@@ -93,7 +100,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 format!("there is no stream {}", wish.channel.stream()),
             )
         })?;
-        check_options(&stream, wish)?;
+        stream.check(wish.policy, wish.max_rate, wish.token, &wish.without_token)?;
         if let Some(&number) = self.channel_numbers.get(wish.channel)
             && self.has_channel(key, number)
         {
@@ -376,62 +383,4 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
         }
     }
-}
-
-/// Whether an event stream may have a channel of this stream in this way.
-///
-/// # Errors
-/// `bad_option` or `bad_token`.
-pub fn check_event_stream(
-    stream: &Stream,
-    channel: &Channel,
-    token: Option<&Token>,
-    max_rate: Option<f64>,
-    policy: Option<Policy>,
-) -> Result<(), Refusal> {
-    let wish = Wish {
-        channel,
-        token,
-        without_token: From::Now,
-        max_rate,
-        policy,
-        request: None,
-    };
-    check_options(stream, &wish)
-}
-
-fn check_options(stream: &Stream, wish: &Wish<'_>) -> Result<(), Refusal> {
-    let bad = |message: &str| Err(Refusal::new(ErrorCode::BadOption, message));
-    match (stream.mode, wish.policy, &wish.without_token) {
-        (Mode::View, Some(Policy::DropOldest), _) => {
-            return bad("drop_oldest is for events: of a view it would lose rows");
-        }
-        (Mode::Events, Some(Policy::Conflate), _) => {
-            return bad("conflate is for views: events are never conflated");
-        }
-        (Mode::View, _, From::Earliest | From::History(_)) => {
-            return bad("earliest and history are for events: a view comes whole");
-        }
-        (Mode::Events, _, _) if wish.max_rate.is_some() => {
-            return bad("max_rate is for views: events are never conflated");
-        }
-        _ => {}
-    }
-    let count = stream.partitions.len();
-    let foreign = wish.token.is_some_and(|token| {
-        token
-            .positions()
-            .iter()
-            .any(|position| position.partition as usize >= count)
-    });
-    if foreign {
-        return Err(Refusal::new(
-            ErrorCode::BadToken,
-            format!(
-                "the token names a partition beyond the {count} of {}: it is of another stream",
-                stream.name
-            ),
-        ));
-    }
-    Ok(())
 }

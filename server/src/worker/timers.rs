@@ -1,6 +1,6 @@
 //! What the wheel fires.
 
-use super::{Key, LINGER, Outside, Sockets, TICK, Timer, Worker, connection::Closing};
+use super::{Key, LINGER, Outside, Pick, Sockets, TICK, Timer, Worker, connection::Closing};
 use crate::{
     frame::Wire,
     model::Moment,
@@ -166,29 +166,18 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
     }
 
-    /// Closes by session name or subject; tells how many.
-    pub fn close_where(&mut self, matches: impl Fn(&str, Option<&str>) -> bool) -> usize {
-        let keys: Vec<Key> = self.connections.keys().collect();
-        let mut closed = 0;
-        for key in keys {
-            let name = self.session_name(key);
-            let Some(claims) = self
-                .connections
-                .get(key)
-                .map(|connection| connection.claims)
-            else {
-                continue;
-            };
-            let subject = self
-                .claims
-                .get(claims)
-                .and_then(|claims| claims.subject.as_deref());
-            if matches(&name, subject) {
-                self.say_goodbye(key, CloseCode::Closed, None);
-                closed += 1;
-            }
+    /// Closes what is picked; tells how many. Who is closing already is not counted.
+    pub fn close_picked(&mut self, pick: &Pick) -> usize {
+        let keys: Vec<Key> = self.picked(pick).collect();
+        let open = |worker: &Self, key: Key| {
+            let connection = worker.connections.peek(key);
+            connection.is_some_and(|connection| connection.phase != Phase::Closing)
+        };
+        let keys: Vec<Key> = keys.into_iter().filter(|&key| open(self, key)).collect();
+        for &key in &keys {
+            self.say_goodbye(key, CloseCode::Closed, None);
         }
-        closed
+        keys.len()
     }
 
     /// Ends every connection that is still there, with what its socket takes at once.

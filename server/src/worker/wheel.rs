@@ -24,6 +24,10 @@ pub struct Wheel<T> {
     len: usize,
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a moment is made of an u64 of microseconds"
+)]
 const fn tick_of(moment: Moment) -> u64 {
     moment.since(Moment::from_micros(0)).as_micros() as u64 / TICK_MICROS
 }
@@ -81,6 +85,7 @@ impl<T> Wheel<T> {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "less than SLOTS")]
 const fn slot(tick: u64) -> usize {
     (tick % SLOTS as u64) as usize
 }

@@ -1,0 +1,35 @@
+# Every recipe is one line; what is longer is in tools/.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help setup run test test-full check build fmt doc bench-quick
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## Installs what the other targets need, if it is not there
+	@tools/setup.sh run test
+
+run: ## The gateway with its embedded engine, and a live departures board
+	@tools/setup.sh run && exec cargo run --release --locked -p tidegate -- serve --demo
+
+test: ## Every behaviour, in a real browser too
+	@tools/setup.sh run test && tools/test.sh fmt clippy rust board browser
+
+test-full: ## The same, and a minute of fuzzing for each decoder
+	@tools/setup.sh run test && tools/test.sh fmt clippy doc rust board browser fuzz
+
+check: ## What needs no browser: format, lints, documentation, tests in Rust
+	@tools/setup.sh run lint && tools/test.sh fmt clippy doc rust
+
+build: ## The release
+	@tools/setup.sh run && cargo build --release --locked -p tidegate
+
+fmt: ## Formats the code
+	@tools/setup.sh run lint && tools/test.sh format
+
+doc: ## The API's pages
+	@tools/setup.sh run && cargo doc --no-deps --locked -p tidegate
+
+bench-quick: ## Tidegate beside the bare-socket limits, in five minutes
+	@tools/setup.sh run && load/bench-quick.sh

@@ -1,0 +1,138 @@
+//! What an operator does: readiness, pause, resume, delay, close, drain.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Admin, bad_request, json as respond, problem};
+use crate::{
+    protocol::{ErrorCode, Refusal},
+    source::embedded::Hindrance,
+    transport::{problem::Problem, thread::Command},
+    worker::Pick,
+};
+
+/// The longest delay, in milliseconds.
+const DELAY_MS_MAX: u64 = 3_600_000;
+
+pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    if admin.app.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
+    } else {
+        "ready\n".into_response()
+    }
+}
+
+pub(super) async fn pause(
+    State(admin): State<Arc<Admin>>,
+    Path(stream): Path<String>,
+) -> Result<Response, Problem> {
+    hinder(&admin, &stream, |hindrance| hindrance.paused = true)
+}
+
+pub(super) async fn resume(
+    State(admin): State<Arc<Admin>>,
+    Path(stream): Path<String>,
+) -> Result<Response, Problem> {
+    hinder(&admin, &stream, |hindrance| {
+        *hindrance = Hindrance::default()
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Delay {
+    ms: u64,
+}
+
+pub(super) async fn delay(
+    State(admin): State<Arc<Admin>>,
+    Path(stream): Path<String>,
+    delay: Result<Query<Delay>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(delay) = delay.map_err(|error| bad_request(error.body_text()))?;
+    if delay.ms > DELAY_MS_MAX {
+        return Err(bad_request(format!("ms: {DELAY_MS_MAX} at most")));
+    }
+    hinder(&admin, &stream, |hindrance| {
+        hindrance.delay = Duration::from_millis(delay.ms)
+    })
+}
+
+fn hinder(
+    admin: &Admin,
+    stream: &str,
+    change: impl FnOnce(&mut Hindrance),
+) -> Result<Response, Problem> {
+    let found = admin.app.streams.get(stream);
+    let stream = found.ok_or_else(|| {
+        Refusal::new(
+            ErrorCode::UnknownStream,
+            format!("there is no stream {stream:?}"),
+        )
+    })?;
+    stream.hindrance.send_modify(change);
+    let now = *stream.hindrance.borrow();
+    tracing::info!(stream = stream.name, paused = now.paused, delay = ?now.delay, "hindered by an operator");
+    let delay_ms = u64::try_from(now.delay.as_millis()).unwrap_or(u64::MAX);
+    Ok(respond(json!({
+        "stream": stream.name,
+        "paused": now.paused,
+        "delay_ms": delay_ms,
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Close {
+    sub: Option<String>,
+    id: Option<String>,
+}
+
+pub(super) async fn close(
+    State(admin): State<Arc<Admin>>,
+    close: Result<Query<Close>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(close) = close.map_err(|error| bad_request(error.body_text()))?;
+    let pick = match (close.id, close.sub) {
+        (Some(id), None) => Pick::Id(id),
+        (None, Some(subject)) => Pick::Subject(subject),
+        _ => return Err(bad_request("name either ?id= or ?sub=")),
+    };
+    let answers = admin
+        .ask_workers(|reply| Command::Close(pick.clone(), reply))
+        .await;
+    let closed: usize = answers.iter().sum();
+    tracing::info!(closed, "connections closed by an operator");
+    Ok(respond(json!({
+        "closed": closed,
+        "workers_silent": admin.workers.len() - answers.len(),
+    })))
+}
+
+/// Asks whoever runs the node to drain it. Nobody new is admitted from now on.
+pub(super) async fn drain(State(admin): State<Arc<Admin>>) -> Response {
+    admin.app.draining.store(true, Ordering::Relaxed);
+    admin.app.leave.cancel();
+    tracing::info!("asked to leave by an operator");
+    (StatusCode::ACCEPTED, Json(json!({"draining": true}))).into_response()
+}
+
+/// Not in this version: a changed configuration takes a restart, which draining makes a quiet one.
+pub(super) async fn reload() -> Response {
+    problem(
+        StatusCode::NOT_IMPLEMENTED,
+        "not_implemented",
+        "this version reads its configuration at the start only: drain this node and start it again",
+    )
+}

@@ -1,0 +1,306 @@
+//! `GET /metrics`: the counters with their labels, put together when somebody asks.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use super::{Admin, Asked, inspect::freshness_of};
+use crate::{
+    frame::{PARTS_ENCODED, UPDATES_ENCODED},
+    model::{FreshnessState, Moment},
+    protocol::CloseCode,
+    telemetry::{self as names, Closed, Kind, Metric, TimesRead, WorkerCounts},
+};
+
+/// The OpenMetrics text format.
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A number that was read.
+#[derive(Debug)]
+enum Value {
+    Count(u64),
+    Seconds(f64),
+    Times(TimesRead),
+}
+
+/// Everything that was read for one scrape, by metric in the order of [`names::ALL`].
+#[derive(Debug)]
+struct Scrape {
+    families: Vec<(&'static Metric, Vec<Sample>)>,
+}
+
+#[derive(Debug)]
+struct Sample {
+    labels: Vec<String>,
+    value: Value,
+}
+
+impl Scrape {
+    fn new() -> Self {
+        Self {
+            families: names::ALL.map(|metric| (metric, Vec::new())).into(),
+        }
+    }
+
+    fn put(&mut self, metric: &Metric, labels: &[&str], value: Value) {
+        debug_assert_eq!(metric.labels.len(), labels.len(), "{}", metric.name);
+        let family = self
+            .families
+            .iter_mut()
+            .find(|(known, _)| known.name == metric.name);
+        if let Some((_, samples)) = family {
+            let labels = labels.iter().map(|&label| label.to_owned()).collect();
+            samples.push(Sample { labels, value });
+        }
+    }
+
+    fn count(&mut self, metric: &Metric, labels: &[&str], count: u64) {
+        self.put(metric, labels, Value::Count(count));
+    }
+
+    /// Numbers that one worker counts.
+    fn worker(&mut self, number: usize, counts: &WorkerCounts) {
+        let worker = number.to_string();
+        let plain = [
+            (&names::FANOUT_NOTICES, &counts.notices),
+            (&names::FANOUT_JOINS, &counts.joins),
+            (&names::FANOUT_REJOINS, &counts.rejoined),
+            (&names::FANOUT_CHANNELS, &counts.channels),
+            (&names::FANOUT_SUBSCRIPTIONS, &counts.subscriptions),
+            (&names::SESSION_BLOCKED, &counts.blocked_now),
+            (&names::SESSION_OUTBOX, &counts.outbox_bytes),
+            (&names::SESSION_REFUSED, &counts.refused),
+            (&names::TRANSPORT_BYTES, &counts.sent_bytes),
+            (&names::TRANSPORT_UPDATES, &counts.deliveries),
+            (&names::TRANSPORT_WRITES, &counts.writes),
+            (&names::TRANSPORT_BLOCKED, &counts.blocked),
+            (&names::WORKER_TURNS, &counts.turns),
+        ];
+        for (metric, counter) in plain {
+            self.count(metric, &[&worker], counter.get());
+        }
+        let offers = [
+            &counts.offers_written,
+            &counts.offers_queued,
+            &counts.conflated,
+            &counts.dropped,
+            &counts.offers_overflowed,
+            &counts.offers_closed,
+        ];
+        for (outcome, counter) in names::OFFER_OUTCOMES.into_iter().zip(offers) {
+            self.count(&names::FANOUT_OFFERS, &[&worker, outcome], counter.get());
+        }
+        let busy = std::time::Duration::from_micros(counts.busy_us.get()).as_secs_f64();
+        self.put(&names::WORKER_BUSY, &[&worker], Value::Seconds(busy));
+        let delivery = Value::Times(counts.delivery.read());
+        self.put(&names::TRANSPORT_DELIVERY, &[&worker], delivery);
+        let transports = [
+            ("websocket", &counts.websocket, &counts.closed_websocket),
+            ("sse", &counts.sse, &counts.closed_sse),
+        ];
+        for (transport, active, closed) in transports {
+            self.count(&names::SESSION_ACTIVE, &[&worker, transport], active.get());
+            self.closed(&worker, transport, closed);
+        }
+    }
+
+    fn closed(&mut self, worker: &str, transport: &str, closed: &Closed) {
+        for (code, count) in CloseCode::ALL.iter().zip(closed) {
+            let labels = [worker, transport, code.as_str()];
+            self.count(&names::SESSION_CLOSED, &labels, count.get());
+        }
+    }
+
+    /// Numbers of one partition.
+    fn partition(&mut self, asked: &Asked, now: Moment) {
+        let (handle, number) = (asked.handle(), asked.number.to_string());
+        let labels = [asked.stream.name.as_str(), &number];
+        let (updates, tail_bytes, _) = handle.tail.extent();
+        let (_, _, records, log_bytes) = handle.log.extent();
+        let queued = handle.requests.max_capacity() - handle.requests.capacity();
+        self.count(&names::TAIL_UPDATES, &labels, updates as u64);
+        self.count(&names::TAIL_BYTES, &labels, tail_bytes as u64);
+        self.count(&names::LOG_RECORDS, &labels, records as u64);
+        self.count(&names::LOG_BYTES, &labels, log_bytes as u64);
+        self.count(&names::PARTITION_QUEUED, &labels, queued as u64);
+        if let Some(proof) = handle.tail.here().health.proof {
+            let age = now.since(proof.asked_at).as_secs_f64();
+            self.put(&names::VIEW_AGE, &labels, Value::Seconds(age));
+        }
+        let Some(task) = &asked.inspection else {
+            return;
+        };
+        let lag = task.head.saturating_sub(task.applied);
+        self.count(&names::SOURCE_RECORDS, &labels, task.records);
+        self.count(&names::SOURCE_POISONED, &labels, task.poisoned);
+        self.count(&names::SOURCE_LAG, &labels, lag);
+        self.count(&names::VIEW_RESIDENT, &labels, task.views as u64);
+        self.count(&names::VIEW_ROWS, &labels, task.rows as u64);
+        self.count(&names::PARTITION_WAITING, &labels, task.waiting as u64);
+        let [stream, number] = labels;
+        for (outcome, count) in [("ok", task.fetches), ("failed", task.failed_fetches)] {
+            self.count(&names::SOURCE_FETCHES, &[stream, number, outcome], count);
+        }
+    }
+
+    /// Numbers of the whole node.
+    fn node(&mut self, admin: &Admin, now: Moment) {
+        let (app, relaxed) = (&admin.app, std::sync::atomic::Ordering::Relaxed);
+        for stream in app.streams.all() {
+            let live = freshness_of(&stream, now)
+                .is_some_and(|freshness| freshness.state == FreshnessState::Live);
+            self.count(&names::VIEW_LIVE, &[&stream.name], u64::from(live));
+        }
+        let published = [
+            ("appended", &app.counts.published),
+            ("duplicate", &app.counts.duplicates),
+            ("refused", &app.counts.publish_refused),
+        ];
+        for (outcome, counter) in published {
+            self.count(&names::PUBLISH_RECORDS, &[outcome], counter.get());
+        }
+        let plain = [
+            (&names::TRANSPORT_REQUESTS, app.counts.requests.get()),
+            (
+                &names::TRANSPORT_REFUSED,
+                app.counts.refused_connections.get(),
+            ),
+            (&names::FRAME_UPDATES, UPDATES_ENCODED.load(relaxed)),
+            (&names::FRAME_PARTS, PARTS_ENCODED.load(relaxed)),
+            (&names::NODE_READY, u64::from(!app.is_draining())),
+        ];
+        for (metric, count) in plain {
+            self.count(metric, &[], count);
+        }
+        let uptime = now.since(Moment::default()).as_secs_f64();
+        self.put(&names::NODE_UPTIME, &[], Value::Seconds(uptime));
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (metric, samples) in &self.families {
+            if samples.is_empty() {
+                continue;
+            }
+            let kind = match metric.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
+            };
+            let name = format!("{}{}", names::PREFIX, metric.name);
+            let mut family = encoder.encode_descriptor(&name, metric.help, None, kind)?;
+            for sample in samples {
+                let labels: Vec<(&str, &str)> = metric
+                    .labels
+                    .iter()
+                    .copied()
+                    .zip(sample.labels.iter().map(String::as_str))
+                    .collect();
+                let one = if labels.is_empty() {
+                    encode_value(&mut family, metric.kind, &sample.value)
+                } else {
+                    encode_value(
+                        &mut family.encode_family(&labels)?,
+                        metric.kind,
+                        &sample.value,
+                    )
+                };
+                one?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_value(
+    encoder: &mut MetricEncoder<'_>,
+    kind: Kind,
+    value: &Value,
+) -> Result<(), std::fmt::Error> {
+    match (kind, value) {
+        (Kind::Counter, Value::Count(count)) => {
+            encoder.encode_counter::<NoLabelSet, _, u64>(count, None)
+        }
+        (Kind::Counter, Value::Seconds(seconds)) => {
+            encoder.encode_counter::<NoLabelSet, _, f64>(seconds, None)
+        }
+        (_, Value::Count(count)) => encoder.encode_gauge(count),
+        (_, Value::Seconds(seconds)) => encoder.encode_gauge(seconds),
+        (_, Value::Times(times)) => {
+            encoder.encode_histogram::<NoLabelSet>(times.sum_s, times.count, &times.buckets, None)
+        }
+    }
+}
+
+pub(super) async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
+    let streams = admin.app.streams.all();
+    let asked = admin.ask_partitions(&streams).await;
+    let mut scrape = Scrape::new();
+    let now = admin.app.clock.now();
+    for (number, counts) in admin.app.workers.iter().enumerate() {
+        scrape.worker(number, counts);
+    }
+    for asked in &asked {
+        scrape.partition(asked, now);
+    }
+    scrape.node(&admin, now);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(scrape));
+    let mut out = String::new();
+    match text::encode(&mut out, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], out).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics can't be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(scrape: Scrape) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(scrape));
+        let mut out = String::new();
+        text::encode(&mut out, &registry).unwrap();
+        out
+    }
+
+    #[test]
+    fn counters_gauges_and_times_are_written_with_their_labels() {
+        let counts = WorkerCounts::default();
+        counts.sent_bytes.add(12);
+        counts.websocket.set(3);
+        counts.busy_us.add(1_500_000);
+        counts.delivery.note(std::time::Duration::from_micros(300));
+        let mut scrape = Scrape::new();
+        scrape.worker(1, &counts);
+        let out = written(scrape);
+        for line in [
+            "# TYPE tidegate_transport_sent_bytes counter",
+            "tidegate_transport_sent_bytes_total{worker=\"1\"} 12",
+            "tidegate_session_active{worker=\"1\",transport=\"websocket\"} 3",
+            "tidegate_worker_busy_seconds_total{worker=\"1\"} 1.5",
+            "tidegate_transport_delivery_seconds_count{worker=\"1\"} 1",
+            "tidegate_transport_delivery_seconds_bucket{le=\"0.00025\",worker=\"1\"} 0",
+            "tidegate_transport_delivery_seconds_bucket{le=\"0.0005\",worker=\"1\"} 1",
+            "tidegate_transport_delivery_seconds_bucket{le=\"+Inf\",worker=\"1\"} 1",
+            "# EOF",
+        ] {
+            assert!(out.lines().any(|found| found == line), "{line}\n{out}");
+        }
+    }
+}

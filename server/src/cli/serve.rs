@@ -1,0 +1,179 @@
+//! `tidegate serve`: a configuration → a node, until somebody says that it shall end.
+//!
+//! Does: lays the arguments over the configuration, prepares the demo, starts the gateway, drains it at a first signal
+//! and gives up at a second. Owns: the signals. Never knows: connections, streams.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{block_on, say, text};
+use crate::{
+    auth::{GrantSpec, JwtKey, Permission, TokenSpec, issue},
+    clock::Clock,
+    config::{self, Config},
+    demo,
+    gateway::{Gateway, short_random},
+};
+
+/// How long the demo's token holds, in seconds.
+const DEMO_TOKEN_S: u64 = 3600;
+/// The demo's board shows every two seconds at least that it is live.
+const DEMO_HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(2);
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Serve {
+    /// The configuration's file; without one, the embedded engine with the defaults
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Replays a real day of departures, lets everybody look, and prints a token for publishing
+    #[arg(long)]
+    demo: bool,
+    /// Where clients connect, instead of the configuration's address
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Where operators connect, instead of the configuration's address
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+}
+
+impl Serve {
+    /// Runs a node until a signal ends it.
+    pub(super) fn run(self) -> Result<(), String> {
+        let mut config =
+            Config::load(self.config.as_deref(), config::environment()).map_err(text)?;
+        if let Some(address) = self.listen {
+            config.listen.address = address;
+        }
+        if let Some(address) = self.admin {
+            config.admin.address = address;
+        }
+        log();
+        let token = if self.demo {
+            Some(prepare_demo(&mut config)?)
+        } else {
+            None
+        };
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        // Not within the runtime: a node that cannot start takes down a runtime of its own, which is not allowed there.
+        let gateway = Gateway::start(&config, None).map_err(text)?;
+        block_on(serve_until_told(gateway, token))
+    }
+}
+
+fn log() {
+    let filter = config::environment()
+        .find(|(name, _)| name == "TIDEGATE_LOG")
+        .map_or_else(|| "info".to_owned(), |(_, filter)| filter);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// The demo's stream, a grant for everybody to look, a key for an hour of publishing.
+fn prepare_demo(config: &mut Config) -> Result<String, String> {
+    if !config
+        .streams
+        .iter()
+        .any(|stream| stream.name == demo::STREAM)
+    {
+        let stream = config.stream_defaults.named(demo::STREAM);
+        config.streams.push(stream);
+    }
+    let pattern = format!("{}/*", demo::STREAM);
+    let looks =
+        config::ChannelPattern::parse(&pattern).ok_or("the demo's pattern is no pattern")?;
+    config.access.anonymous = Some(config::Grant {
+        channels: vec![looks],
+        can: vec![config::Permission::Subscribe],
+    });
+    config.session.heartbeat = config.session.heartbeat.min(DEMO_HEARTBEAT);
+    let secret: String = (0..5)
+        .map(|_| short_random())
+        .collect::<Result<_, _>>()
+        .map_err(text)?;
+    let key = JwtKey::hs256("demo", secret.as_bytes()).map_err(text)?;
+    let spec = TokenSpec {
+        subject: Some("demo".to_owned()),
+        grant: GrantSpec {
+            channels: vec![pattern],
+            can: vec![Permission::Subscribe, Permission::Publish],
+        },
+    };
+    let token = issue(&key, &spec, DEMO_TOKEN_S, Clock::start().wall_s()).map_err(text)?;
+    config.access.jwt_keys.push(config::JwtKeyConfig {
+        id: "demo".to_owned(),
+        algorithm: config::JwtAlgorithm::Hs256,
+        secret: secret.into_bytes(),
+    });
+    Ok(token)
+}
+
+async fn serve_until_told(gateway: Gateway, demo_token: Option<String>) -> Result<(), String> {
+    let mut signals = Signals::new()?;
+    say(&format!(
+        "listening on http://{}  (operators: http://{})",
+        gateway.address(),
+        gateway.admin_address()
+    ));
+    if let Some(token) = demo_token {
+        greet(&gateway, &token)?;
+    }
+    tokio::select! {
+        biased;
+        () = signals.next() => {}
+        () = gateway.asked_to_leave() => {}
+    }
+    tracing::info!("draining; another signal ends at once");
+    tokio::select! {
+        drained = gateway.drain() => {
+            tracing::info!(left = drained.left, tasks = drained.tasks, "drained");
+            Ok(())
+        }
+        () = signals.next() => Err("ended at once by a signal".to_owned()),
+    }
+}
+
+fn greet(gateway: &Gateway, token: &str) -> Result<(), String> {
+    let app = gateway.app();
+    let claims = app.verify(token).map_err(|refusal| refusal.message)?;
+    gateway.run(demo::replay(app.publisher.clone(), Arc::clone(&claims)));
+    let at = gateway.address();
+    say(&format!("the board:  http://{at}/"));
+    say(&format!(
+        "an hour's token for publishing to departures/*:\n{token}"
+    ));
+    say(&format!(
+        "try:  curl -N 'http://{at}/v1/sse?channel=departures/JFK'\n      curl -H 'Authorization: Bearer '\"$TOKEN\" -H 'Content-Type: application/json' \\\n        -d '{{\"channel\":\"JFK\",\"row\":\"TG1\",\"data\":{{\"flight\":\"TG1\",\"airport\":\"JFK\",\"to\":\"SEA\",\"scheduled\":\"23:59\",\"status\":\"scheduled\"}}}}' \\\n        http://{at}/v1/publish/departures"
+    ));
+    Ok(())
+}
+
+/// SIGTERM and SIGINT: both ask the process to end.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on the signals no longer end the process by themselves.
+    pub(super) fn new() -> Result<Self, String> {
+        let hear =
+            |kind| signal(kind).map_err(|error| format!("can't listen for signals: {error}"));
+        Ok(Self {
+            terminate: hear(SignalKind::terminate())?,
+            interrupt: hear(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The next of either. Cancel safe: a signal that was not waited for is there at the next call.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What is counted: plain numbers, added to where things happen and read when somebody looks.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::{frame::Wire, model::Moment, protocol::CloseCode};
+
+/// A number that one thread adds to and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+    /// Sets, for what goes up and down.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+    /// Reads.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of the buckets of times, in microseconds; one more bucket takes what is longer.
+pub const TIME_BOUNDS_US: [u64; 15] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000,
+];
+
+/// How long something took, counted by buckets.
+#[derive(Debug, Default)]
+pub struct Times {
+    buckets: [Counter; TIME_BOUNDS_US.len() + 1],
+    sum_us: Counter,
+}
+
+/// What [`Times`] held at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimesRead {
+    /// The upper bound of each bucket in seconds, infinity last, and how many fell into it alone.
+    pub buckets: Vec<(f64, u64)>,
+    /// Seconds, all together.
+    pub sum_s: f64,
+    /// How many.
+    pub count: u64,
+}
+
+impl Times {
+    /// Counts one.
+    pub fn note(&self, span: Duration) {
+        let us = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let bucket = TIME_BOUNDS_US.partition_point(|&bound| bound < us);
+        self.buckets[bucket].add(1);
+        self.sum_us.add(us);
+    }
+
+    /// Reads all.
+    #[must_use]
+    pub fn read(&self) -> TimesRead {
+        let bounds = TIME_BOUNDS_US
+            .iter()
+            .map(|&us| Duration::from_micros(us).as_secs_f64())
+            .chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(self.buckets.iter().map(Counter::get)).collect();
+        TimesRead {
+            count: buckets.iter().map(|&(_, count)| count).sum(),
+            sum_s: Duration::from_micros(self.sum_us.get()).as_secs_f64(),
+            buckets,
+        }
+    }
+}
+
+/// Closed connections, by [`CloseCode`] in the order of `ALL`.
+pub type Closed = [Counter; CloseCode::ALL.len()];
+
+/// What one worker counts.
+#[derive(Debug, Default)]
+pub struct WorkerCounts {
+    /// Connections over WebSocket now.
+    pub websocket: Counter,
+    /// Connections over SSE now.
+    pub sse: Counter,
+    /// Subscriptions (channels of connections) now.
+    pub subscriptions: Counter,
+    /// Channels that somebody here follows, as of the last tick.
+    pub channels: Counter,
+    /// Updates handed to sockets.
+    pub deliveries: Counter,
+    /// Offered updates that a socket took at once.
+    pub offers_written: Counter,
+    /// Offered updates that wait in an outbox, and took no older one's place.
+    pub offers_queued: Counter,
+    /// Offered updates that took the place of a waiting one of their row.
+    pub conflated: Counter,
+    /// Events that gave way and are a gap.
+    pub dropped: Counter,
+    /// Offered updates that found a view's outbox full: its line begins again from what was sent.
+    pub offers_overflowed: Counter,
+    /// Offered updates that found an outbox full whose policy is to disconnect.
+    pub offers_closed: Counter,
+    /// Between the applying of an update and the end of the turn in which its sweep ended: the first and the last update
+    /// of each sweep.
+    pub delivery: Times,
+    /// Writes to sockets.
+    pub writes: Counter,
+    /// Bytes handed to sockets.
+    pub sent_bytes: Counter,
+    /// Times that a socket took no more.
+    pub blocked: Counter,
+    /// Connections whose socket took no more, and that have not caught up, as of the last tick.
+    pub blocked_now: Counter,
+    /// Bytes that wait for those, about.
+    pub outbox_bytes: Counter,
+    /// Lines that began again since their outbox was full, or the worker fell off the tail.
+    pub rejoined: Counter,
+    /// Joins that were asked.
+    pub joins: Counter,
+    /// Heartbeats and states handed out.
+    pub notices: Counter,
+    /// Messages that were refused.
+    pub refused: Counter,
+    /// Turns.
+    pub turns: Counter,
+    /// Microseconds spent in turns.
+    pub busy_us: Counter,
+    /// WebSocket connections closed.
+    pub closed_websocket: Closed,
+    /// Event streams closed.
+    pub closed_sse: Closed,
+}
+
+impl WorkerCounts {
+    /// Connections of a wire format now.
+    #[must_use]
+    pub const fn active(&self, wire: Wire) -> &Counter {
+        match wire {
+            Wire::WebSocket => &self.websocket,
+            Wire::Sse | Wire::SseBare => &self.sse,
+        }
+    }
+
+    /// Notes that a connection was closed.
+    pub fn note_closed(&self, wire: Wire, code: CloseCode) {
+        let closed = match wire {
+            Wire::WebSocket => &self.closed_websocket,
+            Wire::Sse | Wire::SseBare => &self.closed_sse,
+        };
+        if let Some(place) = CloseCode::ALL.iter().position(|&other| other == code) {
+            closed[place].add(1);
+        }
+    }
+}
+
+/// What the whole node counts.
+#[derive(Debug, Default)]
+pub struct NodeCounts {
+    /// Records that the log took.
+    pub published: Counter,
+    /// Records that were refused.
+    pub publish_refused: Counter,
+    /// Records dropped as repeats.
+    pub duplicates: Counter,
+    /// HTTP requests answered.
+    pub requests: Counter,
+    /// Connections refused at the door.
+    pub refused_connections: Counter,
+}
+
+/// Lets one warning through in a while, and says how many it kept back.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    last: Option<Moment>,
+    kept_back: u64,
+}
+
+impl Throttle {
+    /// Between two warnings of a kind.
+    pub const EVERY: Duration = Duration::from_secs(10);
+
+    /// How many were kept back since the last one, if this one may pass.
+    pub fn pass(&mut self, now: Moment) -> Option<u64> {
+        if self.last.is_some_and(|last| now.since(last) < Self::EVERY) {
+            self.kept_back += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.kept_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_fall_into_the_bucket_whose_bound_they_do_not_exceed() {
+        let times = Times::default();
+        for us in [0, 100, 101, 5_000_000, 5_000_001] {
+            times.note(Duration::from_micros(us));
+        }
+        let read = times.read();
+        let counts: Vec<u64> = read.buckets.iter().map(|&(_, count)| count).collect();
+        assert_eq!(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(read.count, 5);
+        assert!((read.sum_s - 10.000_202).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_throttle_counts_what_it_keeps_back() {
+        let at = |seconds: u64| Moment::default().plus(Duration::from_secs(seconds));
+        let mut throttle = Throttle::default();
+        let passed: Vec<_> = [1, 2, 10, 11, 12, 21]
+            .map(|seconds| throttle.pass(at(seconds)))
+            .into();
+        assert_eq!(passed, [Some(0), None, None, Some(2), None, Some(1)]);
+    }
+
+    #[test]
+    fn closed_connections_are_counted_by_transport_and_code() {
+        let counts = WorkerCounts::default();
+        counts.note_closed(Wire::SseBare, CloseCode::ALL[3]);
+        counts.note_closed(Wire::WebSocket, CloseCode::ALL[3]);
+        counts.note_closed(Wire::WebSocket, CloseCode::ALL[3]);
+        assert_eq!(counts.closed_sse[3].get(), 1);
+        assert_eq!(counts.closed_websocket[3].get(), 2);
+    }
+}

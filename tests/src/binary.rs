@@ -1,0 +1,208 @@
+//! The program as a process of its own.
+//!
+//! Does: has Cargo build it and asks where it is, starts it on free ports, reads what it says, sends it signals, ends it.
+//! Owns: the processes that it started; none outlives its [`Node`]. Never knows: what the tests are about.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{ExitStatus, Output, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+/// The longest that any process here may take for one thing.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the program is, built from the sources beside this crate in the tests' own target directory.
+///
+/// # Panics
+/// When Cargo cannot build it.
+#[must_use]
+pub fn tidegate() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        build().unwrap_or_else(|error| panic!("tidegate can't be built: {error:#}"))
+    })
+}
+
+/// Asks Cargo for the path: wherever the target directory is, whatever configures it. Both packages are named, so that
+/// shared dependencies have the features that these tests were built with, and are not built again.
+fn build() -> anyhow::Result<PathBuf> {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let output = std::process::Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--bins",
+            "--manifest-path",
+            manifest,
+        ])
+        .args(["-p", "tidegate", "-p", "tidegate-tests"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo can't be run")?;
+    if !output.status.success() {
+        bail!("cargo build ended with {}", output.status);
+    }
+    let made = |line: &[u8]| -> Option<PathBuf> {
+        let message: serde_json::Value = serde_json::from_slice(line).ok()?;
+        let is_ours = message["target"]["name"] == "tidegate";
+        message["executable"]
+            .as_str()
+            .filter(|_| is_ours)
+            .map(PathBuf::from)
+    };
+    let mut lines = output.stdout.split(|&byte| byte == b'\n');
+    lines.find_map(made).context("cargo named no executable")
+}
+
+/// A command of the program, with none of the environment's variables of ours.
+#[must_use]
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(tidegate());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDEGATE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a command to its end, with this as its standard input.
+///
+/// # Errors
+/// When it can't be started, or takes longer than [`PATIENCE`].
+pub async fn run(mut command: Command, input: &[u8]) -> anyhow::Result<Output> {
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    let feed = async {
+        // A command may end without reading its input.
+        stdin.write_all(input).await.unwrap_or_default();
+        drop(stdin);
+    };
+    let ended = async { tokio::join!(feed, child.wait_with_output()).1 };
+    Ok(timeout(PATIENCE, ended).await.context("it did not end")??)
+}
+
+/// A running `tidegate serve`.
+pub struct Node {
+    /// The process.
+    pub child: Child,
+    /// Where clients connect, as `127.0.0.1:PORT`.
+    pub address: String,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Node {
+    /// Starts `tidegate serve` on free ports and waits until it listens.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it complained of.
+    pub async fn start(arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_at("127.0.0.1:0", arguments).await
+    }
+
+    /// Starts `tidegate serve` at this address, with a free port for operators, and waits until it listens.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it complained of.
+    pub async fn start_at(address: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut all = vec!["serve", "--listen", address, "--admin", "127.0.0.1:0"];
+        all.extend_from_slice(arguments);
+        let mut child = command(&all).spawn()?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let mut said = BufReader::new(stdout).lines();
+        let first = timeout(PATIENCE, said.next_line())
+            .await
+            .context("it says nothing")??;
+        let address = first
+            .as_deref()
+            .and_then(|line| line.strip_prefix("listening on http://"))
+            .and_then(|line| line.split(' ').next())
+            .map(str::to_owned);
+        let Some(address) = address else {
+            bail!("it does not listen: {}", complaints(&mut child).await?);
+        };
+        Ok(Self {
+            child,
+            address,
+            said,
+        })
+    }
+
+    /// Its address as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The next line that it says.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn line(&mut self) -> anyhow::Result<String> {
+        let line = timeout(PATIENCE, self.said.next_line()).await??;
+        line.context("it says no more")
+    }
+
+    /// Sends it a signal by its name, such as `TERM`.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub async fn signal(&self, name: &str) -> anyhow::Result<()> {
+        signal(&self.child, name).await
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it takes longer than [`PATIENCE`].
+    pub async fn ended(mut self) -> anyhow::Result<(ExitStatus, String)> {
+        let status = timeout(PATIENCE, self.child.wait())
+            .await
+            .context("it does not end")??;
+        Ok((status, complaints(&mut self.child).await?))
+    }
+}
+
+/// Sends a process a signal by its name.
+///
+/// # Errors
+/// When it is gone.
+pub async fn signal(child: &Child, name: &str) -> anyhow::Result<()> {
+    let id = child.id().context("it has ended")?;
+    let mut kill = Command::new("kill");
+    let status = kill
+        .arg(format!("-{name}"))
+        .arg(id.to_string())
+        .status()
+        .await?;
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("kill ended with {status}")
+    }
+}
+
+async fn complaints(child: &mut Child) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        timeout(PATIENCE, stderr.read_to_string(&mut text)).await??;
+    }
+    Ok(text)
+}

@@ -1,0 +1,92 @@
+#!/bin/sh
+# Installs what building and testing need, from Debian's packages, and says what: tools/setup.sh [run] [lint] [test]
+#   run   a Rust compiler and a C linker        lint   clippy and rustfmt        test   both, Node with npm, and Chromium
+# What is there already is left alone, so that a second run does nothing. rustup, where it is installed, is preferred:
+# it takes the version that rust-toolchain.toml pins.
+set -eu
+cd "$(dirname "$0")/.."
+RUST_MIN=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+NODE_MIN=18
+wanted=
+
+have() { command -v "$1" >/dev/null 2>&1; }
+want() { wanted="$wanted $*"; }
+
+# at_least MIN VERSION
+at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+
+rust_is_new_enough() {
+  have cargo && have rustc || return 1
+  at_least "$RUST_MIN" "$(rustc --version | cut -d ' ' -f 2)"
+}
+
+need_rust() {
+  if have rustup; then
+    rustup show active-toolchain >/dev/null 2>&1 || rustup toolchain install
+  elif ! rust_is_new_enough; then
+    want rustc-web cargo-web
+  fi
+  have cc || want gcc libc6-dev
+}
+
+need_lints() {
+  if have rustup; then return; fi
+  have cargo-clippy || want rust-web-clippy
+  have cargo-fmt || want rustfmt-web
+}
+
+need_browser() {
+  if ! have node || ! at_least "$NODE_MIN" "$(node --version | tr -d v)"; then want nodejs; fi
+  have npm || want npm
+  have "${CHROMIUM:-chromium}" || want chromium
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif have sudo; then
+    sudo "$@"
+  else
+    echo "setup: run this as root, or install sudo: $*" >&2
+    return 1
+  fi
+}
+
+install_wanted() {
+  [ -n "$wanted" ] || return 0
+  if ! have apt-get; then
+    echo "setup: please install what these packages of Debian hold (Rust $RUST_MIN: https://rustup.rs):$wanted" >&2
+    return 1
+  fi
+  echo "setup: installing by apt:$wanted"
+  log=$(mktemp)
+  # shellcheck disable=SC2086 # a list of packages
+  if as_root env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get update -q && apt-get install -qy --no-install-recommends "$@"' \
+    sh $wanted >"$log" 2>&1; then
+    rm -f "$log"
+  else
+    tail -n 30 "$log" >&2
+    echo "setup: apt could not install them; all that it said is in $log" >&2
+    return 1
+  fi
+}
+
+for part in "$@"; do
+  case $part in
+  run) need_rust ;;
+  lint) need_lints ;;
+  test)
+    need_lints
+    need_browser
+    ;;
+  *)
+    echo "usage: $0 [run] [lint] [test]" >&2
+    exit 2
+    ;;
+  esac
+done
+install_wanted
+if ! rust_is_new_enough; then
+  echo "setup: Rust $RUST_MIN or newer is needed, and $(rustc --version 2>/dev/null || echo none) is there: https://rustup.rs" >&2
+  exit 1
+fi

@@ -1,0 +1,102 @@
+#!/bin/sh
+# Runs kinds of checks, goes on when one fails, and ends with one line that sums them up: tools/test.sh KIND…
+#   fmt clippy doc   each counts as one check
+#   rust             unit tests, properties, the stored inputs of fuzzing, the gateway from end to end
+#   board browser    the board's unit tests; the board in Chromium, before a gateway
+#   fuzz             each target of tests/fuzz for FUZZ_SECONDS (60)
+#   format           formats instead of checking
+# Logs are in target/test. The exit code is 0 only when nothing failed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+FUZZ_SECONDS=${FUZZ_SECONDS:-60}
+FAILED_LINES=150
+target=${CARGO_TARGET_DIR:-$PWD/target}
+logs=$target/test
+mkdir -p "$logs"
+passed=0
+failed=0
+
+# sum SCRIPT LOG: adds up the numbers that a sed script prints.
+sum() { sed -n "$1" "$2" | awk '{ total += $1 } END { print total + 0 }'; }
+
+# judge NAME STATUS PASSED FAILED SECONDS: a runner that failed without counting a failure has failed once.
+judge() {
+  count=$4
+  if [ "$2" -ne 0 ] && [ "$count" -eq 0 ]; then count=1; fi
+  if [ "$2" -eq 0 ] && [ "$3" -eq 0 ]; then
+    count=1
+    echo "$1 ran nothing" >>"$logs/$1.log"
+  fi
+  if [ "$count" -gt 0 ]; then
+    tail -n "$FAILED_LINES" "$logs/$1.log"
+    echo "== $1 failed; all of it: $logs/$1.log"
+  fi
+  echo "== $1: $3 passed, $count failed, $5 s"
+  passed=$((passed + $3))
+  failed=$((failed + count))
+}
+
+# runner NAME PASSED-SCRIPT FAILED-SCRIPT COMMAND…: a runner whose log tells its numbers.
+runner() {
+  name=$1 passes=$2 fails=$3
+  shift 3
+  start=$(date +%s)
+  "$@" >"$logs/$name.log" 2>&1 </dev/null
+  status=$?
+  judge "$name" "$status" "$(sum "$passes" "$logs/$name.log")" "$(sum "$fails" "$logs/$name.log")" "$(($(date +%s) - start))"
+}
+
+# check NAME COMMAND…: one check.
+check() {
+  name=$1
+  shift
+  start=$(date +%s)
+  if "$@" >"$logs/$name.log" 2>&1 </dev/null; then
+    judge "$name" 0 1 0 "$(($(date +%s) - start))"
+  else
+    judge "$name" 1 0 1 "$(($(date +%s) - start))"
+  fi
+}
+
+format() {
+  cargo fmt --all "$@" &&
+    cargo fmt --all --manifest-path load/limits/Cargo.toml "$@" &&
+    cargo fmt --all --manifest-path tests/fuzz/Cargo.toml "$@"
+}
+
+document() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked -p tidegate; }
+
+board() { cd client-js/board && node --test --test-reporter=tap; }
+
+browser() {
+  cargo build --locked --bins -p tidegate -p tidegate-tests || return
+  (cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund) || return
+  CHROMIUM=$(command -v "${CHROMIUM:-chromium}") || return
+  export CHROMIUM
+  (cd tests/browser && TIDEGATE_BIN="$target/debug/tidegate" node --test --test-reporter=tap)
+}
+
+for kind in "$@"; do
+  case $kind in
+  format) format || exit ;;
+  fmt) check fmt format --check ;;
+  clippy) check clippy cargo clippy --workspace --all-targets --locked -- -D warnings ;;
+  doc) check doc document ;;
+  rust)
+    runner rust 's/^test result: .* \([0-9]*\) passed;.*/\1/p' 's/^test result: .* \([0-9]*\) failed;.*/\1/p' \
+      cargo test --workspace --locked --no-fail-fast
+    ;;
+  board | browser) runner "$kind" 's/^# pass \([0-9]*\)$/\1/p' 's/^# fail \([0-9]*\)$/\1/p' "$kind" ;;
+  fuzz)
+    runner fuzz 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' \
+      tests/fuzz/run.sh "$FUZZ_SECONDS"
+    ;;
+  *)
+    echo "$0: unknown kind $kind" >&2
+    exit 2
+    ;;
+  esac
+done
+[ "$*" = format ] && exit 0
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
