@@ -19,12 +19,16 @@ async function freePort() {
   return port;
 }
 
-/** Starts the gateway that `TIDEGATE_BIN` names. */
-export async function startGateway() {
+/** Starts the gateway that `TIDEGATE_BIN` names: with the demo, or as these variables configure it. */
+export async function startGateway(variables) {
   const binary = process.env.TIDEGATE_BIN;
   if (!binary) throw new Error('TIDEGATE_BIN must name the gateway, for example target/debug/tidegate');
   const [listen, admin] = [`127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`];
-  const child = spawn(binary, ['serve', '--demo', '--listen', listen, '--admin', admin], { stdio: ['ignore', 'pipe', 'pipe'] });
+  // The gateway takes variables that begin with TIDEGATE_ for its configuration, and refuses those that it does not know.
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== 'TIDEGATE_BIN'));
+  const own = variables && { TIDEGATE_LISTEN_ADDRESS: listen, TIDEGATE_ADMIN_ADDRESS: admin, ...variables };
+  const args = own ? ['serve'] : ['serve', '--demo', '--listen', listen, '--admin', admin];
+  const child = spawn(binary, args, { env: { ...env, ...own }, stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
   const hear = (chunk) => { said = (said + chunk).slice(-4_000); };
   child.stdout.on('data', hear);

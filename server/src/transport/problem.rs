@@ -20,7 +20,7 @@ impl From<Refusal> for Problem {
 impl Problem {
     /// The same under another status: where HTTP has one for what our codes don't tell apart.
     pub(super) fn under(self, status: StatusCode) -> Response {
-        respond(self.0, status)
+        respond(&self.0, status)
     }
 }
 
@@ -28,11 +28,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        respond(self.0, status)
+        respond(&self.0, status)
     }
 }
 
-fn respond(refusal: Refusal, status: StatusCode) -> Response {
+fn respond(refusal: &Refusal, status: StatusCode) -> Response {
     let mut json = format!(
         "{{\"type\":\"about:blank\",\"status\":{},\"code\":\"{}\",\"title\":",
         status.as_u16(),
