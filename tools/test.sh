@@ -60,7 +60,6 @@ check() {
 
 format() {
   cargo fmt --all "$@" &&
-    cargo fmt --all --manifest-path load/limits/Cargo.toml "$@" &&
     cargo fmt --all --manifest-path tests/fuzz/Cargo.toml "$@"
 }
 

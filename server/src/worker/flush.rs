@@ -320,9 +320,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             if !plain || !told || own_policy || lane.rejoining.is_some() || line.life != lane.life.0
             {
                 at += 1;
-            } else if lane
-                .first_waiting()
-                .is_some_and(|first| first <= line.cursor)
+            } else if lane.has_gap()
+                || lane
+                    .first_waiting()
+                    .is_some_and(|first| first <= line.cursor)
                 || line.cursor > self.seats[lane.seat as usize].cursor.offset
             {
                 lane.recheck.push(key.number());

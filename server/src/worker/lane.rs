@@ -256,9 +256,9 @@ impl Lane {
     /// Whether events that will not come are still to be told.
     #[must_use]
     pub fn has_gap(&self) -> bool {
-        self.notices
-            .iter()
-            .any(|load| matches!(load, Load::Gap(..)))
+        let swept_now = self.sweep.as_ref().map(|sweep| &sweep.batch.load);
+        let mut loads = self.notices.iter().chain(swept_now);
+        loads.any(|load| matches!(load, Load::Gap(..)))
     }
 
     /// Begins a sweep with what waits, if something does. `number` is the lane's own; its members have everything up to
