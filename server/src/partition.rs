@@ -82,7 +82,7 @@ pub struct Gap {
 }
 
 /// How a line begins.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Begin {
     /// What the client is told.
     pub outcome: Outcome,
@@ -99,7 +99,7 @@ pub struct Begin {
 }
 
 /// The answer to a join.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Answer {
     /// Not yet: this node is behind. Another answer follows.
     Held,
@@ -110,7 +110,7 @@ pub enum Answer {
 }
 
 /// An answer and whom it is for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Joined {
     /// The asker's own number for this partition.
     pub seat: u32,

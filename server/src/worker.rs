@@ -45,7 +45,7 @@ use crate::{
     frame::Wire,
     model::{Channel, Epoch, FreshnessState, Moment, Policy, StaleReason, Token},
     partition::{
-        Mailbox,
+        Joined, Mailbox,
         resume::From,
         tail::{Cursor, Health, Proof, Wake},
     },
@@ -228,6 +228,8 @@ pub struct Worker<S: Sockets, O: Outside> {
     unread: VecDeque<Key>,
     unproven: Vec<Key>,
     beats_due: Vec<u32>,
+    /// Answers for lanes that were still being swept.
+    deferred: Vec<Joined>,
     blocked: Vec<Key>,
     input: Vec<u8>,
     scratch: Vec<u8>,
@@ -273,6 +275,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             unread: VecDeque::new(),
             unproven: Vec::new(),
             beats_due: Vec::new(),
+            deferred: Vec::new(),
             blocked: Vec::new(),
             input: vec![0; READ_BYTES],
             scratch: Vec::with_capacity(FLUSH_BYTES * 2),
@@ -442,7 +445,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if woken || self.pull_again || !answers.is_empty() {
             self.pull(now);
         }
-        for joined in answers {
+        for joined in std::mem::take(&mut self.deferred)
+            .into_iter()
+            .chain(answers)
+        {
             self.on_joined(&joined, now);
         }
         self.rejoin_fallen();
@@ -452,7 +458,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let more = !self.busy.is_empty()
             || !self.unread.is_empty()
             || !self.touched.is_empty()
-            || self.pull_again;
+            || self.pull_again
+            || !self.deferred.is_empty();
         Turn {
             more,
             at: self.wheel.next(),

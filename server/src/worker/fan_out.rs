@@ -128,7 +128,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 return 0;
             };
             let seat = &self.seats[lane.seat as usize];
-            let after = if lane.has_updates() {
+            let after = if lane.has_gap() {
+                Offset::BEFORE_ALL
+            } else if lane.has_updates() {
                 lane.swept
             } else {
                 seat.cursor.offset
@@ -469,8 +471,11 @@ fn offer<S>(
             wire.append(&mut bytes, notice.op, None, &notice.json);
             cold.reply(Some(notice.channel.clone()), bytes);
         }
-        // A line of its own goes through the resume table by itself.
-        Load::Gap(..) => {}
+        Load::Gap(_, gap) => {
+            if let Some(line) = cold.line(lane.number).filter(|line| line.life == lane.life) {
+                line.owe_gap(gap, now);
+            }
+        }
     }
     if disconnect && cold.closing.is_none() {
         let (mut json, mut bytes) = (Vec::new(), Vec::new());

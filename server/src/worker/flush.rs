@@ -341,7 +341,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     pub(super) fn lane_position(&self, lane_no: u32) -> Option<Position> {
         let lane = self.lanes.get(lane_no)?;
         let seat = &self.seats[lane.seat as usize];
-        if lane.rejoining.is_some() || lane.life.0 != seat.cursor.resets {
+        if lane.rejoining.is_some() || lane.has_gap() || lane.life.0 != seat.cursor.resets {
             return None;
         }
         let offset = if lane.has_updates() {

@@ -351,7 +351,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
     }
 
-    /// The answer for the fast members of a lane.
+    /// The answer for the fast members of a lane. It waits for a sweep under way, whose members would be at two places.
     fn lane_joined(&mut self, lane_no: u32, joined: &Joined, now: Moment) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
@@ -359,6 +359,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if lane.rejoining.as_ref() != Some(&joined.from) {
             // The answer to an earlier question, or to an earlier lane of this channel.
             return;
+        }
+        if lane.has_work() {
+            let members = vec![WHOLE_LANE | u64::from(lane_no)];
+            return self.deferred.push(Joined {
+                members,
+                ..joined.clone()
+            });
         }
         let begin = match &joined.answer {
             Answer::Held => return,

@@ -284,6 +284,16 @@ impl Line {
         Owed::Overflow
     }
 
+    /// Owes a gap that its whole lane is told of, unless it went through the resume table by itself.
+    pub fn owe_gap(&mut self, gap: &Gap, now: Moment) {
+        if self.phase != Phase::Streaming || self.cursor >= gap.to.offset {
+            return;
+        }
+        self.cursor = gap.to.offset;
+        self.waiting_since.get_or_insert(now);
+        self.frozen.push_back(Item::Gap(gap.clone()));
+    }
+
     /// Gives up what is open, and begins again from what will have been sent once the rest has left: a snapshot under way
     /// is finished, or a busy view would never arrive at a slow reader.
     fn fall_behind(&mut self) {
