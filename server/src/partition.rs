@@ -162,8 +162,20 @@ impl Mailbox {
 pub struct ViewAt {
     /// The rows and their position.
     pub snapshot: Arc<Snapshot>,
+    /// Its last change, as far as it is known.
+    pub last_change: Option<Position>,
     /// How the partition is doing.
     pub health: Health,
+}
+
+impl ViewAt {
+    /// Whether it has a change behind `seen`.
+    #[must_use]
+    pub fn is_newer_than(&self, seen: Option<&Position>) -> bool {
+        let Some(seen) = seen else { return true };
+        let behind = |last: &Position| last.epoch != seen.epoch || last.offset > seen.offset;
+        self.last_change.as_ref().is_some_and(behind)
+    }
 }
 
 /// The state of one partition.
@@ -496,6 +508,7 @@ impl Partition {
         let rows = self.views.get(channel)?.rows().clone();
         Some(ViewAt {
             snapshot: Snapshot::new(channel.clone(), here, rows),
+            last_change: self.last_change(channel),
             health: self.health,
         })
     }

@@ -209,22 +209,24 @@ async fn newer_than(
     token: &Token,
     wait: Duration,
 ) -> Result<Option<Vec<ViewAt>>, Refusal> {
-    let mut asked = Vec::new();
-    for partition in stream.partitions_of(channel) {
-        asked.push(ask(
-            stream,
-            partition,
-            channel,
-            token.position(partition).cloned(),
-        )?);
+    let newer = |parts: &Vec<ViewAt>| {
+        let mut partitions = stream.partitions_of(channel).zip(parts);
+        partitions.any(|(partition, part)| part.is_newer_than(token.position(partition)))
+    };
+    if !wait.is_zero() {
+        let mut asked = Vec::new();
+        for partition in stream.partitions_of(channel) {
+            let seen = token.position(partition).cloned();
+            asked.push(ask(stream, partition, channel, seen)?);
+        }
+        if timeout(wait, futures_util::future::select_all(asked))
+            .await
+            .is_err()
+        {
+            return Ok(None);
+        }
     }
-    let any = futures_util::future::select_all(asked);
-    // A node that answers at once needs a moment for it, also when nothing is to be waited for.
-    let wait = wait.max(Duration::from_millis(50));
-    match timeout(wait, any).await {
-        Err(_) => Ok(None),
-        Ok(_) => parts_of(channel, stream).await.map(Some),
-    }
+    Ok(Some(parts_of(channel, stream).await?).filter(newer))
 }
 
 async fn respond(channel: Channel, stream: Arc<Stream>, parts: Vec<ViewAt>, app: &App) -> Response {

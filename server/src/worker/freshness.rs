@@ -130,6 +130,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let (mut lagging, mut waiting) = (Vec::new(), 0);
         let connections = &mut self.connections;
         let (lanes, seats) = (&self.lanes, &self.seats);
+        self.blocked.sort_unstable();
+        self.blocked.dedup();
+        let mut blocked_now = 0;
         self.blocked.retain(|&key| {
             let Some(cold) = connections
                 .get(key)
@@ -148,9 +151,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     lagging.push((key, lane.channel.clone(), super::millis(age)));
                 }
             }
+            blocked_now += u64::from(cold.is_blocked());
             cold.is_blocked() || !cold.lines.is_empty()
         });
-        self.counts.blocked_now.set(self.blocked.len() as u64);
+        self.counts.blocked_now.set(blocked_now);
         self.counts.outbox_bytes.set(waiting as u64);
         self.counts.channels.set(self.channel_numbers.len() as u64);
         for (key, channel, age_ms) in lagging {

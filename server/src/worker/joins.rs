@@ -6,9 +6,10 @@ use super::{
     outbox::{Line, Phase},
 };
 use crate::{
+    frame::Wire,
     model::{Channel, Moment, Offset, Position},
     partition::{Answer, Begin, Gap, Join, Joined, resume::From, tail::Tail, task::Request},
-    protocol::{ErrorCode, Outcome, Refusal, write},
+    protocol::{CloseCode, ErrorCode, Outcome, Refusal, write},
 };
 use std::time::Duration;
 
@@ -268,6 +269,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             None => self.tell_outcome(key, &name, Err(refusal)),
         }
         self.leave_channel(key, number);
+        let events = self
+            .connections
+            .peek(key)
+            .is_some_and(|connection| connection.wire != Wire::WebSocket);
+        if events {
+            // A plain reader has no other way to ask again than to come again.
+            self.say_goodbye(key, CloseCode::Overloaded, refusal.retry_after_ms);
+        }
     }
 
     /// The worker fell off the tail, or the tail has another life: once what was pulled has been swept, every lane of the
