@@ -97,8 +97,10 @@ fn chunk(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(b"000000\r\n");
     let begin = out.len();
     fill(out);
-    let size = format!("{:06x}", out.len() - begin);
-    out.splice(at..at + 6, size.into_bytes());
+    let size = out.len() - begin;
+    for (place, digit) in out[at..at + 6].iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(size >> (4 * place)) & 0xf];
+    }
     out.extend_from_slice(b"\r\n");
 }
 

@@ -229,16 +229,13 @@ impl Gateway {
         self.app.draining.store(true, Ordering::Relaxed);
         for worker in &self.workers {
             // A worker that is gone has nobody to tell.
-            worker
-                .commands
-                .send(Command::Drain(self.drain.window))
-                .await
-                .unwrap_or_default();
+            let told = worker.commands.send(Command::Drain(self.drain.window));
+            drop(tokio::time::timeout_at(deadline, told).await);
         }
-        let mut left = self.connections().await;
+        let mut left = self.connections(deadline).await;
         while left > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(DRAIN_LOOK).await;
-            left = self.connections().await;
+            left = self.connections(deadline).await;
         }
         self.closed.cancel();
         self.stop.cancel();
@@ -257,13 +254,19 @@ impl Gateway {
         Drained { left, tasks }
     }
 
-    async fn connections(&self) -> usize {
+    /// Connections that are left, as far as the workers say so before the deadline.
+    async fn connections(&self, deadline: tokio::time::Instant) -> usize {
         let mut count = 0;
         for worker in &self.workers {
-            let (reply, answer) = oneshot::channel();
-            if worker.commands.send(Command::Count(reply)).await.is_ok() {
-                count += answer.await.unwrap_or(0);
-            }
+            let asked = async {
+                let (reply, answer) = oneshot::channel();
+                worker.commands.send(Command::Count(reply)).await.ok()?;
+                answer.await.ok()
+            };
+            // A worker that does not answer has at least one.
+            count += tokio::time::timeout_at(deadline, asked)
+                .await
+                .map_or(1, |left| left.unwrap_or(0));
         }
         count
     }

@@ -23,7 +23,7 @@ use view::View;
 use crate::{
     decode::Decoder,
     frame::{Shared, Snapshot},
-    model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Update},
+    model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Rows, Update},
     protocol::{ErrorCode, Outcome, Refusal, SnapshotReason, write::GapReason},
     source::{Fetch, SourceError, embedded::EmbeddedLog},
     telemetry::Throttle,
@@ -173,8 +173,16 @@ impl ViewAt {
     #[must_use]
     pub fn is_newer_than(&self, seen: Option<&Position>) -> bool {
         let Some(seen) = seen else { return true };
-        let behind = |last: &Position| last.epoch != seen.epoch || last.offset > seen.offset;
-        self.last_change.as_ref().is_some_and(behind)
+        let behind = |last: &Position| last.offset > seen.offset;
+        self.snapshot.position().epoch != seen.epoch
+            || self.last_change.as_ref().is_some_and(behind)
+    }
+
+    /// Whether this node has not come as far as `seen`.
+    #[must_use]
+    pub fn is_behind(&self, seen: Option<&Position>) -> bool {
+        let here = self.snapshot.position();
+        seen.is_some_and(|seen| seen.epoch == here.epoch && seen.offset > here.offset)
     }
 }
 
@@ -187,6 +195,8 @@ pub struct Partition {
     epoch: Option<Epoch>,
     applied: Offset,
     views: HashMap<Channel, View>,
+    /// Channels whose views hold an encoding that is let go of after a while.
+    encoded: Vec<Channel>,
     last_change: HashMap<Channel, Offset>,
     head: (Offset, Moment),
     unproven: Option<Proof>,
@@ -214,6 +224,7 @@ impl Partition {
             epoch: None,
             applied: Offset::BEFORE_ALL,
             views: HashMap::new(),
+            encoded: Vec::new(),
             last_change: HashMap::new(),
             head: (Offset::BEFORE_ALL, Moment::default()),
             unproven: None,
@@ -235,6 +246,12 @@ impl Partition {
     #[must_use]
     pub const fn poisoned(&self) -> u64 {
         self.poisoned
+    }
+
+    /// The log's identity; none before the first fetch.
+    #[must_use]
+    pub const fn epoch(&self) -> Option<&Epoch> {
+        self.epoch.as_ref()
     }
 
     /// How many joins wait.
@@ -349,6 +366,15 @@ impl Partition {
 
     /// Takes a wish; answers at once where that is possible.
     pub fn join(&mut self, mut join: Join, now: Moment) {
+        if self.joins.len() >= task::REQUESTS_MAX {
+            let refusal = Refusal::retry(
+                ErrorCode::Overloaded,
+                "too many joins wait for this stream",
+                1000,
+            );
+            let members = std::mem::take(&mut join.members);
+            return Self::reply(&join, members, Answer::Refused(refusal));
+        }
         if !self.answer(&mut join, now) {
             self.joins.push(join);
         }
@@ -359,9 +385,11 @@ impl Partition {
         let mut joins = std::mem::take(&mut self.joins);
         joins.retain_mut(|join| !self.answer(join, now));
         self.joins = joins;
-        for view in self.views.values_mut() {
-            view.forget_snapshot(now, SNAPSHOT_KEPT);
-        }
+        let views = &mut self.views;
+        self.encoded.retain(|channel| {
+            let view = views.get_mut(channel);
+            view.is_some_and(|view| !view.forget_snapshot(now, SNAPSHOT_KEPT))
+        });
     }
 
     /// Answers a join if it can be answered; tells it that it is held, or refuses it, when it waited too long.
@@ -494,18 +522,31 @@ impl Partition {
                 return None;
             }
             let (cached, fence) = self.cache.view(channel);
+            if cached.last_change == Offset::BEFORE_ALL {
+                // Nothing was ever written to it: a name that anybody may invent takes no room.
+                return Some(Snapshot::new(channel.clone(), here, Rows::new()));
+            }
             self.views.insert(channel.clone(), View::new(cached, fence));
         }
         let floor = self.tail.floor();
         let view = self.views.get_mut(channel)?;
-        (self.applied >= view.fence()).then(|| view.snapshot(channel, here, floor, now))
+        if self.applied < view.fence() {
+            return None;
+        }
+        if !self.encoded.contains(channel) {
+            self.encoded.push(channel.clone());
+        }
+        Some(view.snapshot(channel, here, floor, now))
     }
 
     /// A view for a single answer.
     pub fn view_now(&mut self, channel: &Channel, now: Moment) -> Option<ViewAt> {
         let here = self.at(self.applied)?;
         self.view(channel, now)?;
-        let rows = self.views.get(channel)?.rows().clone();
+        let rows = self
+            .views
+            .get(channel)
+            .map_or_else(Rows::new, |view| view.rows().clone());
         Some(ViewAt {
             snapshot: Snapshot::new(channel.clone(), here, rows),
             last_change: self.last_change(channel),

@@ -180,8 +180,8 @@ fn answer(partition: &mut Partition, watcher: &mut Watcher, now: Moment) -> bool
     }
     if let Some(seen) = &watcher.newer_than {
         let last = partition.last_change(&watcher.channel);
-        let newer = last.is_some_and(|last| last.epoch != seen.epoch || last.offset > seen.offset);
-        if !newer {
+        let another = partition.epoch().is_some_and(|epoch| *epoch != seen.epoch);
+        if !another && last.is_none_or(|last| last.offset <= seen.offset) {
             return false;
         }
     }

@@ -83,10 +83,15 @@ impl View {
         snapshot
     }
 
-    /// Lets go of an encoding that nobody asked for lately.
-    pub(super) fn forget_snapshot(&mut self, now: Moment, kept: Duration) {
-        if now.since(self.asked_at) > kept {
-            self.newest = None;
+    /// Lets go of an encoding that nobody asked for lately; tells whether it did.
+    pub(super) fn forget_snapshot(&mut self, now: Moment, kept: Duration) -> bool {
+        if now.since(self.asked_at) <= kept {
+            return false;
         }
+        if let Some(newest) = self.newest.take() {
+            // Who still reads it counts among the two.
+            self.older = Arc::downgrade(&newest);
+        }
+        true
     }
 }

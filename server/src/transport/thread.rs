@@ -203,6 +203,9 @@ async fn drive(
         }
         if more {
             worker.borrow_mut().sockets.take(&mut ready)?;
+            while let Ok(command) = commands.try_recv() {
+                obey(worker, command, clock);
+            }
             // Accepting and HTTP on this thread get their turn.
             tokio::task::yield_now().await;
             if stop.is_cancelled() {

@@ -30,6 +30,9 @@ const WAIT_MAX: u64 = 60;
 const ANSWER: Duration = Duration::from_secs(5);
 /// Channels of one `POST /v1/views`.
 const VIEWS_MAX: usize = 100;
+/// A request's body: how large, and within what time.
+const BODY_BYTES: usize = 64 * 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Views with more rows than this are written off the worker's thread.
 const ROWS_INLINE: usize = 512;
 
@@ -65,21 +68,20 @@ pub(super) async fn one(
             .parse()
             .ok()
     });
-    let answer = match &seen {
-        Some(token) => {
-            let newer = newer_than(&channel, &stream, token, Duration::from_secs(wait)).await?;
-            match newer {
-                Some(parts) => parts,
-                None => {
-                    return Ok(
-                        (StatusCode::NOT_MODIFIED, [(header::ETAG, etag(token))]).into_response()
-                    );
-                }
-            }
-        }
-        None => parts_of(&channel, &stream).await?,
+    let (parts, newer) = match &seen {
+        Some(token) => newer_than(&channel, &stream, token, Duration::from_secs(wait)).await?,
+        None => (parts_of(&channel, &stream).await?, true),
     };
-    Ok(respond(channel, stream, answer, &app).await)
+    if let (Some(token), false) = (&seen, newer) {
+        let mut response =
+            (StatusCode::NOT_MODIFIED, [(header::ETAG, etag(token))]).into_response();
+        tell_freshness(
+            &mut response,
+            freshness_of(&stream, &parts, app.clock.now()),
+        );
+        return Ok(response);
+    }
+    Ok(respond(channel, stream, parts, &app).await)
 }
 
 /// Which views.
@@ -92,40 +94,61 @@ pub(super) struct Several {
 /// Several views.
 pub(super) async fn several(
     State(app): State<Arc<App>>,
-    headers: axum::http::HeaderMap,
-    body: Result<Json<Map<String, Value>>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
     app.counts.requests.add(1);
-    let claims = app.claims(app.token_of(&headers))?;
+    let claims = app.claims(app.token_of(request.headers()))?;
+    let channels = channels_of(request).await?;
+    let views = async {
+        let mut views = Vec::new();
+        for channel in &channels {
+            let (channel, stream) = find(&app, &claims, channel)?;
+            let parts = parts_of(&channel, &stream).await?;
+            views.push((channel, stream, parts));
+        }
+        Ok::<_, Refusal>(views)
+    };
+    let views = timeout(ANSWER, views).await.map_err(|_| behind())??;
+    let now = app.clock.now();
+    let write = move || {
+        let mut json = b"{\"views\":[".to_vec();
+        for (at, (channel, stream, parts)) in views.iter().enumerate() {
+            if at > 0 {
+                json.push(b',');
+            }
+            write_view(&mut json, channel, stream, parts, now);
+        }
+        json.extend_from_slice(b"]}");
+        json
+    };
+    let json = tokio::task::spawn_blocking(write).await.unwrap_or_default();
+    let head = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((head, json).into_response())
+}
+
+/// The body of `POST /v1/views`, which must come whole within a time.
+async fn channels_of(request: Request) -> Result<Vec<String>, Refusal> {
     let bad = |message: String| Refusal::new(ErrorCode::BadRequest, message);
-    let Json(body) = body.map_err(|error| bad(error.body_text()))?;
+    let body = timeout(
+        BODY_TIMEOUT,
+        axum::body::to_bytes(request.into_body(), BODY_BYTES),
+    )
+    .await;
+    let body = body.map_err(|_| bad("the body did not come in time".to_owned()))?;
+    let body =
+        body.map_err(|error| bad(format!("the body can't be read, or is too large: {error}")))?;
+    let body: Map<String, Value> =
+        serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
     let several: Several =
         serde_json::from_value(Value::Object(body)).map_err(|error| bad(error.to_string()))?;
     if several.channels.len() > VIEWS_MAX {
-        return Err(Refusal::new(
-            ErrorCode::TooManyChannels,
-            format!("at most {VIEWS_MAX} channels in one request"),
-        )
-        .into());
+        let message = format!("at most {VIEWS_MAX} channels in one request");
+        return Err(Refusal::new(ErrorCode::TooManyChannels, message));
     }
-    let mut json = b"{\"views\":[".to_vec();
-    for (at, channel) in several.channels.iter().enumerate() {
-        let (channel, stream) = find(&app, &claims, channel)?;
-        let parts = parts_of(&channel, &stream).await?;
-        if at > 0 {
-            json.push(b',');
-        }
-        write_view(&mut json, &channel, &stream, &parts, app.clock.now());
-    }
-    json.extend_from_slice(b"]}");
-    Ok((
-        [
-            (header::CONTENT_TYPE, "application/json"),
-            (header::CACHE_CONTROL, "no-store"),
-        ],
-        json,
-    )
-        .into_response())
+    Ok(several.channels)
 }
 
 fn find(app: &App, claims: &Claims, channel: &str) -> Result<(Channel, Arc<Stream>), Refusal> {
@@ -202,31 +225,38 @@ async fn parts_of(channel: &Channel, stream: &Stream) -> Result<Vec<ViewAt>, Ref
     Ok(parts)
 }
 
-/// The view, as soon as any of its partitions has something newer than the token; none when nothing came in time.
+/// The view, as soon as any of its partitions has something newer than the token, and whether it has.
 async fn newer_than(
     channel: &Channel,
     stream: &Stream,
     token: &Token,
     wait: Duration,
-) -> Result<Option<Vec<ViewAt>>, Refusal> {
-    let newer = |parts: &Vec<ViewAt>| {
-        let mut partitions = stream.partitions_of(channel).zip(parts);
-        partitions.any(|(partition, part)| part.is_newer_than(token.position(partition)))
-    };
+) -> Result<(Vec<ViewAt>, bool), Refusal> {
     if !wait.is_zero() {
         let mut asked = Vec::new();
         for partition in stream.partitions_of(channel) {
             let seen = token.position(partition).cloned();
             asked.push(ask(stream, partition, channel, seen)?);
         }
-        if timeout(wait, futures_util::future::select_all(asked))
-            .await
-            .is_err()
-        {
-            return Ok(None);
-        }
+        // Whoever answers, or nobody: what is known then is looked at below.
+        drop(timeout(wait, futures_util::future::select_all(asked)).await);
     }
-    Ok(Some(parts_of(channel, stream).await?).filter(newer))
+    let parts = parts_of(channel, stream).await?;
+    let seen = || {
+        stream
+            .partitions_of(channel)
+            .map(|partition| token.position(partition))
+    };
+    if seen()
+        .zip(&parts)
+        .any(|(seen, part)| part.is_newer_than(seen))
+    {
+        return Ok((parts, true));
+    }
+    if seen().zip(&parts).any(|(seen, part)| part.is_behind(seen)) {
+        return Err(behind());
+    }
+    Ok((parts, false))
 }
 
 async fn respond(channel: Channel, stream: Arc<Stream>, parts: Vec<ViewAt>, app: &App) -> Response {
@@ -244,7 +274,6 @@ async fn respond(channel: Channel, stream: Arc<Stream>, parts: Vec<ViewAt>, app:
     } else {
         tokio::task::spawn_blocking(write).await.unwrap_or_default()
     };
-    let state = HeaderValue::from_static(write::state_word(freshness.state));
     let head = [
         (
             header::CONTENT_TYPE,
@@ -252,16 +281,23 @@ async fn respond(channel: Channel, stream: Arc<Stream>, parts: Vec<ViewAt>, app:
         ),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::ETAG, etag(&token)),
-        (HeaderName::from_static("tidegate-freshness"), state),
     ];
     let mut response = (head, json).into_response();
+    tell_freshness(&mut response, freshness);
+    response
+}
+
+/// The state in the head: also of an answer without a body.
+fn tell_freshness(response: &mut Response, freshness: Freshness) {
+    let state = HeaderValue::from_static(write::state_word(freshness.state));
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("tidegate-freshness"), state);
     if let Some(age) = freshness.age_ms {
-        response.headers_mut().insert(
+        headers.insert(
             HeaderName::from_static("tidegate-age-ms"),
             HeaderValue::from(age),
         );
     }
-    response
 }
 
 fn etag(token: &Token) -> HeaderValue {

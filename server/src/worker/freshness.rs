@@ -177,6 +177,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         for number in std::mem::take(&mut self.beats_due) {
             self.beat_if_due(number, now);
         }
+        self.unproven.sort_unstable();
+        self.unproven.dedup();
         for key in std::mem::take(&mut self.unproven) {
             let cold = self
                 .connections

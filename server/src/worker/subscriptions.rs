@@ -324,7 +324,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         if let Some(cold) = &mut connection.cold {
             cold.lines.retain(|line| line.lane != lane_no);
-            // A batch of this turn was swept before the client left.
+            cold.gathered.retain(|batch| batch.lane != lane_no);
         }
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
