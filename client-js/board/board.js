@@ -187,13 +187,15 @@ function showBadge(now) {
   at('board').dataset.live = String(freshness.state === 'live');
   put('badge-word', word);
   put('badge-age', old);
-  put('badge-why', why);
   const list = flights();
-  put('tally', list.length ? tally(list.map((flight) => flight.data)) : '');
+  const summary = list.length ? tally(list.map((flight) => flight.data)) : '';
+  put('tally', summary);
+  // On a phone the summary is far below: while all is well it stands in the line that is kept for what is not.
+  put('badge-why', freshness.state === 'live' ? summary : why);
   at('empty').hidden = list.length > 0;
   put('empty', freshness.state === 'live' ? 'No departures.' : why || `${word} …`);
   showWire(freshness, now);
-  speak(`${airport}: ${word}${why ? `. ${why}` : ''} ${at('tally').textContent}`, `${airport} ${word}`, now);
+  speak(`${airport}: ${word}${why ? `. ${why}` : ''} ${summary}`, `${airport} ${word}`, now);
 }
 
 /** Tells screen readers of a new state or airport at once, of numbers now and then. */
