@@ -7,6 +7,8 @@
 
 /** The order of the characters on a drum; others come at once. */
 const DRUM = " ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-'";
+/** The order from a digit to a digit: a clock never passes through letters. */
+const DIGITS = '0123456789';
 /** Flaps that fall before the right one, at most. */
 const TURNS_MAX = 4;
 /** Half a turn, in milliseconds. */
@@ -116,10 +118,11 @@ class Flap {
 
 /** The characters that fall on the way from one to another: the last few of the drum before it, and itself. */
 function way(from, to) {
-  const [start, end] = [DRUM.indexOf(from), DRUM.indexOf(to)];
+  const drum = DIGITS.includes(from) && DIGITS.includes(to) ? DIGITS : DRUM;
+  const [start, end] = [drum.indexOf(from), drum.indexOf(to)];
   if (start < 0 || end < 0) return [to];
-  const turns = Math.min((end - start + DRUM.length) % DRUM.length, TURNS_MAX);
-  return Array.from({ length: turns }, (_, i) => DRUM[(end - turns + 1 + i + DRUM.length) % DRUM.length]);
+  const turns = Math.min((end - start + drum.length) % drum.length, TURNS_MAX);
+  return Array.from({ length: turns }, (_, i) => drum[(end - turns + 1 + i + drum.length) % drum.length]);
 }
 
 /** A line of `length` flaps; put `element` on the page. */
