@@ -86,14 +86,15 @@ const pager = {
     const data = current().rows;
     this.rows.forEach((row, i) => row.set(data.get(this.ids[i])?.data ?? null, turn));
   },
-  /** Goes a page on, or back. */
+  /** Goes a page on, or back; after the last one to the present, not to what has long departed. */
   turn(step) {
     const list = flights();
     const size = this.rows.length;
     const here = list.findIndex((flight) => flight.key >= (this.from ?? nowKey()));
     const next = list.find((flight) => flight.key > this.last);
     const back = here > 0 ? list[Math.max(0, here - size)] : list[Math.max(0, list.length - size)];
-    this.from = (step < 0 ? back : next ?? list[0])?.key ?? '';
+    const present = list.find((flight) => flight.key >= nowKey()) ?? list[0];
+    this.from = (step < 0 ? back : next ?? present)?.key ?? '';
     this.turnedAt = performance.now();
     this.compose(list);
   },
