@@ -86,14 +86,15 @@ const pager = {
     const data = current().rows;
     this.rows.forEach((row, i) => row.set(data.get(this.ids[i])?.data ?? null, turn));
   },
-  /** Goes a page on, or back. */
+  /** Goes a page on, or back; after the last one to the present, not to what has long departed. */
   turn(step) {
     const list = flights();
     const size = this.rows.length;
     const here = list.findIndex((flight) => flight.key >= (this.from ?? nowKey()));
     const next = list.find((flight) => flight.key > this.last);
     const back = here > 0 ? list[Math.max(0, here - size)] : list[Math.max(0, list.length - size)];
-    this.from = (step < 0 ? back : next ?? list[0])?.key ?? '';
+    const present = list.find((flight) => flight.key >= nowKey()) ?? list[0];
+    this.from = (step < 0 ? back : next ?? present)?.key ?? '';
     this.turnedAt = performance.now();
     this.compose(list);
   },
@@ -187,13 +188,15 @@ function showBadge(now) {
   at('board').dataset.live = String(freshness.state === 'live');
   put('badge-word', word);
   put('badge-age', old);
-  put('badge-why', why);
   const list = flights();
-  put('tally', list.length ? tally(list.map((flight) => flight.data)) : '');
+  const summary = list.length ? tally(list.map((flight) => flight.data)) : '';
+  put('tally', summary);
+  // On a phone the summary is far below: while all is well it stands in the line that is kept for what is not.
+  put('badge-why', freshness.state === 'live' ? summary : why);
   at('empty').hidden = list.length > 0;
   put('empty', freshness.state === 'live' ? 'No departures.' : why || `${word} …`);
   showWire(freshness, now);
-  speak(`${airport}: ${word}${why ? `. ${why}` : ''} ${at('tally').textContent}`, `${airport} ${word}`, now);
+  speak(`${airport}: ${word}${why ? `. ${why}` : ''} ${summary}`, `${airport} ${word}`, now);
 }
 
 /** Tells screen readers of a new state or airport at once, of numbers now and then. */

@@ -7,6 +7,8 @@
 
 /** The order of the characters on a drum; others come at once. */
 const DRUM = " ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-'";
+/** The order from a digit to a digit: a clock never passes through letters. */
+const DIGITS = '0123456789';
 /** Flaps that fall before the right one, at most. */
 const TURNS_MAX = 4;
 /** Half a turn, in milliseconds. */
@@ -14,6 +16,9 @@ const HALF_TURN_MS = 46;
 
 /** After a pause longer than this many half turns, flaps go on from where they were. */
 const HALVES_MAX = 40;
+
+/** The widest that a letter may be, in heights of its type: the rest of the flap is its margin. */
+const LETTER_MAX = 0.82;
 
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 const turning = new Set();
@@ -37,8 +42,22 @@ function start(flap) {
   turning.add(flap);
 }
 
+const pen = document.createElement('canvas').getContext('2d');
+const fits = new Map();
+
+/** How much narrower a character must be to stay on its flap, in whatever type this machine has: 1 for most, less for a W. */
+function fit(character) {
+  let ratio = fits.get(character);
+  if (ratio === undefined) {
+    pen.font = `600 100px ${getComputedStyle(document.documentElement).getPropertyValue('--flap-type')}`;
+    ratio = Math.min(1, (100 * LETTER_MAX) / Math.max(1, pen.measureText(character).width));
+    fits.set(character, ratio);
+  }
+  return ratio;
+}
+
 class Flap {
-  #text = document.createTextNode(' ');
+  #letter = document.createElement('b');
   #shown = ' ';
   #was = ' ';
   #queue = [];
@@ -48,7 +67,8 @@ class Flap {
   constructor() {
     this.element = document.createElement('span');
     this.element.className = 'flap';
-    this.element.append(this.#text);
+    this.#letter.textContent = ' ';
+    this.element.append(this.#letter);
   }
 
   /** Turns to a character after `wait` half turns, or with null shows it at once. */
@@ -57,7 +77,7 @@ class Flap {
     this.#queue = wait === null ? [] : way(this.#shown, character);
     if (wait === null) {
       this.#shown = character;
-      this.#text.data = character;
+      this.#print();
     } else {
       this.#wait = wait;
       start(this);
@@ -66,12 +86,19 @@ class Flap {
 
   turn(halves) {
     for (let i = 0; i < halves; i += 1) this.#halfTurn();
-    const { dataset } = this.element;
-    this.#text.data = this.#shown;
+    const { dataset, style } = this.element;
+    this.#print();
     dataset.was = this.#was;
     dataset.now = this.#shown;
     dataset.turn = this.#phase;
+    style.setProperty('--was', fit(this.#was));
     if (this.#phase === '' && this.#wait === 0 && !this.#queue.length) turning.delete(this);
+  }
+
+  #print() {
+    if (this.#letter.textContent === this.#shown) return;
+    this.#letter.textContent = this.#shown;
+    this.element.style.setProperty('--now', fit(this.#shown));
   }
 
   #halfTurn() {
@@ -91,10 +118,11 @@ class Flap {
 
 /** The characters that fall on the way from one to another: the last few of the drum before it, and itself. */
 function way(from, to) {
-  const [start, end] = [DRUM.indexOf(from), DRUM.indexOf(to)];
+  const drum = DIGITS.includes(from) && DIGITS.includes(to) ? DIGITS : DRUM;
+  const [start, end] = [drum.indexOf(from), drum.indexOf(to)];
   if (start < 0 || end < 0) return [to];
-  const turns = Math.min((end - start + DRUM.length) % DRUM.length, TURNS_MAX);
-  return Array.from({ length: turns }, (_, i) => DRUM[(end - turns + 1 + i + DRUM.length) % DRUM.length]);
+  const turns = Math.min((end - start + drum.length) % drum.length, TURNS_MAX);
+  return Array.from({ length: turns }, (_, i) => drum[(end - turns + 1 + i + drum.length) % drum.length]);
 }
 
 /** A line of `length` flaps; put `element` on the page. */

@@ -144,6 +144,10 @@ function misfits(onWall) {
     if (onWall && box.bottom > clientHeight + 0.5) found.push(`${name} leaves the page below`);
     if (element.scrollWidth > element.clientWidth + 1 && element.clientWidth) found.push(`${name} is cut off`);
   }
+  for (const flap of document.querySelectorAll('.flap')) {
+    const [card, letter] = [flap, flap.firstElementChild].map((part) => part.getBoundingClientRect());
+    if (card.width && (letter.left < card.left || letter.right > card.right)) found.push(`"${flap.textContent}" is wider than its flap`);
+  }
   for (const row of document.querySelectorAll('.row')) {
     const parts = [...row.querySelectorAll('.flaps, .plain, svg')].map((part) => part.getBoundingClientRect())
       .filter((box) => box.width > 1);
