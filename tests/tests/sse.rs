@@ -215,8 +215,6 @@ async fn id_blocks_come_at_most_once_a_second_under_traffic() {
             beats == 2
         })
         .await;
-    let first = events.until(Block::is_id_only);
-    drop(first.await);
     let began = Instant::now();
     let (mut ids, mut updates) = (Vec::new(), 0);
     while began.elapsed() < Duration::from_millis(2600) {
@@ -233,7 +231,8 @@ async fn id_blocks_come_at_most_once_a_second_under_traffic() {
         }
     }
     assert!(updates > 20);
-    assert!((2..=3).contains(&ids.len()), "{ids:?}");
+    // One at once for the joins, where it has not come yet, then one a second.
+    assert!((2..=4).contains(&ids.len()), "{ids:?}");
     for pair in ids.windows(2) {
         assert!(pair[1] - pair[0] > Duration::from_millis(900), "{ids:?}");
     }

@@ -17,20 +17,20 @@ use tokio::time::Instant;
 #[tokio::test]
 async fn everybody_is_told_when_to_come_back_and_the_node_leaves_nothing() -> anyhow::Result<()> {
     let node = Setup::new().open().view("board").start()?;
-    let mut readers = Vec::new();
+    let mut readers = tokio::task::JoinSet::new();
     for n in 0..20 {
         let mut client = Client::connect(&node).await?;
         if n % 4 > 0 {
             client.subscribe("board/a", json!({})).await?;
             client.expect("snapshot").await?;
         }
-        readers.push(tokio::spawn(async move {
+        readers.spawn(async move {
             let bye = client.find(|message| message["op"] == "bye").await?;
             assert_eq!(bye["code"], "draining", "{bye}");
             let after = bye["reconnect_after_ms"].as_u64().unwrap();
             let closed = client.closed().await?;
             anyhow::Ok((after, closed.code))
-        }));
+        });
     }
     let began = Instant::now();
     node.drain().await?;
@@ -40,8 +40,8 @@ async fn everybody_is_told_when_to_come_back_and_the_node_leaves_nothing() -> an
         began.elapsed()
     );
     let mut spread = BTreeSet::new();
-    for reader in readers {
-        let (after, code) = reader.await??;
+    while let Some(reader) = readers.join_next().await {
+        let (after, code) = reader??;
         assert_eq!(code, 1012);
         assert!((1000..5000).contains(&after), "{after}");
         spread.insert(after);

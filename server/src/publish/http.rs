@@ -1,6 +1,6 @@
 //! `POST /v1/publish/{stream}`: one JSON record, or NDJSON, streamed both ways.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
 
 use super::{Answer, Flow, Publisher};
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
     streams::Stream,
     transport::{App, bad_path, bearer_of, problem::Problem},
 };
+
+/// A single record must have come whole within this time.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Handles a publish request.
 ///
@@ -75,8 +79,11 @@ async fn single(
     body: Body,
 ) -> Result<Response, Problem> {
     let limit = publisher.record_bytes();
-    let body = axum::body::to_bytes(body, limit + 1).await;
-    let body = body.map_err(|_| publisher.too_large(limit + 1))?;
+    let body = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit + 1)).await;
+    let late = |_| Refusal::new(ErrorCode::BadRequest, "the record did not come in time");
+    let body = body
+        .map_err(late)?
+        .map_err(|_| publisher.too_large(limit + 1))?;
     let mut record = publisher
         .read(stream, &body)
         .inspect_err(|_| publisher.note_refused())?;

@@ -3,11 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json,
-    extract::{
-        Path, Query, Request, State,
-        rejection::{JsonRejection, PathRejection},
-    },
+    extract::{Path, Query, Request, State, rejection::PathRejection},
     http::{HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };

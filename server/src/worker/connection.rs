@@ -81,6 +81,8 @@ pub struct Cold {
     pub blocked_since: Option<Moment>,
     /// Bytes that left since the last look at its rate.
     pub drained: usize,
+    /// Nothing waited at some time since then.
+    pub caught_up: bool,
     /// How it ends.
     pub closing: Option<Closing>,
     /// A timer for its next flush is set for this moment.

@@ -302,6 +302,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         cold.blocked_since.get_or_insert(now);
         let watched = std::mem::replace(&mut cold.watched, true);
         if !watched {
+            (cold.drained, cold.caught_up) = (0, false);
             self.blocked.push(key);
             self.wheel
                 .add(now.plus(self.settings.drain_over), super::Timer::Rate(key));

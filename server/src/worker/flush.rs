@@ -258,6 +258,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(cold) = connection.cold.as_mut() else {
             return;
         };
+        cold.caught_up = true;
         if let Some(Closing::AfterFlush(code)) = cold.closing {
             return self.close_with(key, code, code.as_str(), now);
         }

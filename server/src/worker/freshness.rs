@@ -248,7 +248,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .first()
             .and_then(|&lane| self.lanes.get(lane))
             .map(|lane| self.seats[lane.seat as usize].stream.freshness_slo);
-        if slo.is_some_and(|slo| now.since(proved_at) > slo) {
+        let state = self
+            .channels
+            .get(number)
+            .and_then(|channel| self.channel_freshness(channel, now));
+        let live = state.is_some_and(|freshness| freshness.state == FreshnessState::Live);
+        if !live || slo.is_some_and(|slo| now.since(proved_at) > slo) {
             return;
         }
         let token = Token::of(proved.into_iter().map(|(position, _)| position));

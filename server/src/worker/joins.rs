@@ -321,6 +321,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         lane.pending.clear();
         lane.behind_from = None;
+        if let (None, Some(position)) = (&lane.rejoining, &at) {
+            lane.swept = position.offset;
+        }
         let asked = lane.rejoining.is_some();
         let from = lane
             .rejoining

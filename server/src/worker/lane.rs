@@ -124,6 +124,7 @@ pub struct Lane {
     /// View or events.
     pub mode: Mode,
     members: [Vec<u32>; Wire::COUNT],
+    live: usize,
     holes: bool,
     /// Updates that the next sweeps carry.
     pub pending: VecDeque<Arc<Shared>>,
@@ -166,6 +167,7 @@ impl Lane {
             seat,
             mode,
             members: Default::default(),
+            live: 0,
             holes: false,
             pending: VecDeque::new(),
             notices: VecDeque::new(),
@@ -184,6 +186,7 @@ impl Lane {
     /// Takes a member in, behind the end of a sweep under way; gives its place.
     pub fn enter(&mut self, wire: Wire, connection: u32) -> u32 {
         let members = &mut self.members[wire.index()];
+        self.live += 1;
         members.push(connection);
         u32::try_from(members.len() - 1).unwrap_or(NONE)
     }
@@ -194,8 +197,9 @@ impl Lane {
         let members = &mut self.members[wire.index()];
         let place = at as usize;
         if self.sweep.is_some() {
-            if let Some(member) = members.get_mut(place) {
+            if let Some(member) = members.get_mut(place).filter(|member| **member != NONE) {
                 *member = NONE;
+                self.live -= 1;
                 self.holes = true;
             }
             return None;
@@ -203,6 +207,7 @@ impl Lane {
         if place >= members.len() {
             return None;
         }
+        self.live -= 1;
         members.swap_remove(place);
         if members.len() < members.capacity() / 4 {
             members.shrink_to(members.len() * 2);
@@ -212,16 +217,14 @@ impl Lane {
 
     /// Whether nobody is here.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.members
-            .iter()
-            .all(|members| members.iter().all(|&member| member == NONE))
+    pub const fn is_empty(&self) -> bool {
+        self.live == 0
     }
 
     /// How many are here.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.members.iter().map(Vec::len).sum()
+    pub const fn len(&self) -> usize {
+        self.live
     }
 
     /// All members.

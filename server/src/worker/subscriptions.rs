@@ -374,6 +374,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             };
             if !claims.may(Permission::Subscribe, &lane.channel) {
                 let (channel, channel_no) = (lane.channel.clone(), lane.channel_no);
+                if !self.has_channel(key, channel_no) {
+                    // Another of its partitions took it along.
+                    continue;
+                }
                 self.leave_channel(key, channel_no);
                 let refusal = Refusal::new(
                     ErrorCode::Forbidden,

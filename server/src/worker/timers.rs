@@ -126,10 +126,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.touch(key);
     }
 
-    /// A blocked connection must drain a minimal rate; it is never closed for the size of what waits.
+    /// A connection for which something waits must drain a minimal rate; it is never closed for the size of what waits.
     fn look_at_rate(&mut self, key: Key, now: Moment) {
-        let minimum = self.settings.drain_bytes;
-        let over = self.settings.drain_over;
+        let (minimum, over) = (self.settings.drain_bytes, self.settings.drain_over);
         let Some(cold) = self
             .connections
             .get(key)
@@ -137,20 +136,21 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         else {
             return;
         };
-        let drained = std::mem::take(&mut cold.drained);
-        let blocked_for = cold.blocked_since.map(|since| now.since(since));
+        let (drained, caught_up) = (
+            std::mem::take(&mut cold.drained),
+            std::mem::take(&mut cold.caught_up),
+        );
         cold.watched = false;
-        match blocked_for {
-            None => {}
-            Some(span) if span >= over && drained < minimum => {
-                tracing::debug!(session = %self.session_name(key), drained, "slow consumer");
-                self.close(key, CloseCode::SlowConsumer);
-            }
-            Some(_) => {
-                cold.watched = true;
-                self.wheel.add(now.plus(over), Timer::Rate(key));
-            }
+        if !cold.is_blocked() && cold.rest.is_empty() {
+            return;
         }
+        // Whoever had nothing waiting at any time in the window is no slow consumer.
+        if drained < minimum && !caught_up {
+            tracing::debug!(session = %self.session_name(key), drained, "slow consumer");
+            return self.close(key, CloseCode::SlowConsumer);
+        }
+        cold.watched = true;
+        self.wheel.add(now.plus(over), Timer::Rate(key));
     }
 
     /// Tells everybody to come back elsewhere, spread over `window`; whoever is left after it is told at once.
