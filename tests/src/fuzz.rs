@@ -4,14 +4,22 @@
 //! libFuzzer; `tests/seeds.rs` runs the inputs kept in `tests/fuzz/seeds` as ordinary tests.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
     ops::ControlFlow,
     str,
 };
 
+use bytes::Bytes;
+use serde_json::{Value, value::RawValue};
 use tidegate::{
-    model::{NameError, TOKEN_MAX, Token},
-    protocol::rfc6455::{CONTROL_MAX, Event, Limits, Partial, REASON_MAX, Violation, feed},
+    decode::{Decoder, KeyPart},
+    model::{Change, NameError, Offset, Record, TOKEN_MAX, Token},
+    protocol::{
+        BadMessage, Envelope, parse_client,
+        rfc6455::{CONTROL_MAX, Event, Limits, Partial, REASON_MAX, Violation, feed},
+    },
+    publish::record::{self, ID_MAX},
 };
 use tokio_tungstenite::tungstenite::{
     Message, WebSocket,
@@ -22,7 +30,12 @@ use tokio_tungstenite::tungstenite::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All checks: each has a file `fuzz/src/bin/NAME.rs` and a folder `fuzz/seeds/NAME`.
-pub const TARGETS: &[Target] = &[("frames", frames), ("token", token)];
+pub const TARGETS: &[Target] = &[
+    ("frames", frames),
+    ("message", message),
+    ("record", record),
+    ("token", token),
+];
 
 const LIMITS: Limits = Limits { message_bytes: 300 };
 /// What a partial may hold beside the message.
@@ -168,4 +181,103 @@ pub fn token(data: &[u8]) {
             .iter()
             .all(|p| token.position(p.partition) == Some(p))
     );
+}
+
+/// A client's text message: one answer for each message of an array, and each keeps its own id.
+///
+/// # Panics
+/// When that does not hold.
+pub fn message(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else {
+        return;
+    };
+    let parsed = parse_client(text);
+    match serde_json::from_str::<Vec<&RawValue>>(text) {
+        Ok(messages) if messages.len() <= ARRAY_MAX => {
+            assert_eq!(messages.len(), parsed.len());
+            for (message, parsed) in messages.iter().zip(&parsed) {
+                keeps_its_id(message.get(), parsed);
+            }
+        }
+        Ok(_) => assert!(matches!(&*parsed, [Err(BadMessage { id: None, .. })])),
+        Err(_) => {
+            assert_eq!(parsed.len(), 1);
+            keeps_its_id(text, &parsed[0]);
+        }
+    }
+}
+
+/// Messages of an array at most, by `docs/protocol.md`.
+const ARRAY_MAX: usize = 4096;
+
+/// The fields of an object, as they are written.
+type Fields<'a> = BTreeMap<String, &'a RawValue>;
+
+fn keeps_its_id(text: &str, parsed: &Result<Envelope, BadMessage>) {
+    let fields = serde_json::from_str::<Fields<'_>>(text);
+    let id = fields.as_ref().ok().and_then(|fields| fields.get("id"));
+    let id = id
+        .and_then(|id| id.get().parse().ok())
+        .filter(|&id| id <= 1 << 53);
+    match parsed {
+        Ok(message) => {
+            assert!(fields.is_ok(), "{message:?} is no object");
+            assert_eq!(message.id, id);
+        }
+        Err(refused) => assert!(refused.id.is_none() || refused.id == id, "{refused:?}"),
+    }
+}
+
+/// A record of the publish API: its data stays the same JSON, without line breaks, and its key reads back.
+///
+/// # Panics
+/// When that does not hold.
+pub fn record(line: &[u8]) {
+    let Ok(record) = record::parse("s", line) else {
+        return;
+    };
+    assert!(
+        record
+            .id
+            .is_none_or(|id| !id.is_empty() && id.len() <= ID_MAX)
+    );
+    let fields: Fields<'_> = serde_json::from_slice(line).expect("a record is an object");
+    same_json(fields["data"].get(), record.change.data.as_ref());
+    reads_back(record.key, record.event_time_ms, &record.change);
+}
+
+fn same_json(sent: &str, kept: Option<&Bytes>) {
+    let Some(kept) = kept else {
+        assert_eq!(sent, "null");
+        return;
+    };
+    let kept = str::from_utf8(kept).expect("data is text");
+    assert!(!kept.contains(['\n', '\r']));
+    assert!(serde_json::from_str::<&RawValue>(kept).is_ok());
+    // What is nested deeply, or counts too far, is JSON, but no `Value`.
+    if let Ok(sent) = serde_json::from_str::<Value>(sent) {
+        assert_eq!(serde_json::from_str::<Value>(kept).ok(), Some(sent));
+    }
+}
+
+fn reads_back(key: Bytes, event_time_ms: Option<i64>, change: &Change) {
+    let names = |pointer: &str| KeyPart::Pointer(pointer.to_owned());
+    let stored = Record {
+        offset: Offset::new(1),
+        key,
+        value: change.data.clone(),
+        event_time_ms,
+        append_time_ms: 5,
+    };
+    // A trusted log's values are not looked at again; to an untrusting reader they are good as well.
+    for trusted in [true, false] {
+        let again = Decoder::new("s", names("/0"), Some(names("/1")), trusted)
+            .decode(&stored)
+            .expect("what was accepted is understood");
+        assert_eq!(
+            (&again.channel, &again.row, &again.data),
+            (&change.channel, &change.row, &change.data)
+        );
+        assert_eq!(again.ts_ms, event_time_ms.unwrap_or(5));
+    }
 }

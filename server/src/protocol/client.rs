@@ -152,6 +152,14 @@ fn bad(id: Option<u64>, code: ErrorCode, message: impl Into<String>) -> BadMessa
 }
 
 fn parse_one(text: &str) -> Result<Envelope, BadMessage> {
+    // serde would also read an array, field by field.
+    if text.trim_start().starts_with('[') {
+        return Err(bad(
+            None,
+            ErrorCode::BadMessage,
+            "not a message: an array in an array",
+        ));
+    }
     let raw: RawMessage<'_> = serde_json::from_str(text).map_err(|error| {
         let id = serde_json::from_str::<OnlyId>(text)
             .ok()
