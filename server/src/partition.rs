@@ -11,7 +11,7 @@ pub mod task;
 mod view;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use tail::{Health, Proof, Tail, Wake};
 use view::View;
 
 use crate::{
+    cache::CachedView,
     decode::Decoder,
     frame::{Shared, Snapshot},
     model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Rows, Update},
@@ -31,6 +32,8 @@ use crate::{
 
 /// A join that has no answer after so long is told that it is held.
 const HELD_NEWS: Duration = Duration::from_millis(250);
+/// Names without a record that a partition remembers to have been asked for.
+const AWAITED_MAX: usize = 10_000;
 /// An encoded snapshot that nobody asked for is kept so long for those who join a little later.
 const SNAPSHOT_KEPT: Duration = Duration::from_secs(5);
 
@@ -197,6 +200,8 @@ pub struct Partition {
     views: HashMap<Channel, View>,
     /// Channels whose views hold an encoding that is let go of after a while.
     encoded: Vec<Channel>,
+    /// Channels that somebody asked for before anything was written to them: resident from their first record on.
+    awaited: HashSet<Channel>,
     last_change: HashMap<Channel, Offset>,
     head: (Offset, Moment),
     unproven: Option<Proof>,
@@ -225,6 +230,7 @@ impl Partition {
             applied: Offset::BEFORE_ALL,
             views: HashMap::new(),
             encoded: Vec::new(),
+            awaited: HashSet::new(),
             last_change: HashMap::new(),
             head: (Offset::BEFORE_ALL, Moment::default()),
             unproven: None,
@@ -295,6 +301,7 @@ impl Partition {
             ..Health::default()
         };
         self.views.clear();
+        self.awaited.clear();
         self.last_change = if epoch == *self.cache.epoch() {
             self.cache.manifest().0
         } else {
@@ -322,6 +329,10 @@ impl Partition {
                 self.last_change
                     .insert(change.channel.clone(), record.offset),
             ),
+        }
+        if self.awaited.remove(&change.channel) {
+            let born = View::new(CachedView::default(), Offset::BEFORE_ALL);
+            self.views.insert(change.channel.clone(), born);
         }
         if let Some(view) = self.views.get_mut(&change.channel) {
             view.apply(&change, record.offset);
@@ -523,7 +534,10 @@ impl Partition {
             }
             let (cached, fence) = self.cache.view(channel);
             if cached.last_change == Offset::BEFORE_ALL {
-                // Nothing was ever written to it: a name that anybody may invent takes no room.
+                // Nothing was ever written to it: a name that anybody may invent takes little room, and bounded.
+                if self.awaited.len() < AWAITED_MAX {
+                    self.awaited.insert(channel.clone());
+                }
                 return Some(Snapshot::new(channel.clone(), here, Rows::new()));
             }
             self.views.insert(channel.clone(), View::new(cached, fence));

@@ -128,6 +128,20 @@ pub(super) async fn several(
 /// The body of `POST /v1/views`, which must come whole within a time.
 async fn channels_of(request: Request) -> Result<Vec<String>, Refusal> {
     let bad = |message: String| Refusal::new(ErrorCode::BadRequest, message);
+    let kind = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or("");
+    if !kind
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .eq_ignore_ascii_case("application/json")
+    {
+        return Err(bad("Content-Type must be application/json".to_owned()));
+    }
     let body = timeout(
         BODY_TIMEOUT,
         axum::body::to_bytes(request.into_body(), BODY_BYTES),
