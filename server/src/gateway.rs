@@ -286,7 +286,7 @@ fn spawn_worker(number: usize, thread: Thread) -> io::Result<JoinHandle<()>> {
     // The I/O driver is looked at every few turns also while sweeps keep the worker busy: a turn is about a millisecond.
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .event_interval(4)
+        .event_interval(1)
         .build()?;
     let run = move || {
         if let Err(error) = LocalSet::new().block_on(&runtime, thread.run()) {

@@ -56,7 +56,7 @@ use crate::{
 };
 
 /// Sockets that one turn of a sweep writes to, about a millisecond.
-const SWEEP_BUDGET: usize = 256;
+const SWEEP_BUDGET: usize = 128;
 /// Bytes that one turn reads from one connection.
 const READ_BYTES: usize = 16 * 1024;
 /// A write from the slow path.
