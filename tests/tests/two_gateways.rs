@@ -41,10 +41,8 @@ use tokio::{
 const BOUND: Duration = Duration::from_secs(14);
 /// How late the second gateway is.
 const LATE: Duration = Duration::from_millis(30);
-/// Records at least, and at most while the clients are not yet cut often enough.
+/// Records at least, and at most while too little has happened.
 const RECORDS: std::ops::Range<usize> = 600..6000;
-/// Cuts before the publisher stops.
-const CUTS: usize = 150;
 const CHANNELS: [&str; 3] = ["s/a", "s/b", "s/c"];
 const ROWS: usize = 20;
 /// Bytes of the largest rows, which the first channel has: its first snapshots have several parts.
@@ -77,6 +75,12 @@ struct Tally {
     heartbeats: Cell<usize>,
 }
 
+impl Tally {
+    fn is_enough(&self) -> bool {
+        self.cuts_in_a_frame.get() >= 150 && self.resumed.get() >= 50 && self.catching_up.get() >= 3
+    }
+}
+
 fn count(cell: &Cell<usize>) {
     cell.set(cell.get() + 1);
 }
@@ -105,15 +109,11 @@ impl World {
         })
     }
 
-    /// Writes a record for each thing that a client reads, until all was long enough and cut often enough.
+    /// Writes a record for each thing that a client reads, until all that shall happen has happened often enough.
     async fn publish(&self, mut dice: Dice) -> anyhow::Result<()> {
         let mut n = 0;
-        while n < RECORDS.start || self.tally.cuts.get() < CUTS {
-            ensure!(
-                n < RECORDS.end,
-                "too few cuts: {} of {CUTS}",
-                self.tally.cuts.get()
-            );
+        while n < RECORDS.start || !self.tally.is_enough() {
+            ensure!(n < RECORDS.end, "too little happens");
             self.read.notified().await;
             let channel = CHANNELS[dice.below(CHANNELS.len())];
             let row = format!("row-{}", dice.below(ROWS));
@@ -517,34 +517,20 @@ async fn cut_everywhere(world: &World, seed: u64, rates: [Option<f64>; 5]) -> an
     Ok(())
 }
 
-/// The seed: another one each time, or `TIDEGATE_TEST_SEED`.
-fn seed() -> anyhow::Result<u64> {
-    match std::env::var("TIDEGATE_TEST_SEED") {
-        Ok(seed) => Ok(seed.parse()?),
-        Err(_) => Ok(u64::from(
-            SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos(),
-        )),
-    }
-}
-
 async fn run(lines: &str, placement: Placement, rates: [Option<f64>; 5]) -> anyhow::Result<()> {
-    let seed = seed()?;
+    // Another one each time, or `TIDEGATE_SEED`: what is drawn is the seed's, how the threads run is not.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let mut wanted = tidegate::config::environment().filter(|(name, _)| name == "TIDEGATE_SEED");
+    let seed = match wanted.next() {
+        Some((_, seed)) => seed.parse()?,
+        None => since.as_secs(),
+    };
     let world = World::start(lines)?;
     assert_eq!(world.stream.placement, placement);
     let done = cut_everywhere(&world, seed, rates).await;
-    let story = format!("TIDEGATE_TEST_SEED={seed}, {:?}", world.tally);
+    let story = format!("TIDEGATE_SEED={seed}: {:?}", world.tally);
     done.with_context(|| story.clone())?;
-    println!("{story}");
     let tally = &world.tally;
-    for happened in [
-        &tally.cuts_in_a_frame,
-        &tally.resumed,
-        &tally.catching_up,
-        &tally.updates,
-        &tally.heartbeats,
-    ] {
-        assert!(happened.get() > 0, "too little was tested: {story}");
-    }
     if world.stream.mode == Mode::View {
         assert!(tally.parts.get() > tally.snapshots.get(), "{story}");
     }
