@@ -116,10 +116,16 @@ impl World {
             ensure!(n < RECORDS.end, "too little happens");
             self.read.notified().await;
             let channel = CHANNELS[dice.below(CHANNELS.len())];
-            let row = format!("row-{}", dice.below(ROWS));
-            let largest = if channel == CHANNELS[0] { LARGE } else { 60 };
+            // Some rows are written once: nothing makes good for losing one.
+            let once = dice.percent(20);
+            let row = match once {
+                true => format!("once-{n}"),
+                false => format!("row-{}", dice.below(ROWS)),
+            };
+            let large = channel == CHANNELS[0] && !once;
+            let largest = if large { LARGE } else { 60 };
             let data = json!({"n": n, "pad": "x".repeat(dice.below(largest))}).to_string();
-            let delete = self.stream.mode == Mode::View && dice.percent(20);
+            let delete = self.stream.mode == Mode::View && !once && dice.percent(20);
             let data = if delete { "null" } else { &data };
             self.nodes[dice.below(2)].publish(channel, &row, data)?;
             n += 1;
