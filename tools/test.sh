@@ -65,7 +65,7 @@ format() {
 
 document() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked -p tidegate; }
 
-board() { cd client-js/board && node --test --test-reporter=tap; }
+board() { (cd client-js/board && node --test --test-reporter=tap); }
 
 browser() {
   cargo build --locked --bins -p tidegate -p tidegate-tests || return
