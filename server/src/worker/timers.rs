@@ -1,6 +1,6 @@
 //! What the wheel fires.
 
-use super::{Key, LINGER, Outside, Pick, Sockets, TICK, Timer, Worker, connection::Closing};
+use super::{Key, Outside, Pick, Sockets, TICK, Timer, Worker, connection::Closing};
 use crate::{
     frame::Wire,
     model::Moment,
@@ -195,11 +195,5 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
             self.close(key, CloseCode::Restart);
         }
-    }
-
-    /// How long a peer's close frame is awaited.
-    #[must_use]
-    pub const fn linger() -> Duration {
-        LINGER
     }
 }
