@@ -53,6 +53,12 @@ pub(crate) struct Poller {
     events: Vec<epoll::Event>,
 }
 
+impl AsFd for Poller {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
 impl Poller {
     /// Opens both.
     ///

@@ -2,7 +2,8 @@
 //!
 //! Does: connects subscribers a few hundred at a time, lets publishers publish, reads what arrives until all is there or
 //! nothing comes any more. Owns: every connection of a run. Never knows: scenarios, output. Keeps: publishers are looked
-//! after every fraction of a millisecond, however much there is to read; every wait has an end.
+//! after every fraction of a millisecond, however much there is to read, and so is a small group beside a large one: its
+//! subscribers stand for clients of their own, who would not read behind ten thousand others; every wait has an end.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
@@ -24,6 +25,10 @@ const PATIENCE: u64 = 30_000 * MILLISECOND;
 /// Without any delivery for so long, no more is expected.
 const SILENCE: u64 = 1_500 * MILLISECOND;
 const PUBLISHERS: u64 = 1 << 40;
+/// The poller of small groups, among the events of the large one.
+const APART: u64 = PUBLISHERS - 1;
+/// A group of so few, beside others, is read apart.
+const FEW: u32 = 8;
 
 /// Subscribers of some channels, and who publishes to them.
 #[derive(Debug, Clone)]
@@ -59,8 +64,11 @@ pub(crate) struct Setup {
 pub(crate) struct Run {
     setup: Setup,
     poller: Poller,
+    /// For the subscribers of small groups.
+    apart: Poller,
     reader: Reader,
     ready: Vec<Ready>,
+    ready_apart: Vec<Ready>,
     again: VecDeque<u32>,
     subscribers: Vec<Subscriber>,
     live: usize,
@@ -81,10 +89,14 @@ impl Run {
     /// # Errors
     /// Those of the kernel.
     pub(crate) fn new(setup: Setup) -> Result<Self> {
+        let (poller, apart) = (Poller::new()?, Poller::new()?);
+        poller.add(&apart, APART)?;
         Ok(Self {
-            poller: Poller::new()?,
+            poller,
+            apart,
             reader: Reader::new(setup.target, setup.transport),
             ready: Vec::new(),
+            ready_apart: Vec::new(),
             again: VecDeque::new(),
             subscribers: Vec::with_capacity(
                 setup
@@ -147,7 +159,10 @@ impl Run {
     fn connect(&mut self, group: u16, channel: u32) -> Result<()> {
         let nth = self.subscribers.len();
         let socket = net::connect(self.setup.address, nth)?;
-        self.poller.add(&socket, nth as u64)?;
+        let groups = &self.setup.groups;
+        let few = groups.len() > 1 && groups[usize::from(group)].subscribers <= FEW;
+        let poller = if few { &self.apart } else { &self.poller };
+        poller.add(&socket, nth as u64)?;
         self.subscribers
             .push(Subscriber::new(socket, group, channel));
         Ok(())
@@ -276,6 +291,7 @@ impl Run {
     fn pump(&mut self) -> Result<()> {
         let now = net::now();
         self.pumped = now;
+        self.read_apart()?;
         let mut wake: Option<u64> = None;
         for group in 0..self.publishers.len() {
             let arrived = self.arrived(group);
@@ -305,12 +321,24 @@ impl Run {
             }
         }
         for event in &ready {
-            if event.id < PUBLISHERS {
+            if event.id < APART {
                 self.subscriber_ready(*event)?;
             }
         }
         self.ready = ready;
         self.pump()
+    }
+
+    /// Reads what small groups have got.
+    fn read_apart(&mut self) -> Result<()> {
+        let mut ready = std::mem::take(&mut self.ready_apart);
+        ready.clear();
+        self.apart.wait(Duration::ZERO, &mut ready)?;
+        for event in &ready {
+            self.subscriber_ready(*event)?;
+        }
+        self.ready_apart = ready;
+        Ok(())
     }
 
     fn subscriber_ready(&mut self, event: Ready) -> Result<()> {
