@@ -333,6 +333,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             phase,
             heard: true,
             asked: false,
+            unread: false,
             cold: None,
         };
         let key = self.connections.insert(connection);
@@ -433,11 +434,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         for ready in ready {
             self.on_ready(*ready, now);
         }
-        for _ in 0..self.unread.len() {
-            if let Some(key) = self.unread.pop_front() {
-                self.read(key, now);
-            }
-        }
+        self.read_on(now);
         self.fire(now);
         let woken = self.wake.take();
         // Answers are taken before the tails are pulled: so a pull is at least as new as any answer.

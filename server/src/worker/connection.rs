@@ -5,6 +5,7 @@ use std::{collections::VecDeque, rc::Rc};
 use super::{
     lane::{Batch, NONE},
     outbox::Line,
+    slab::{Key, Slab},
 };
 use crate::{
     frame::Wire,
@@ -13,6 +14,8 @@ use crate::{
     session::Phase,
 };
 
+/// Room for so many batches stays with a connection of several lanes: they come every turn.
+const GATHERED_KEPT: usize = 8;
 /// More than one lane: they are in the cold box.
 pub const MANY: u32 = NONE - 1;
 
@@ -36,6 +39,8 @@ pub struct Connection<S> {
     pub heard: bool,
     /// A ping was sent, and nothing heard since.
     pub asked: bool,
+    /// More waits to be read: it is on the worker's list.
+    pub unread: bool,
     /// All the rest; none on the fast path.
     pub cold: Option<Box<Cold>>,
 }
@@ -126,6 +131,19 @@ impl Cold {
             && self.lanes.is_empty()
     }
 
+    /// Gives back what a burst needed, once it has passed.
+    pub fn shrink(&mut self) {
+        if self.lines.is_empty() {
+            self.lines = Vec::new();
+        }
+        if self.replies.is_empty() {
+            self.replies = VecDeque::new();
+        }
+        if self.gathered.is_empty() && self.gathered.capacity() > GATHERED_KEPT {
+            self.gathered = Vec::new();
+        }
+    }
+
     /// Puts a message into the lane of replies. News of a channel take the place of older news of it.
     pub fn reply(&mut self, news_of: Option<Channel>, bytes: Vec<u8>) {
         if let Some(channel) = &news_of
@@ -155,6 +173,19 @@ impl Cold {
     }
 }
 
+impl<S> Slab<Connection<S>> {
+    /// The cold box of a connection that has one.
+    pub fn cold(&mut self, key: Key) -> Option<&mut Cold> {
+        self.get(key)?.cold.as_deref_mut()
+    }
+
+    /// The same, to look at.
+    #[must_use]
+    pub fn peek_cold(&self, key: Key) -> Option<&Cold> {
+        self.peek(key)?.cold.as_deref()
+    }
+}
+
 impl<S> Connection<S> {
     /// Whether it has been told why it ends: that has been counted.
     #[must_use]
@@ -170,15 +201,10 @@ impl<S> Connection<S> {
     }
 
     /// Its lanes and places.
-    #[must_use]
-    pub fn lanes(&self) -> Vec<(u32, u32)> {
-        match (self.lane, &self.cold) {
-            (NONE, _) => Vec::new(),
-            (MANY, cold) => cold
-                .as_ref()
-                .map_or_else(Vec::new, |cold| cold.lanes.clone()),
-            (lane, _) => vec![(lane, self.place)],
-        }
+    pub fn lanes(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let only = (self.lane < MANY).then_some((self.lane, self.place));
+        let many = self.cold.as_ref().map_or(&[][..], |cold| &cold.lanes);
+        only.into_iter().chain(many.iter().copied())
     }
 
     /// Notes that it is a member of one more lane.
@@ -249,21 +275,23 @@ mod tests {
             phase: Phase::Open,
             heard: false,
             asked: false,
+            unread: false,
             cold: None,
         };
+        let lanes = |connection: &Connection<()>| connection.lanes().collect::<Vec<_>>();
         connection.enter(5, 50);
         assert_eq!(
-            (connection.lanes(), connection.cold.is_none()),
+            (lanes(&connection), connection.cold.is_none()),
             (vec![(5, 50)], true)
         );
         connection.enter(6, 60);
         connection.enter(7, 70);
         connection.moved(6, 61);
-        assert_eq!(connection.lanes(), [(5, 50), (6, 61), (7, 70)]);
+        assert_eq!(lanes(&connection), [(5, 50), (6, 61), (7, 70)]);
         assert_eq!(connection.leave(5), Some(50));
         assert_eq!(connection.leave(8), None);
         assert_eq!(connection.leave(7), Some(70));
-        assert_eq!((connection.lanes(), connection.lane), (vec![(6, 61)], 6));
+        assert_eq!((lanes(&connection), connection.lane), (vec![(6, 61)], 6));
         assert_eq!(connection.leave(6), Some(61));
         assert_eq!(connection.lane, NONE);
     }

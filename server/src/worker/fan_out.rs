@@ -1,15 +1,15 @@
 //! From the tails into the lanes, and a sweep at a time from the lanes to the sockets.
 
-use std::{io, rc::Rc};
+use std::{io, rc::Rc, sync::Arc};
 
 use super::{
     Key, Outside, PULL_MAX, SWEEP_BUDGET, Sockets, Worker,
     connection::{Closing, Connection},
-    lane::{Batch, Load, PENDING_MAX},
+    lane::{Batch, Lane, Load, PENDING_MAX},
     outbox::{Line, OutboxMax, Owed, Phase},
 };
 use crate::{
-    frame::Wire,
+    frame::{Shared, Wire},
     model::{Epoch, Mode, Moment, Offset, Policy, Position},
     protocol::{CloseCode, write},
     session,
@@ -39,6 +39,15 @@ enum Offered {
     Blocked,
     /// Its socket is broken.
     Broken,
+}
+
+/// What one turn did of a sweep.
+#[derive(Default)]
+struct Share {
+    offered: usize,
+    written: usize,
+    blocked: usize,
+    bytes: usize,
 }
 
 impl<S: Sockets, O: Outside> Worker<S, O> {
@@ -123,35 +132,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// Writes to at most `budget` members of a lane; tells to how many.
     fn sweep_lane(&mut self, lane_no: u32, budget: usize, now: Moment) -> usize {
-        let (facts, batch) = {
-            let Some(lane) = self.lanes.get_mut(lane_no) else {
-                return 0;
-            };
-            let seat = &self.seats[lane.seat as usize];
-            let after = if lane.has_gap() {
-                Offset::BEFORE_ALL
-            } else if lane.has_updates() {
-                lane.swept
-            } else {
-                seat.cursor.offset
-            };
-            if lane.sweep.is_none() && !lane.begin_sweep(lane_no, after) {
-                lane.queued = false;
-                return 0;
-            }
-            let Some(batch) = lane.sweep.as_ref().map(|sweep| sweep.batch.clone()) else {
-                return 0;
-            };
-            (self.facts(lane_no), batch)
+        let Some((facts, batch)) = self.sweep_under_way(lane_no) else {
+            return 0;
         };
-        let Some(facts) = facts else { return 0 };
-        let messages = batch.len() as u64;
-        let (mut used, mut writes, mut bytes, mut blocked) = (0, 0u64, 0u64, 0u64);
-        while used < budget {
-            let Some((index, wire)) = self
-                .lanes
-                .get_mut(lane_no)
-                .and_then(super::lane::Lane::next_member)
+        let mut share = Share::default();
+        while share.offered < budget {
+            let Some((index, wire)) = self.lanes.get_mut(lane_no).and_then(Lane::next_member)
             else {
                 self.end_sweep(lane_no, now);
                 break;
@@ -159,43 +145,68 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let Some(connection) = self.connections.at(index) else {
                 continue;
             };
-            used += 1;
+            share.offered += 1;
             let offered = match connection.cold {
                 None => write_shared(&mut self.sockets, connection, &batch, wire, &facts, now),
                 Some(_) => offer(connection, &batch, wire, &facts, &self.counts, now),
             };
-            match offered {
-                Offered::Written => {
-                    writes += 1;
-                    bytes += batch.encoded(wire).bytes.len() as u64;
-                }
-                Offered::Owed => {
-                    let key = self.connections.key(index);
-                    self.touch(key);
-                }
-                Offered::Blocked => {
-                    blocked += 1;
-                    let key = self.connections.key(index);
-                    self.note_blocked(key, now);
-                }
-                Offered::Broken => {
-                    let key = self.connections.key(index);
-                    self.close(key, CloseCode::Normal);
-                }
+            if offered == Offered::Written {
+                share.written += 1;
+                share.bytes += batch.encoded(wire).bytes.len();
+            } else {
+                share.blocked += usize::from(offered == Offered::Blocked);
+                self.not_written(index, offered, now);
             }
         }
-        self.counts.writes.add(writes);
-        self.counts.sent_bytes.add(bytes);
+        self.count_share(&batch, &share);
+        share.offered
+    }
+
+    /// The sweep of a lane, begun if there is none and something waits.
+    fn sweep_under_way(&mut self, lane_no: u32) -> Option<(LaneFacts, Rc<Batch>)> {
+        let lane = self.lanes.get_mut(lane_no)?;
+        let after = if lane.has_gap() {
+            Offset::BEFORE_ALL
+        } else if lane.has_updates() {
+            lane.swept
+        } else {
+            self.seats[lane.seat as usize].cursor.offset
+        };
+        if lane.sweep.is_none() && !lane.begin_sweep(lane_no, after) {
+            lane.queued = false;
+            return None;
+        }
+        let batch = lane.sweep.as_ref()?.batch.clone();
+        Some((self.facts(lane_no)?, batch))
+    }
+
+    /// A member that does not have the whole batch now: it is owed it, or it is gone.
+    fn not_written(&mut self, index: u32, offered: Offered, now: Moment) {
+        let key = self.connections.key(index);
+        match offered {
+            Offered::Written => {}
+            Offered::Owed => self.touch(key),
+            Offered::Blocked => self.note_blocked(key, now),
+            Offered::Broken => self.close(key, CloseCode::Normal),
+        }
+    }
+
+    fn count_share(&self, batch: &Batch, share: &Share) {
+        let (written, blocked) = (share.written as u64, share.blocked as u64);
+        self.counts.writes.add(written);
+        self.counts.sent_bytes.add(share.bytes as u64);
         self.counts.blocked.add(blocked);
         match batch.load {
             Load::Updates(_) => {
-                self.counts.deliveries.add(writes * messages);
-                self.counts.offers_written.add(writes * messages);
+                let messages = batch.len() as u64;
+                self.counts.deliveries.add(written * messages);
+                self.counts.offers_written.add(written * messages);
                 self.counts.offers_queued.add(blocked * messages);
             }
-            Load::Beat(_) | Load::News(_) | Load::Gap(..) => self.counts.notices.add(used as u64),
+            Load::Beat(_) | Load::News(_) | Load::Gap(..) => {
+                self.counts.notices.add(share.offered as u64);
+            }
         }
-        used
     }
 
     fn facts(&self, lane_no: u32) -> Option<LaneFacts> {
@@ -246,7 +257,15 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let again = std::mem::take(&mut lane.recheck);
         let (channel_no, empty) = (lane.channel_no, lane.is_empty());
         for number in again {
-            self.touch(Key::from_number(number));
+            let key = Key::from_number(number);
+            if let Some(line) = self
+                .connections
+                .cold(key)
+                .and_then(|cold| cold.line(lane_no))
+            {
+                line.rechecked = false;
+            }
+            self.touch(key);
         }
         if empty {
             return self.drop_lane(lane_no);
@@ -340,14 +359,7 @@ fn write_shared<S: Sockets>(
     let written = match sockets.write(&connection.socket, &encoded.bytes) {
         Ok(written) if written == encoded.bytes.len() => return Offered::Written,
         Ok(written) => written,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
-        {
-            0
-        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(_) => return Offered::Broken,
     };
     cut(connection, batch, wire, written, lane, now);
@@ -437,29 +449,11 @@ fn offer<S>(
         }
         cold.lines.push(streaming_line(lane, batch.after));
     }
-    let mut disconnect = false;
+    let mut fits = true;
     match &batch.load {
         Load::Updates(updates) => {
-            let Some(line) = cold.line(lane.number).filter(|line| line.life == lane.life) else {
-                return Offered::Owed;
-            };
-            for shared in updates {
-                match line.owe(shared, now, lane.max) {
-                    Owed::Kept => counts.offers_queued.add(1),
-                    Owed::Conflated => counts.conflated.add(1),
-                    Owed::Dropped(count) => {
-                        counts.offers_queued.add(1);
-                        counts.dropped.add(count);
-                    }
-                    Owed::Overflow => {
-                        counts.offers_overflowed.add(1);
-                        counts.rejoined.add(1);
-                    }
-                    Owed::Disconnect => {
-                        counts.offers_closed.add(1);
-                        disconnect = true;
-                    }
-                }
+            if let Some(line) = cold.line(lane.number).filter(|line| line.life == lane.life) {
+                fits = owe_all(line, updates, lane.max, counts, now);
             }
         }
         Load::Beat(_) => {
@@ -478,14 +472,49 @@ fn offer<S>(
             }
         }
     }
-    if disconnect && cold.closing.is_none() {
-        let (mut json, mut bytes) = (Vec::new(), Vec::new());
-        write::bye(&mut json, CloseCode::SlowConsumer, None);
-        wire.append(&mut bytes, "bye", None, &json);
-        cold.reply(None, bytes);
-        cold.closing = Some(Closing::AfterFlush(CloseCode::SlowConsumer));
-        cold.lines.clear();
-        connection.phase = session::Phase::Closing;
+    if !fits {
+        disconnect(connection, wire);
     }
     Offered::Owed
+}
+
+/// Owes updates to a line, and counts what became of each; false when its policy is to disconnect.
+fn owe_all(
+    line: &mut Line,
+    updates: &[Arc<Shared>],
+    max: OutboxMax,
+    counts: &WorkerCounts,
+    now: Moment,
+) -> bool {
+    for shared in updates {
+        match line.owe(shared, now, max) {
+            Owed::Kept => counts.offers_queued.add(1),
+            Owed::Conflated => counts.conflated.add(1),
+            Owed::Dropped(count) => {
+                counts.offers_queued.add(1);
+                counts.dropped.add(count);
+            }
+            Owed::Overflow => {
+                counts.offers_overflowed.add(1);
+                counts.rejoined.add(1);
+            }
+            Owed::Disconnect => {
+                counts.offers_closed.add(1);
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// The policy `disconnect`: a slow consumer is told goodbye behind what its socket has cut.
+fn disconnect<S>(connection: &mut Connection<S>, wire: Wire) {
+    let (mut json, mut bytes) = (Vec::new(), Vec::new());
+    write::bye(&mut json, CloseCode::SlowConsumer, None);
+    wire.append(&mut bytes, "bye", None, &json);
+    let cold = connection.cold();
+    cold.reply(None, bytes);
+    cold.closing = Some(Closing::AfterFlush(CloseCode::SlowConsumer));
+    cold.lines.clear();
+    connection.phase = session::Phase::Closing;
 }

@@ -35,11 +35,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     /// Writes what the connections on this turn's list are owed.
     pub(super) fn flush_touched(&mut self, now: Moment) {
         for key in mem::take(&mut self.touched) {
-            if let Some(cold) = self
-                .connections
-                .get(key)
-                .and_then(|connection| connection.cold.as_mut())
-            {
+            if let Some(cold) = self.connections.cold(key) {
                 cold.touched = false;
                 self.flush(key, now);
             }
@@ -70,11 +66,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             scratch.clear();
             self.fill(key, &mut scratch, now);
             let empty = scratch.is_empty();
-            if let Some(cold) = self
-                .connections
-                .get(key)
-                .and_then(|connection| connection.cold.as_mut())
-            {
+            if let Some(cold) = self.connections.cold(key) {
                 // Copied only where the socket cuts it: see `send_rest`.
                 mem::swap(&mut cold.rest, &mut scratch);
                 cold.rest_sent = 0;
@@ -121,7 +113,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 Written::All
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Written::Blocked,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Written::Blocked,
             Err(_) => Written::Broken,
         }
     }
@@ -153,11 +144,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 return;
             }
         }
-        let Some(cold) = self
-            .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut())
-        else {
+        let Some(cold) = self.connections.cold(key) else {
             return;
         };
         let room = |out: &Vec<u8>| out.len() < FLUSH_BYTES;
@@ -202,11 +189,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             self.proof_for(line.lane, Some(line.cursor)),
             lane.channel.clone(),
         );
-        let Some(cold) = self
-            .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut())
-        else {
+        let Some(cold) = self.connections.cold(key) else {
             return;
         };
         let (mut ids_at_once, mut deliveries) = (false, 0);
@@ -238,11 +221,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// The socket takes no more: what was gathered in this turn is owed by line, where it can be conflated.
     fn settle_gathered(&mut self, key: Key, now: Moment) {
-        let Some(cold) = self
-            .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut())
-        else {
+        let Some(cold) = self.connections.cold(key) else {
             return;
         };
         for batch in mem::take(&mut cold.gathered) {
@@ -327,7 +306,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     .is_some_and(|first| first <= line.cursor)
                 || line.cursor > self.seats[lane.seat as usize].cursor.offset
             {
-                lane.recheck.push(key.number());
+                if !std::mem::replace(&mut cold.lines[at].rechecked, true) {
+                    lane.recheck.push(key.number());
+                }
                 at += 1;
             } else {
                 cold.lines.swap_remove(at);
@@ -335,6 +316,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
         if cold.is_idle() && connection.phase != session::Phase::Closing {
             connection.cold = None;
+        } else {
+            cold.shrink();
         }
     }
 
@@ -373,21 +356,16 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.peek(key) else {
             return;
         };
-        let lanes = connection.lanes();
         let Some(cold) = connection.cold.as_ref() else {
             return;
         };
         if now < cold.ids.not_before && !cold.ids.at_once {
             return;
         }
-        let Some(vector) = self.vector(cold, &lanes) else {
+        let Some(vector) = self.vector(cold, connection.lanes()) else {
             return;
         };
-        let Some(cold) = self
-            .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut())
-        else {
+        let Some(cold) = self.connections.cold(key) else {
             return;
         };
         let ids: Vec<_> = vector
@@ -405,9 +383,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// Of each partition the position up to which all of this connection's channels have been sent; none before all joins
     /// are done.
-    fn vector(&self, cold: &Cold, lanes: &[(u32, u32)]) -> Option<Token> {
+    fn vector(&self, cold: &Cold, lanes: impl Iterator<Item = (u32, u32)>) -> Option<Token> {
         let mut token = Token::default();
-        for &(lane_no, _) in lanes {
+        for (lane_no, _) in lanes {
             let mut position = self.lane_position(lane_no)?;
             if let Some(line) = cold.lines.iter().find(|line| line.lane == lane_no) {
                 if line.phase != Phase::Streaming || !line.greeted {

@@ -134,10 +134,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.blocked.dedup();
         let mut blocked_now = 0;
         self.blocked.retain(|&key| {
-            let Some(cold) = connections
-                .get(key)
-                .and_then(|connection| connection.cold.as_mut())
-            else {
+            let Some(cold) = connections.cold(key) else {
                 return false;
             };
             waiting += cold.waiting_bytes();
@@ -180,10 +177,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.unproven.sort_unstable();
         self.unproven.dedup();
         for key in std::mem::take(&mut self.unproven) {
-            let cold = self
-                .connections
-                .get(key)
-                .and_then(|connection| connection.cold.as_ref());
+            let cold = self.connections.peek_cold(key);
             if cold.is_some_and(|cold| {
                 cold.lines
                     .iter()
@@ -297,11 +291,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         numbers.sort_unstable();
         numbers.dedup();
         for number in numbers {
-            let Some(cold) = self
-                .connections
-                .peek(key)
-                .and_then(|connection| connection.cold.as_ref())
-            else {
+            let Some(cold) = self.connections.peek_cold(key) else {
                 return;
             };
             let Some((name, token, proved_at)) = beat_of(self, cold, number, now) else {
@@ -315,11 +305,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 .get(number)
                 .map(|channel| channel.lanes.clone())
                 .unwrap_or_default();
-            let Some(cold) = self
-                .connections
-                .get(key)
-                .and_then(|connection| connection.cold.as_mut())
-            else {
+            let Some(cold) = self.connections.cold(key) else {
                 return;
             };
             cold.ids.at_once = true;

@@ -31,6 +31,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
+        let read = ready.readable && !connection.unread;
         if ready.writable
             && let Some(cold) = &mut connection.cold
             && cold.blocked_since.take().is_some()
@@ -40,13 +41,26 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if ready.broken {
             return self.close(key, CloseCode::Normal);
         }
-        if ready.readable {
+        if read {
             self.read(key, now);
         }
     }
 
+    /// Reads on where the turn before left something.
+    pub(super) fn read_on(&mut self, now: Moment) {
+        for _ in 0..self.unread.len() {
+            let Some(key) = self.unread.pop_front() else {
+                return;
+            };
+            if let Some(connection) = self.connections.get(key) {
+                connection.unread = false;
+                self.read(key, now);
+            }
+        }
+    }
+
     /// Reads one buffer; who has more comes again in the next turn, so that nobody is kept waiting by a flood.
-    pub(super) fn read(&mut self, key: Key, now: Moment) {
+    fn read(&mut self, key: Key, now: Moment) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
@@ -58,13 +72,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 let mut input = std::mem::take(&mut self.input);
                 self.feed(key, &mut input[..len], now);
                 self.input = input;
-                if full {
+                if full && let Some(connection) = self.connections.get(key) {
+                    connection.unread = true;
                     self.unread.push_back(key);
                 }
                 // After a short read the socket is empty: what comes later is another edge.
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.push_back(key),
             Err(_) => self.close(key, CloseCode::Normal),
         }
     }
@@ -137,11 +151,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 
     fn touch_if_cold(&mut self, key: Key) {
-        if self
-            .connections
-            .get(key)
-            .is_some_and(|connection| connection.cold.is_some())
-        {
+        if self.connections.peek_cold(key).is_some() {
             self.touch(key);
         }
     }
@@ -199,11 +209,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let (phase, channels) = (connection.phase, connection.lanes());
-        let claims = self.claims.get(connection.claims).cloned();
+        let (phase, claims) = (connection.phase, connection.claims);
+        let claims = self.claims.get(claims).cloned();
         let around = Surroundings {
             claims: claims.as_deref(),
-            channels: self.channels_of(&channels),
+            channels: self.channels_of(key),
             channels_max: self.settings.channels_max,
         };
         match session::on_message(phase, around, message) {

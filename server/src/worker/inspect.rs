@@ -98,8 +98,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let lines = cold.map(|cold| cold.lines.as_slice()).unwrap_or_default();
         let mut channels: Vec<String> = connection
             .lanes()
-            .iter()
-            .filter_map(|&(lane, _)| Some(self.lanes.get(lane)?.channel.to_string()))
+            .filter_map(|(lane, _)| Some(self.lanes.get(lane)?.channel.to_string()))
             .collect();
         channels.sort_unstable();
         channels.dedup();

@@ -154,11 +154,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         };
         let (name, lanes) = (channel.channel.clone(), channel.lanes.clone());
-        let Some(cold) = self
-            .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut())
-        else {
+        let Some(cold) = self.connections.cold(key) else {
             return;
         };
         let (mut outcome, mut waiting) = (None, false);
@@ -214,11 +210,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         };
         let (name, lanes) = (channel.channel.clone(), channel.lanes.clone());
-        let Some(cold) = self
-            .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut())
-        else {
+        let Some(cold) = self.connections.cold(key) else {
             return;
         };
         let mut lines = cold
@@ -253,11 +245,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         };
         let name = channel.channel.clone();
-        let Some(cold) = self
-            .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut())
-        else {
+        let Some(cold) = self.connections.cold(key) else {
             return;
         };
         let Some(line) = cold.line(lane_no) else {
@@ -335,8 +323,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let key = self.connections.key(index);
             if let Some(line) = self
                 .connections
-                .get(key)
-                .and_then(|connection| connection.cold.as_mut()?.line(lane_no))
+                .cold(key)
+                .and_then(|cold| cold.line(lane_no))
             {
                 line.restart();
                 self.touch(key);
@@ -430,8 +418,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let key = self.connections.key(index);
         let Some(line) = self
             .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut()?.line(lane_no))
+            .cold(key)
+            .and_then(|cold| cold.line(lane_no))
         else {
             return;
         };

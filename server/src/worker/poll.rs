@@ -12,6 +12,7 @@ use rustix::{
         Timespec,
         epoll::{self, CreateFlags, Event, EventData, EventFlags},
     },
+    io::retry_on_intr,
     net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown},
 };
 
@@ -87,15 +88,12 @@ impl Sockets for Epoll {
         )?)
     }
     fn read(&mut self, socket: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
-        let (read, _) = recv(socket, into, RecvFlags::DONTWAIT)?;
+        let (read, _) = retry_on_intr(|| recv(socket, &mut *into, RecvFlags::DONTWAIT))?;
         Ok(read)
     }
     fn write(&mut self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(
-            socket,
-            bytes,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        )?)
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(retry_on_intr(|| send(socket, bytes, flags))?)
     }
     fn finish(&mut self, socket: &OwnedFd) {
         // The peer may be gone already; then there is nothing to finish.

@@ -245,29 +245,33 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         u32::try_from(at).unwrap_or(u32::MAX)
     }
 
-    fn has_channel(&mut self, key: Key, number: u32) -> bool {
-        let Some(connection) = self.connections.get(key) else {
-            return false;
-        };
-        let lanes = connection.lanes();
-        lanes
-            .iter()
-            .any(|&(lane, _)| self.channel_of(lane) == Some(number))
+    fn has_channel(&self, key: Key, number: u32) -> bool {
+        self.connections.peek(key).is_some_and(|connection| {
+            let mut lanes = connection.lanes();
+            lanes.any(|(lane, _)| self.channel_of(lane) == Some(number))
+        })
     }
 
     pub(super) fn channel_of(&self, lane_no: u32) -> Option<u32> {
         self.lanes.get(lane_no).map(|lane| lane.channel_no)
     }
 
-    /// How many channels these lanes are.
-    pub(super) fn channels_of(&self, lanes: &[(u32, u32)]) -> usize {
-        let mut numbers: Vec<_> = lanes
-            .iter()
-            .filter_map(|&(lane, _)| self.channel_of(lane))
-            .collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.len()
+    /// How many channels a connection has: who has a channel is in all of its lanes, so its first one is counted.
+    pub(super) fn channels_of(&self, key: Key) -> usize {
+        let Some(connection) = self.connections.peek(key) else {
+            return 0;
+        };
+        let is_first = |&(lane, _): &(u32, u32)| {
+            let number = self.channel_of(lane);
+            let channel = number.and_then(|number| self.channels.get(number));
+            channel.is_some_and(|channel| channel.lanes.first() == Some(&lane))
+        };
+        connection.lanes().filter(is_first).count()
+    }
+
+    fn lanes_of(&self, key: Key) -> Vec<(u32, u32)> {
+        let connection = self.connections.peek(key);
+        connection.map_or_else(Vec::new, |connection| connection.lanes().collect())
     }
 
     pub(super) fn unsubscribe(&mut self, key: Key, channel: &Channel) -> Result<(), Refusal> {
@@ -283,12 +287,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 
     pub(super) fn leave_channel(&mut self, key: Key, number: u32) {
-        let lanes = self
-            .connections
-            .get(key)
-            .map(|connection| connection.lanes())
-            .unwrap_or_default();
-        for (lane_no, _) in lanes {
+        for (lane_no, _) in self.lanes_of(key) {
             if self.channel_of(lane_no) == Some(number) {
                 self.leave(key, lane_no);
             }
@@ -300,13 +299,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// Leaves every lane.
     pub(super) fn leave_all(&mut self, key: Key) {
-        let lanes = self
-            .connections
-            .get(key)
-            .map(|connection| connection.lanes())
-            .unwrap_or_default();
-        let channels = self.channels_of(&lanes) as u64;
-        for (lane_no, _) in lanes {
+        let channels = self.channels_of(key) as u64;
+        for (lane_no, _) in self.lanes_of(key) {
             self.leave(key, lane_no);
         }
         self.counts
@@ -364,11 +358,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let (lanes, number) = (connection.lanes(), connection.claims);
-        let Some(claims) = self.claims.get(number).cloned() else {
+        let Some(claims) = self.claims.get(connection.claims).cloned() else {
             return;
         };
-        for (lane_no, _) in lanes {
+        for (lane_no, _) in self.lanes_of(key) {
             let Some(lane) = self.lanes.get(lane_no) else {
                 continue;
             };

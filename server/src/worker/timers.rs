@@ -52,11 +52,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Timer::KeepAlive(key) => self.keep_alive(key, now),
             Timer::Rate(key) => self.look_at_rate(key, now),
             Timer::Flush(key) => {
-                if let Some(cold) = self
-                    .connections
-                    .get(key)
-                    .and_then(|connection| connection.cold.as_mut())
-                {
+                if let Some(cold) = self.connections.cold(key) {
                     cold.flush_timer = None;
                     self.touch(key);
                 }
@@ -67,11 +63,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
             Timer::RetryLane(lane_no) => self.retry_lane(lane_no),
             Timer::Retry(key) => {
-                if let Some(cold) = self
-                    .connections
-                    .get(key)
-                    .and_then(|connection| connection.cold.as_mut())
-                {
+                if let Some(cold) = self.connections.cold(key) {
                     cold.lines
                         .iter_mut()
                         .for_each(|line| line.retry_later = false);
@@ -129,11 +121,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     /// A connection for which something waits must drain a minimal rate; it is never closed for the size of what waits.
     fn look_at_rate(&mut self, key: Key, now: Moment) {
         let (minimum, over) = (self.settings.drain_bytes, self.settings.drain_over);
-        let Some(cold) = self
-            .connections
-            .get(key)
-            .and_then(|connection| connection.cold.as_mut())
-        else {
+        let Some(cold) = self.connections.cold(key) else {
             return;
         };
         let (drained, caught_up) = (
