@@ -9,6 +9,7 @@
 //! blocks, joins, has a rate or several channels has a box with lines (`outbox.rs`), and leaves the slow path when nothing
 //! is left in it.
 
+mod claims;
 pub mod connection;
 mod fan_out;
 mod flush;
@@ -17,6 +18,7 @@ mod input;
 mod inspect;
 mod joins;
 pub mod lane;
+mod offer;
 pub mod outbox;
 pub mod poll;
 pub mod slab;
@@ -33,7 +35,9 @@ use std::{
 
 pub use inspect::{ChannelInfo, ConnectionInfo, Pick};
 
+use claims::Interned;
 use connection::{Closing, Cold, Connection};
+use joins::Wishes;
 use lane::{Lane, NONE};
 use outbox::{Line, OutboxMax};
 use slab::{Key, Places, Slab};
@@ -46,7 +50,6 @@ use crate::{
     model::{Channel, Epoch, FreshnessState, Moment, Policy, StaleReason, Token},
     partition::{
         Joined, Mailbox,
-        resume::From,
         tail::{Cursor, Health, Proof, Wake},
     },
     protocol::{CloseCode, PublishMessage, Refusal, write},
@@ -142,29 +145,6 @@ pub struct Turn {
     pub more: bool,
     /// Then at the latest.
     pub at: Option<Moment>,
-}
-
-/// Joins of one turn, those alike together, in the order in which they were first wished.
-#[derive(Default)]
-struct Wishes {
-    places: HashMap<(u32, Channel, From), usize>,
-    wishes: Vec<((u32, Channel, From), Vec<u64>)>,
-}
-
-impl Wishes {
-    fn add(&mut self, seat: u32, channel: Channel, from: From, member: u64) {
-        let wish = (seat, channel, from);
-        let place = *self.places.entry(wish.clone()).or_insert_with(|| {
-            self.wishes.push((wish, Vec::new()));
-            self.wishes.len() - 1
-        });
-        self.wishes[place].1.push(member);
-    }
-
-    fn take(&mut self) -> Vec<((u32, Channel, From), Vec<u64>)> {
-        self.places.clear();
-        std::mem::take(&mut self.wishes)
-    }
 }
 
 /// A partition that some connection of this worker follows.
@@ -561,54 +541,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Claims that many connections share, by number: a connection holds four bytes of them.
-#[derive(Default)]
-struct Interned {
-    numbers: HashMap<Arc<Claims>, u32>,
-    held: Vec<Option<(Arc<Claims>, usize)>>,
-    free: Vec<u32>,
-}
-
-impl Interned {
-    fn take(&mut self, claims: Arc<Claims>) -> u32 {
-        if let Some(&number) = self.numbers.get(&claims) {
-            if let Some(Some((_, holders))) = self.held.get_mut(number as usize) {
-                *holders += 1;
-            }
-            return number;
-        }
-        let number = self.free.pop().unwrap_or_else(|| {
-            self.held.push(None);
-            u32::try_from(self.held.len() - 1).unwrap_or(NONE)
-        });
-        self.held[number as usize] = Some((claims.clone(), 1));
-        self.numbers.insert(claims, number);
-        number
-    }
-
-    fn release(&mut self, number: u32) {
-        let Some(entry) = self.held.get_mut(number as usize) else {
-            return;
-        };
-        let Some((claims, holders)) = entry else {
-            return;
-        };
-        *holders -= 1;
-        if *holders == 0 {
-            self.numbers.remove(claims);
-            *entry = None;
-            self.free.push(number);
-        }
-    }
-
-    fn get(&self, number: u32) -> Option<&Arc<Claims>> {
-        self.held
-            .get(number as usize)?
-            .as_ref()
-            .map(|(claims, _)| claims)
-    }
 }
 
 /// Lends a connection's cold box and its socket at the same time.

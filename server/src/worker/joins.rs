@@ -11,12 +11,35 @@ use crate::{
     partition::{Answer, Begin, Gap, Join, Joined, resume::From, tail::Tail, task::Request},
     protocol::{CloseCode, ErrorCode, Outcome, Refusal, write},
 };
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 /// A member that is a whole lane, not a connection: its fast members, who are all at the same position.
 const WHOLE_LANE: u64 = 1 << 63;
 /// After a rejoin was refused, it is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Joins of one turn, those alike together, in the order in which they were first wished.
+#[derive(Default)]
+pub(super) struct Wishes {
+    places: HashMap<(u32, Channel, From), usize>,
+    wishes: Vec<((u32, Channel, From), Vec<u64>)>,
+}
+
+impl Wishes {
+    pub(super) fn add(&mut self, seat: u32, channel: Channel, from: From, member: u64) {
+        let wish = (seat, channel, from);
+        let place = *self.places.entry(wish.clone()).or_insert_with(|| {
+            self.wishes.push((wish, Vec::new()));
+            self.wishes.len() - 1
+        });
+        self.wishes[place].1.push(member);
+    }
+
+    pub(super) fn take(&mut self) -> Vec<((u32, Channel, From), Vec<u64>)> {
+        self.places.clear();
+        std::mem::take(&mut self.wishes)
+    }
+}
 
 impl<S: Sockets, O: Outside> Worker<S, O> {
     /// Sends the wishes of this turn to their partitions, those alike together.

@@ -100,6 +100,21 @@ impl Batch {
             encoded
         })
     }
+
+    /// How many messages it carries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.load {
+            Load::Updates(updates) => updates.len(),
+            Load::Beat(_) | Load::News(_) | Load::Gap(..) => 1,
+        }
+    }
+
+    /// Whether it carries none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// A sweep under way.
