@@ -16,8 +16,8 @@ run: ## The gateway with its embedded engine, and a live departures board
 test: ## Every behaviour, in a real browser too
 	@tools/setup.sh run test && tools/test.sh fmt clippy rust board browser
 
-test-full: ## The same, and a minute of fuzzing for each decoder
-	@tools/setup.sh run test && tools/test.sh fmt clippy doc rust board browser fuzz
+test-full: ## The same, the instructions of a delivery, and a minute of fuzzing for each decoder
+	@tools/setup.sh run test instructions && tools/test.sh fmt clippy doc rust board browser instructions fuzz
 
 check: ## What needs no browser: format, lints, documentation, tests in Rust
 	@tools/setup.sh run lint && tools/test.sh fmt clippy doc rust

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what building and testing need, from Debian's packages, and says what: tools/setup.sh [run] [lint] [test]
+# Installs what building and testing need, from Debian's packages, and says what: tools/setup.sh [run] [lint] [test] …
 #   run   a Rust compiler and a C linker        lint   clippy and rustfmt        test   both, Node with npm, and Chromium
+#   instructions   valgrind                     peers  Node with npm, and nats-server: what Tidegate is measured beside
 # What is there already is left alone, so that a second run does nothing. rustup, where it is installed, is preferred:
 # it takes the version that rust-toolchain.toml pins.
 set -eu
@@ -35,9 +36,13 @@ need_lints() {
   have cargo-fmt || want rustfmt-web
 }
 
-need_browser() {
+need_node() {
   if ! have node || ! at_least "$NODE_MIN" "$(node --version | tr -d v)"; then want nodejs; fi
   have npm || want npm
+}
+
+need_browser() {
+  need_node
   have "${CHROMIUM:-chromium}" || want chromium
 }
 
@@ -79,8 +84,13 @@ for part in "$@"; do
     need_lints
     need_browser
     ;;
+  instructions) have valgrind || want valgrind ;;
+  peers)
+    need_node
+    have nats-server || want nats-server
+    ;;
   *)
-    echo "usage: $0 [run] [lint] [test]" >&2
+    echo "usage: $0 [run] [lint] [test] [instructions] [peers]" >&2
     exit 2
     ;;
   esac

@@ -3,6 +3,7 @@
 #   fmt clippy doc   each counts as one check
 #   rust             unit tests, properties, the stored inputs of fuzzing, the gateway from end to end
 #   board browser    the board's unit tests; the board in Chromium, before a gateway
+#   instructions     the instructions of a delivery, beside those of the last release
 #   fuzz             each target of tests/fuzz for FUZZ_SECONDS (60)
 #   format           formats instead of checking
 # Logs are in target/test. The exit code is 0 only when nothing failed.
@@ -81,6 +82,7 @@ for kind in "$@"; do
   fmt) check fmt format --check ;;
   clippy) check clippy cargo clippy --workspace --all-targets --locked -- -D warnings ;;
   doc) check doc document ;;
+  instructions) check instructions load/instructions.sh ;;
   rust)
     runner rust 's/^test result: .* \([0-9]*\) passed;.*/\1/p' 's/^test result: .* \([0-9]*\) failed;.*/\1/p' \
       cargo test --workspace --locked --no-fail-fast

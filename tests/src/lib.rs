@@ -6,5 +6,6 @@ pub mod gateway;
 pub mod http;
 pub mod simulation;
 pub mod sse;
+pub mod steady;
 pub mod websocket;
 pub mod wire;

@@ -1,0 +1,364 @@
+//! A node in its steady state: one partition, one worker, and subscribers whose sockets take everything.
+//!
+//! The rooms are the product's own; only sockets and time are simulated, and the sockets count. So what a delivery costs
+//! can be told exactly, on any machine: writes, reads, allocations, instructions.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tidegate::{
+    auth::{Claims, GrantSpec, Permission},
+    cache::ViewMax,
+    decode::{Decoder, KeyPart, own_key},
+    model::{Change, Channel, Epoch, Mode, Moment, Placement, Policy, RowId},
+    partition::{
+        Partition, Settings,
+        tail::{Tail, TailMax},
+        task::Request,
+    },
+    protocol::{ErrorCode, PublishMessage, Refusal},
+    source::embedded::{EmbeddedLog, LogSettings, NewRecord, Retention},
+    streams::{PartitionHandle, Stream},
+    telemetry::WorkerCounts,
+    worker::{
+        self, Opening, Outside, Worker,
+        outbox::OutboxMax,
+        sockets::{Ready, Sockets},
+    },
+};
+use tokio::sync::{mpsc, watch};
+
+const STREAM: &str = "s";
+/// Records that one fetch takes.
+const FETCH_BYTES: usize = 1 << 20;
+/// Turns after which a worker that still has something to do is broken.
+const TURNS_MAX: usize = 100_000;
+/// Records whose updates stay in memory: few, so that the log soon forgets as much as it learns.
+const HELD_BYTES: usize = 64 << 10;
+
+/// How the subscribers listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// Over WebSocket.
+    WebSocket,
+    /// Over server-sent events.
+    Sse,
+}
+
+/// What the sockets were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Writes.
+    pub writes: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Registrations with the poller.
+    pub watches: u64,
+}
+
+/// Sockets that take everything, have nothing to read, and count.
+#[derive(Debug, Default)]
+pub struct Counting(pub Calls);
+
+impl Sockets for Counting {
+    type Socket = ();
+
+    fn watch(&mut self, (): &(), _: u64) -> io::Result<()> {
+        self.0.watches += 1;
+        Ok(())
+    }
+    fn read(&mut self, (): &(), _: &mut [u8]) -> io::Result<usize> {
+        self.0.reads += 1;
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+    fn write(&mut self, (): &(), bytes: &[u8]) -> io::Result<usize> {
+        self.0.writes += 1;
+        self.0.bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+    fn finish(&mut self, (): &()) {}
+}
+
+struct Rest(Arc<Stream>);
+
+impl Outside for Rest {
+    fn verify(&self, _: &str) -> Result<Arc<Claims>, Refusal> {
+        Err(Refusal::new(
+            ErrorCode::Unauthorized,
+            "nobody is verified here",
+        ))
+    }
+    fn stream(&self, name: &str) -> Option<Arc<Stream>> {
+        (name == STREAM).then(|| self.0.clone())
+    }
+    fn publish(&self, _: u64, _: u64, _: PublishMessage, _: Arc<Claims>) {}
+    fn wall_s(&self) -> u64 {
+        0
+    }
+}
+
+/// The node.
+pub struct Steady {
+    log: Arc<EmbeddedLog>,
+    partition: Partition,
+    requests: mpsc::Receiver<Request>,
+    worker: Worker<Counting, Rest>,
+    counts: Arc<WorkerCounts>,
+    claims: Arc<Claims>,
+    now: Moment,
+    published: u64,
+}
+
+impl Steady {
+    /// A node of events without subscribers.
+    ///
+    /// # Panics
+    /// When the rooms refuse what they are made of.
+    #[must_use]
+    pub fn new() -> Self {
+        let now = Moment::default().plus(Duration::from_secs(1));
+        let log = log();
+        let tail = Tail::new(TailMax {
+            bytes: HELD_BYTES,
+            age: Duration::from_secs(1 << 30),
+        });
+        let (sender, requests) = mpsc::channel(1 << 16);
+        let partition = partition(&log, &tail);
+        let stream = Stream {
+            name: STREAM.to_owned(),
+            mode: Mode::Events,
+            placement: Placement::ByChannel,
+            freshness_slo: Duration::from_secs(5),
+            expect_every: None,
+            policy: Policy::DropOldest,
+            partitions: vec![PartitionHandle {
+                tail,
+                requests: sender,
+                log: log.clone(),
+            }],
+            hindrance: watch::Sender::default(),
+        };
+        let counts = Arc::<WorkerCounts>::default();
+        let worker = Worker::new(
+            settings(),
+            Counting::default(),
+            Rest(Arc::new(stream)),
+            counts.clone(),
+            now,
+        );
+        let mut node = Self {
+            log,
+            partition,
+            requests,
+            worker,
+            counts,
+            claims: claims(),
+            now,
+            published: 0,
+        };
+        node.fetch();
+        node
+    }
+
+    /// Lets so many subscribers in, each with `channels` channels from the first on, and waits until all follow them.
+    ///
+    /// # Panics
+    /// When a subscription does not begin.
+    pub fn subscribe(&mut self, subscribers: usize, channels: usize, how: Listening) {
+        let before = self.counts.subscriptions.get();
+        for _ in 0..subscribers {
+            let names = (0..channels).map(channel);
+            let (opening, early) = match how {
+                Listening::WebSocket => {
+                    let opening = Opening::WebSocket {
+                        claims: Some(self.claims.clone()),
+                    };
+                    (opening, names.enumerate().flat_map(subscribe).collect())
+                }
+                Listening::Sse => {
+                    let opening = Opening::Sse {
+                        claims: self.claims.clone(),
+                        channels: names.collect(),
+                        token: None,
+                        max_rate: None,
+                        policy: None,
+                        retry_ms: 1000,
+                    };
+                    (opening, Vec::new())
+                }
+            };
+            self.worker
+                .adopt((), &early, opening, self.now)
+                .expect("counting sockets can be watched");
+        }
+        self.turns();
+        while let Ok(request) = self.requests.try_recv() {
+            if let Request::Join(join) = request {
+                self.partition.join(join, self.now);
+            }
+        }
+        self.partition.step(self.now);
+        self.turns();
+        self.fetch();
+        self.turns();
+        assert_eq!(
+            self.counts.subscriptions.get() - before,
+            (subscribers * channels) as u64,
+            "every subscription has begun"
+        );
+    }
+
+    /// Publishes one record to each of the first `channels` channels, `times` times over, and lets the partition take them.
+    pub fn publish(&mut self, channels: usize, times: usize) {
+        for _ in 0..times {
+            for name in 0..channels {
+                self.append(channel(name));
+            }
+        }
+        self.fetch();
+    }
+
+    fn append(&mut self, channel: Channel) {
+        // The length of a number must not change what is measured.
+        let data = format!(
+            "{{\"n\":{:012},\"pad\":\"{}\"}}",
+            self.published,
+            "x".repeat(100)
+        );
+        self.published += 1;
+        let record = NewRecord {
+            key: own_key(channel.name(), ""),
+            change: Change {
+                channel,
+                row: RowId::default(),
+                data: Some(data.into()),
+                ts_ms: 0,
+            },
+            event_time_ms: Some(0),
+            id: None,
+        };
+        self.log.append(vec![record], 0);
+    }
+
+    /// A moment passes with every fetch: what it proves is newer than what was asked for before.
+    fn fetch(&mut self) {
+        self.now = self.now.plus(Duration::from_micros(1));
+        loop {
+            let fetch = self.log.read(self.partition.next_after(), FETCH_BYTES);
+            let done = fetch.upto >= fetch.head;
+            self.partition.take(&fetch, self.now, self.now);
+            if done {
+                return;
+            }
+        }
+    }
+
+    /// Turns the worker until it has nothing left to do; tells how many turns that took.
+    ///
+    /// # Panics
+    /// When it never ends.
+    pub fn turns(&mut self) -> usize {
+        for turn in 1..=TURNS_MAX {
+            if !self.worker.step(self.now, &[] as &[Ready]).more {
+                return turn;
+            }
+        }
+        panic!("the worker has still something to do after {TURNS_MAX} turns");
+    }
+
+    /// What its sockets were asked for so far.
+    #[must_use]
+    pub const fn calls(&self) -> Calls {
+        self.worker.sockets.0
+    }
+
+    /// Updates that were handed to sockets so far.
+    #[must_use]
+    pub fn deliveries(&self) -> u64 {
+        self.counts.deliveries.get()
+    }
+}
+
+impl Default for Steady {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn log() -> Arc<EmbeddedLog> {
+    let settings = LogSettings {
+        mode: Mode::Events,
+        retention: Retention {
+            bytes: HELD_BYTES,
+            age: Duration::from_secs(1 << 30),
+        },
+        view_max: ViewMax {
+            rows: usize::MAX,
+            bytes: usize::MAX,
+        },
+    };
+    EmbeddedLog::new(0, Epoch::new("e1").expect("letters and digits"), settings)
+}
+
+fn partition(log: &Arc<EmbeddedLog>, tail: &Arc<Tail>) -> Partition {
+    let settings = Settings {
+        stream: STREAM.to_owned(),
+        partition: 0,
+        mode: Mode::Events,
+        replay_records: 1000,
+        hold: Duration::from_secs(5),
+    };
+    let decoder = Decoder::new(
+        STREAM,
+        KeyPart::Pointer("/0".into()),
+        Some(KeyPart::Pointer("/1".into())),
+        true,
+    );
+    Partition::new(settings, decoder, log.clone(), tail.clone())
+}
+
+fn settings() -> worker::Settings {
+    worker::Settings {
+        node: "n0".into(),
+        number: 0,
+        heartbeat: Duration::from_secs(25),
+        live_for: Duration::from_secs(30),
+        outbox: OutboxMax {
+            bytes: 1 << 20,
+            frames: 4096,
+        },
+        drain_bytes: 1024,
+        drain_over: Duration::from_secs(30),
+        message_bytes: 1 << 20,
+        channels_max: 100,
+        auth_timeout: Duration::from_secs(10),
+    }
+}
+
+fn claims() -> Arc<Claims> {
+    let spec = GrantSpec {
+        channels: vec![format!("{STREAM}/*")],
+        can: vec![Permission::Subscribe],
+    };
+    Arc::new(Claims {
+        subject: None,
+        expires_at_s: None,
+        grant: spec.resolve(None).expect("a plain pattern"),
+        key_id: "simulated".into(),
+    })
+}
+
+fn channel(n: usize) -> Channel {
+    Channel::new(STREAM, &format!("c{n}")).expect("a name")
+}
+
+/// A client's frame that subscribes. Its mask is zero, which is a mask like any other.
+fn subscribe((id, channel): (usize, Channel)) -> Vec<u8> {
+    let text = format!("{{\"id\":{id},\"op\":\"subscribe\",\"channel\":\"{channel}\"}}");
+    let length = u8::try_from(text.len()).expect("a short message");
+    assert!(length < 126, "a short message");
+    let mut frame = vec![0x81, 0x80 | length, 0, 0, 0, 0];
+    frame.extend_from_slice(text.as_bytes());
+    frame
+}
