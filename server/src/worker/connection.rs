@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Room for so many batches stays with a connection of several lanes: they come every turn.
-const GATHERED_KEPT: usize = 8;
+const GATHERED_KEPT: usize = 16;
 /// More than one lane: they are in the cold box.
 pub const MANY: u32 = NONE - 1;
 

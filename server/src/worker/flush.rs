@@ -34,12 +34,16 @@ enum Written {
 impl<S: Sockets, O: Outside> Worker<S, O> {
     /// Writes what the connections on this turn's list are owed.
     pub(super) fn flush_touched(&mut self, now: Moment) {
-        for key in mem::take(&mut self.touched) {
+        let mut touched = mem::take(&mut self.touched);
+        for key in touched.drain(..) {
             if let Some(cold) = self.connections.cold(key) {
                 cold.touched = false;
                 self.flush(key, now);
             }
         }
+        // Who has more to write has been put on the list again; both keep their room.
+        touched.append(&mut self.touched);
+        self.touched = touched;
     }
 
     fn flush(&mut self, key: Key, now: Moment) {
@@ -65,15 +69,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let mut scratch = mem::take(&mut self.scratch);
             scratch.clear();
             self.fill(key, &mut scratch, now);
-            let empty = scratch.is_empty();
+            if scratch.is_empty() {
+                self.scratch = scratch;
+                return self.drained(key, now);
+            }
             if let Some(cold) = self.connections.cold(key) {
                 // Copied only where the socket cuts it: see `send_rest`.
                 mem::swap(&mut cold.rest, &mut scratch);
                 cold.rest_sent = 0;
-            }
-            self.scratch = scratch;
-            if empty {
-                return self.drained(key, now);
             }
         }
         self.touch(key);
