@@ -3,9 +3,10 @@
 //! Does: reads channel and row from where the stream's configuration says, and the value as JSON. Owns: nothing. Never
 //! knows: partitions, views, sockets. Keeps: I9. A record that can't be decoded is poison: it is skipped and counted.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::model::{Change, Channel, Record, RowId, check_channel_name};
@@ -71,14 +72,15 @@ impl Decoder {
             (KeyPart::Pointer(channel), Some(KeyPart::Pointer(row)))
                 if channel == "/0" && row == "/1" =>
             {
-                pair(text)?
+                let Pair(channel, row) = pair(text)?;
+                (channel, row)
             }
             (channel, row) => {
                 let json: Value = serde_json::from_str(text).unwrap_or(Value::Null);
                 let row = row
                     .as_ref()
                     .map_or(Ok(String::new()), |row| part(row, text, &json))?;
-                (part(channel, text, &json)?, row)
+                (part(channel, text, &json)?.into(), row.into())
             }
         };
         let data = record
@@ -117,8 +119,11 @@ impl Decoder {
     }
 }
 
-/// The keys of Tidegate's own publishing, `["channel","row"]`.
-fn pair(text: &str) -> Result<(String, String), Poison> {
+/// The keys of Tidegate's own publishing, `["channel","row"]`: mostly without escapes, so nothing is copied.
+#[derive(Deserialize)]
+struct Pair<'a>(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>);
+
+fn pair(text: &str) -> Result<Pair<'_>, Poison> {
     serde_json::from_str(text).map_err(|_| Poison::Key("/0 and /1".into()))
 }
 
@@ -137,7 +142,7 @@ fn part(part: &KeyPart, text: &str, json: &Value) -> Result<String, Poison> {
 /// JSON has none (RFC 8259, section 7).
 #[must_use]
 pub fn without_line_breaks(json: Bytes) -> Bytes {
-    if json.iter().any(|&byte| byte == b'\n' || byte == b'\r') {
+    if memchr::memchr2(b'\n', b'\r', &json).is_some() {
         json.iter()
             .copied()
             .filter(|&byte| byte != b'\n' && byte != b'\r')
