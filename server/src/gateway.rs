@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use access::authority;
+pub use access::{authority, jwt_key};
 
 use crate::{
     admin,

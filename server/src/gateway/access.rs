@@ -2,8 +2,8 @@
 
 use super::StartError;
 use crate::{
-    auth::{self, ApiKey, Authority, GrantSpec, JwtKey},
-    config::{self, Config},
+    auth::{self, ApiKey, Authority, GrantSpec, JwtKey, KeyError},
+    config::{self, Config, JwtAlgorithm, JwtKeyConfig},
 };
 
 /// Whose tokens hold, as configured.
@@ -16,7 +16,7 @@ pub fn authority(config: &Config) -> Result<Authority, StartError> {
     let jwt = access
         .jwt_keys
         .iter()
-        .map(|key| JwtKey::hs256(&key.id, &key.secret))
+        .map(jwt_key)
         .collect::<Result<Vec<_>, _>>();
     let api = access.api_keys.iter().map(|key| ApiKey {
         id: key.id.clone(),
@@ -33,6 +33,20 @@ pub fn authority(config: &Config) -> Result<Authority, StartError> {
         anonymous,
     )
     .map_err(|error| refused(&error))
+}
+
+/// A key, for the one algorithm that it is configured for.
+///
+/// # Errors
+/// [`KeyError`], which a configuration that was read does not give.
+pub fn jwt_key(key: &JwtKeyConfig) -> Result<JwtKey, KeyError> {
+    let make = match key.algorithm {
+        JwtAlgorithm::Hs256 => JwtKey::hs256,
+        JwtAlgorithm::Rs256 => JwtKey::rs256,
+        JwtAlgorithm::Es256 => JwtKey::es256,
+        JwtAlgorithm::EdDsa => JwtKey::eddsa,
+    };
+    make(&key.id, &key.key)
 }
 
 fn grant(channels: &[config::ChannelPattern], can: &[config::Permission]) -> GrantSpec {
