@@ -11,6 +11,7 @@
 
 mod grant;
 mod jwt;
+mod key;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +21,9 @@ use sha2::{Digest, Sha256};
 
 use crate::model::Channel;
 pub use grant::{Grant, GrantError, GrantSpec, PATTERNS_MAX, Pattern, PatternError, Permission};
-use jwt::WireClaims;
-pub use jwt::{HS256_SECRET_MIN, IssueError, JwtKey, KeyError, TokenSpec, issue};
+pub use jwt::{IssueError, TokenSpec, issue};
+use jwt::{Parts, WireClaims};
+pub use key::{HS256_SECRET_MIN, JwtKey, KeyError};
 
 /// Longest token, in bytes; a longer one is refused unread.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -218,13 +220,11 @@ impl Authority {
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
             return Err(Refusal::Length.into());
         }
-        let Some(header) = jwt::header_of(token) else {
+        let Some(parts) = Parts::of(token) else {
             return self.verify_api_key(token);
         };
-        let key = self
-            .jwt_key(header.kid.as_deref())
-            .ok_or(Refusal::UnknownKey)?;
-        claims_at(key.open(token, &header)?, key.id(), now_s).map(Arc::new)
+        let key = self.jwt_key(parts.kid()).ok_or(Refusal::UnknownKey)?;
+        claims_at(parts.open(key)?, key.id(), now_s).map(Arc::new)
     }
 
     /// What a client without a token may do; none where it has to bring one.

@@ -10,6 +10,7 @@
 mod access;
 mod listen;
 mod pattern;
+mod public_key;
 mod relations;
 mod selector;
 mod session;

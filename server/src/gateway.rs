@@ -3,49 +3,41 @@
 //! Does: turns a [`Config`] into a running node, and ends it with the data: admission closes, sessions are told, outboxes
 //! flush until the deadline, sockets close, partitions stop. Owns: threads, tasks, tokens of cancellation. Keeps: I7.
 
+mod access;
+mod app;
+mod factory;
+mod workers;
+
 use std::{
     io,
-    net::SocketAddr,
-    num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
 
-use governor::{Quota, RateLimiter};
 use tokio::{
-    runtime::{Builder, Handle, Runtime},
-    sync::{mpsc, oneshot, watch},
-    task::LocalSet,
+    runtime::{Builder, Runtime},
+    sync::oneshot,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use access::{authority, jwt_key};
+
 use crate::{
     admin,
-    auth::{self, ApiKey, Authority, GrantSpec, JwtKey},
-    cache::ViewMax,
     clock::Clock,
-    config::{self, Config, Selector, SourceConfig, StreamConfig},
-    decode::{Decoder, KeyPart},
-    model::Epoch,
-    partition::{
-        Partition, Settings,
-        tail::{Tail, TailMax},
-        task,
-    },
-    publish::Publisher,
-    source::embedded::{EmbeddedSource, Engine, LogSettings, Retention},
-    streams::{PartitionHandle, Stream, Streams},
-    telemetry::{NodeCounts, WorkerCounts},
+    config::{self, Config},
+    source::embedded::Engine,
+    streams::Streams,
+    telemetry::WorkerCounts,
     transport::{
         App, router,
-        thread::{Command, Thread, WorkerHandle, commands, listen},
+        thread::{Command, Thread, WorkerHandle, commands},
     },
-    worker::{self, outbox::OutboxMax},
 };
+use factory::{Factory, Ground};
 
-/// Streams that publishing may create.
-const CREATED_MAX: usize = 1000;
 /// Between two looks at whether a drain is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -73,6 +65,13 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+}
+
+impl StartError {
+    /// What the operating system did not give.
+    fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| Self::System { what, error }
+    }
 }
 
 /// A running node.
@@ -104,73 +103,33 @@ impl Gateway {
     /// # Errors
     /// [`StartError`].
     pub fn start(config: &Config, engine: Option<Arc<Engine>>) -> Result<Self, StartError> {
-        let system = |what| move |error| StartError::System { what, error };
-        let clock = Clock::start();
-        let control = Builder::new_multi_thread()
-            .worker_threads(config.listen.workers)
-            .thread_name("tidegate-control")
-            .enable_all()
-            .build()
-            .map_err(system("the runtime"))?;
-        let (tasks, stop, closed) = (
-            TaskTracker::new(),
-            CancellationToken::new(),
-            CancellationToken::new(),
-        );
-        let streams = Arc::<Streams>::default();
-        let factory = Arc::new(Factory {
-            engine: engine.unwrap_or_default(),
-            streams: streams.clone(),
+        let control = control_runtime(config)?;
+        let ends = Ends::default();
+        let (clock, streams) = (Clock::start(), Arc::<Streams>::default());
+        let ground = Ground {
             clock,
             handle: control.handle().clone(),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-            defaults: config.stream_defaults.clone(),
-            replay_records: config.limits.replay_records,
-            hold: config.limits.resume_hold,
-            creating: Mutex::default(),
-        });
+            tasks: ends.tasks.clone(),
+            stop: ends.stop.clone(),
+        };
+        let engine = engine.unwrap_or_default();
+        let factory = Arc::new(Factory::new(config, engine, streams.clone(), ground));
         for stream in &config.streams {
             factory.make(stream);
         }
-        let listeners = bind(config)?;
-        let address = listeners[0].local_addr().map_err(system("the listener"))?;
+        let listeners = workers::bind(config)?;
+        let address = local_address(&listeners[0], "the listener")?;
         let counts: Vec<Arc<WorkerCounts>> = listeners.iter().map(|_| Arc::default()).collect();
-        let app = Arc::new(app(config, streams, clock, counts.clone(), &factory)?);
-        let routes = router(app.clone());
-        let node: Arc<str> = short_random().map_err(system("random numbers"))?.into();
-        let (mut workers, mut threads) = (Vec::new(), Vec::new());
-        for (number, (listener, counts)) in listeners.into_iter().zip(counts).enumerate() {
-            let (handle, commands) = commands();
-            workers.push(handle);
-            let thread = Thread {
-                app: app.clone(),
-                router: routes.clone(),
-                listener,
-                settings: worker_settings(config, &node, number),
-                counts,
-                commands,
-                closed: closed.clone(),
-                stop: stop.clone(),
-            };
-            threads.push(spawn_worker(number, thread).map_err(system("a worker's thread"))?);
-        }
-        let admin_address = config.admin.address;
-        let listener = std::net::TcpListener::bind(admin_address);
-        let listener = listener.map_err(|error| StartError::Listen {
-            what: "the admin listener",
-            address: admin_address,
-            error,
-        })?;
-        let admin_address = listener
-            .local_addr()
-            .map_err(system("the admin listener"))?;
+        let app = Arc::new(app::app(config, streams, clock, counts, &factory)?);
+        let node: Arc<str> = short_random()
+            .map_err(StartError::system("random numbers"))?
+            .into();
+        let (workers, threads) = start_workers(config, &app, &node, listeners, &ends)?;
+        let (admin_address, listener) = bind_admin(config)?;
         let guard = admin::Guard::new(admin_address, config.admin.token.as_deref());
         let admin = admin::Admin::new(app.clone(), workers.clone(), node, guard);
-        tasks.spawn_on(
-            admin::serve(admin, listener, stop.clone()),
-            control.handle(),
-        );
+        let serve = admin::serve(admin, listener, ends.stop.clone());
+        ends.tasks.spawn_on(serve, control.handle());
         Ok(Self {
             address,
             admin_address,
@@ -178,9 +137,9 @@ impl Gateway {
             workers,
             threads,
             control: Some(control),
-            tasks,
-            closed,
-            stop,
+            tasks: ends.tasks,
+            closed: ends.closed,
+            stop: ends.stop,
             drain: config.session.drain.clone(),
         })
     }
@@ -282,153 +241,66 @@ impl Drop for Gateway {
     }
 }
 
-fn spawn_worker(number: usize, thread: Thread) -> io::Result<JoinHandle<()>> {
-    // The I/O driver is looked at every few turns also while sweeps keep the worker busy: a turn is about a millisecond.
-    let runtime = Builder::new_current_thread()
+/// What ends a node's tasks: the tracker that counts them, and what they are told by.
+#[derive(Default)]
+struct Ends {
+    tasks: TaskTracker,
+    /// Ends accepting.
+    closed: CancellationToken,
+    /// Ends everything.
+    stop: CancellationToken,
+}
+
+fn control_runtime(config: &Config) -> Result<Runtime, StartError> {
+    Builder::new_multi_thread()
+        .worker_threads(config.listen.workers)
+        .thread_name("tidegate-control")
         .enable_all()
-        .event_interval(1)
-        .build()?;
-    let run = move || {
-        if let Err(error) = LocalSet::new().block_on(&runtime, thread.run()) {
-            tracing::error!(worker = number, %error, "worker ended");
-        }
-    };
-    std::thread::Builder::new()
-        .name(format!("tidegate-worker-{number}"))
-        .spawn(run)
+        .build()
+        .map_err(StartError::system("the runtime"))
 }
 
-/// One listener a worker, all on the same port.
-fn bind(config: &Config) -> Result<Vec<std::net::TcpListener>, StartError> {
-    let mut address = config.listen.address;
-    let failed = |address| {
-        move |error| StartError::Listen {
-            what: "clients",
-            address,
-            error,
-        }
-    };
-    // Sockets that share a port would also share it with another process of the same user: so the port is tried alone first.
-    let alone = std::net::TcpListener::bind(address).map_err(failed(address))?;
-    address = alone.local_addr().map_err(failed(address))?;
-    drop(alone);
-    (0..config.listen.workers)
-        .map(|_| listen(address, config.listen.backlog).map_err(failed(address)))
-        .collect()
-}
-
-fn worker_settings(config: &Config, node: &Arc<str>, number: usize) -> worker::Settings {
-    let session = &config.session;
-    let slo = config
-        .streams
-        .iter()
-        .map(|stream| stream.freshness_slo)
-        .max()
-        .unwrap_or(config.stream_defaults.freshness_slo);
-    worker::Settings {
-        node: node.clone(),
-        number,
-        heartbeat: session.heartbeat,
-        live_for: session.live_for.unwrap_or(session.heartbeat + slo),
-        outbox: OutboxMax {
-            bytes: session.outbox.bytes,
-            frames: session.outbox.frames,
-        },
-        drain_bytes: session.drain_rate_min.bytes,
-        drain_over: session.drain_rate_min.over,
-        message_bytes: config.limits.message_bytes,
-        channels_max: config.limits.channels_per_connection,
-        auth_timeout: config.access.auth_timeout,
-    }
-}
-
-fn app(
+/// A thread for each listener.
+fn start_workers(
     config: &Config,
-    streams: Arc<Streams>,
-    clock: Clock,
-    workers: Vec<Arc<WorkerCounts>>,
-    factory: &Arc<Factory>,
-) -> Result<App, StartError> {
-    let counts = Arc::<NodeCounts>::default();
-    let (limits, makes) = (&config.limits, config.creates_streams);
-    let creator = {
-        let factory = factory.clone();
-        Box::new(move |name: &str| makes.then(|| factory.create(name)).flatten())
-    };
-    let publisher = Publisher::new(
-        streams.clone(),
-        clock,
-        limits.record_bytes,
-        limits.publishes_per_second,
-        creator,
-        counts.clone(),
-    );
-    let per_second = |rate: NonZeroU32| RateLimiter::keyed(Quota::per_second(rate));
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed).map_err(|error| StartError::System {
-        what: "random numbers",
-        error: error.into(),
-    })?;
-    Ok(App {
-        streams,
-        authority: Arc::new(authority(config)?),
-        publisher: Arc::new(publisher),
-        clock,
-        counts,
-        workers,
-        origins: config.listen.origins.clone(),
-        cookie: config.access.cookie.clone(),
-        connections_max: limits.connections,
-        channels_max: limits.channels_per_connection,
-        header_bytes: limits.header_bytes,
-        connects: limits.connects_per_second_per_address.map(per_second),
-        draining: false.into(),
-        leave: CancellationToken::new(),
-        seed: u64::from_le_bytes(seed).into(),
-    })
-}
-
-/// Whose tokens hold, as configured.
-///
-/// # Errors
-/// [`StartError::Access`].
-pub fn authority(config: &Config) -> Result<Authority, StartError> {
-    let refused = |error: &dyn std::fmt::Display| StartError::Access(error.to_string());
-    let access = &config.access;
-    let jwt = access
-        .jwt_keys
-        .iter()
-        .map(|key| JwtKey::hs256(&key.id, &key.secret))
-        .collect::<Result<Vec<_>, _>>();
-    let api = access.api_keys.iter().map(|key| ApiKey {
-        id: key.id.clone(),
-        sha256: key.sha256,
-        grant: grant(&key.channels, &key.can),
-    });
-    let anonymous = access
-        .anonymous
-        .as_ref()
-        .map(|anonymous| grant(&anonymous.channels, &anonymous.can));
-    Authority::new(
-        jwt.map_err(|error| refused(&error))?,
-        api.collect(),
-        anonymous,
-    )
-    .map_err(|error| refused(&error))
-}
-
-fn grant(channels: &[config::ChannelPattern], can: &[config::Permission]) -> GrantSpec {
-    let permission = |can: &config::Permission| match can {
-        config::Permission::Subscribe => auth::Permission::Subscribe,
-        config::Permission::Publish => auth::Permission::Publish,
-    };
-    GrantSpec {
-        channels: channels
-            .iter()
-            .map(|pattern| pattern.as_str().to_owned())
-            .collect(),
-        can: can.iter().map(permission).collect(),
+    app: &Arc<App>,
+    node: &Arc<str>,
+    listeners: Vec<TcpListener>,
+    ends: &Ends,
+) -> Result<(Vec<WorkerHandle>, Vec<JoinHandle<()>>), StartError> {
+    let routes = router(app.clone());
+    let (mut workers, mut threads) = (Vec::new(), Vec::new());
+    for (number, (listener, counts)) in listeners.into_iter().zip(&app.workers).enumerate() {
+        let (handle, commands) = commands();
+        let thread = Thread {
+            app: app.clone(),
+            router: routes.clone(),
+            listener,
+            settings: workers::settings(config, node, number),
+            counts: counts.clone(),
+            commands,
+            closed: ends.closed.clone(),
+            stop: ends.stop.clone(),
+        };
+        workers.push(handle);
+        let thread = workers::spawn(number, thread);
+        threads.push(thread.map_err(StartError::system("a worker's thread"))?);
     }
+    Ok((workers, threads))
+}
+
+fn bind_admin(config: &Config) -> Result<(SocketAddr, TcpListener), StartError> {
+    let address = config.admin.address;
+    let listener = TcpListener::bind(address).map_err(|error| StartError::Listen {
+        what: "the admin listener",
+        address,
+        error,
+    })?;
+    Ok((local_address(&listener, "the admin listener")?, listener))
+}
+
+fn local_address(listener: &TcpListener, what: &'static str) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(StartError::system(what))
 }
 
 /// A short name that nobody else has.
@@ -446,122 +318,4 @@ pub fn short_random() -> io::Result<String> {
         number /= 36;
     }
     Ok(name)
-}
-
-/// Makes streams: logs, partitions, and the tasks that drive them.
-struct Factory {
-    engine: Arc<Engine>,
-    streams: Arc<Streams>,
-    clock: Clock,
-    handle: Handle,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-    defaults: StreamConfig,
-    replay_records: usize,
-    hold: Duration,
-    creating: Mutex<()>,
-}
-
-impl Factory {
-    /// A stream that nobody configured.
-    fn create(&self, name: &str) -> Option<Arc<Stream>> {
-        crate::model::check_stream_name(name).ok()?;
-        let _one_at_a_time = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stream) = self.streams.get(name) {
-            return Some(stream);
-        }
-        if self.streams.all().len() >= CREATED_MAX {
-            return None;
-        }
-        Some(self.make(&self.defaults.named(name)))
-    }
-
-    fn make(&self, config: &StreamConfig) -> Arc<Stream> {
-        let SourceConfig::Embedded { retention } = &config.source;
-        let settings = LogSettings {
-            mode: config.mode,
-            retention: Retention {
-                bytes: retention.bytes,
-                age: retention.age,
-            },
-            view_max: ViewMax {
-                rows: config.view_max.rows,
-                bytes: config.view_max.bytes,
-            },
-        };
-        let epoch = || short_random().ok().and_then(|name| Epoch::new(&name).ok());
-        // Without random numbers the start has failed long before.
-        let fallback = Epoch::new(&format!("w{}", self.clock.wall_ms()));
-        let epoch = || epoch().or_else(|| fallback.clone().ok());
-        let logs = self
-            .engine
-            .logs(&config.name, config.partitions, settings, || {
-                epoch().unwrap_or_else(|| unreachable!("letters and digits are an epoch"))
-            });
-        let hindrance = watch::Sender::default();
-        let (mut partitions, mut starts) = (Vec::new(), Vec::new());
-        for (number, log) in (0u32..).zip(logs) {
-            let tail = Tail::new(TailMax {
-                bytes: config.tail.bytes,
-                age: config.tail.age,
-            });
-            let (requests, taken) = mpsc::channel(task::REQUESTS_MAX);
-            let settings = Settings {
-                stream: config.name.clone(),
-                partition: number,
-                mode: config.mode,
-                replay_records: self.replay_records,
-                hold: self.hold,
-            };
-            let decoder = Decoder::new(
-                &config.name,
-                key_part(&config.channel),
-                config.row.as_ref().map(key_part),
-                true,
-            );
-            let partition = Partition::new(settings, decoder, log.clone(), tail.clone());
-            let clock = self.clock;
-            let source =
-                EmbeddedSource::new(log.clone(), hindrance.subscribe(), move || clock.wall_ms());
-            partitions.push(PartitionHandle {
-                tail,
-                requests,
-                log,
-            });
-            starts.push((partition, source, taken));
-        }
-        let stream = Arc::new(Stream {
-            name: config.name.clone(),
-            mode: config.mode,
-            placement: config.placement,
-            freshness_slo: config.freshness_slo,
-            expect_every: config.expect_every,
-            policy: config.slow_consumer,
-            partitions,
-            hindrance,
-        });
-        let proof_every =
-            (config.freshness_slo / 5).clamp(Duration::from_millis(20), Duration::from_secs(1));
-        for (partition, source, requests) in starts {
-            let run = task::run(
-                partition,
-                source,
-                requests,
-                self.clock,
-                proof_every,
-                self.stop.clone(),
-            );
-            self.tasks.spawn_on(run, &self.handle);
-        }
-        self.streams.add(stream)
-    }
-}
-
-fn key_part(selector: &Selector) -> KeyPart {
-    match selector {
-        Selector::Key(pointer) if pointer.is_empty() => KeyPart::Whole,
-        Selector::Key(pointer) => KeyPart::Pointer(pointer.clone()),
-        // The configuration refuses these for channels and rows.
-        Selector::Header(name) | Selector::Value(name) => KeyPart::Pointer(name.clone()),
-    }
 }

@@ -1,111 +1,87 @@
-//! JSON Web Tokens: the keys that sign them, what they claim, and how one is made.
+//! JSON Web Tokens: their three parts, what they claim, and how one is made.
 //!
-//! Does: checks a token's signature with one given key and reads its claims; issues tokens for development.
-//! Owns: a key's secret, which it shows to nobody. Never knows: which keys there are, a clock, a socket.
-//! Keeps: the algorithm is the key's, never the token's; no claim is looked at before the signature holds.
+//! Does: takes a token apart, has a given key check its signature and reads its claims; issues tokens for development.
+//! Owns: nothing. Never knows: which keys there are, a clock, a socket.
+//! Keeps: the algorithm is the key's, never the token's; no claim is looked at before the signature holds; a part has one
+//! spelling (base64url without padding, spare bits zero).
 //!
 //! `aud` and `iss` are not looked at: a token gets its rights from `channels` and `can` alone, so one that was made for
-//! another service grants nothing here.
+//! another service grants nothing here. Nor is what a header says of keys (`jwk`, `jku`, `x5c` …): they are configured.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
-use serde::{Deserialize, Serialize};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
-use super::{AuthError, ClaimFault, GrantError, GrantSpec, Permission, Refusal, TOKEN_BYTES_MAX};
+use super::{
+    AuthError, ClaimFault, GrantError, GrantSpec, JwtKey, Permission, Refusal, TOKEN_BYTES_MAX,
+};
 
-/// Shortest secret of an HS256 key, in bytes: what RFC 7518, section 3.2, demands.
-pub const HS256_SECRET_MIN: usize = 32;
-
-/// Why a key was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// A key without an id.
-    #[error("a key needs an id")]
-    NoId,
-    /// A secret that could be guessed.
-    #[error(
-        "an HS256 secret has at least {HS256_SECRET_MIN} bytes; make one with: openssl rand -base64 48"
-    )]
-    ShortSecret,
+/// What a token's header says, as far as it matters.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    #[serde(default, deserialize_with = "there")]
+    crit: bool,
 }
 
-/// A key that signs tokens, with the one algorithm that it is for.
-#[derive(Clone)]
-pub struct JwtKey {
-    id: Arc<str>,
-    algorithm: Algorithm,
-    verifying: DecodingKey,
-    signing: EncodingKey,
+/// Whatever the value is, it is there.
+fn there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
-impl JwtKey {
-    /// A shared secret for HMAC with SHA-256. `id` is what tokens name as `kid`.
-    ///
-    /// # Errors
-    /// [`KeyError`] when the id is empty or the secret shorter than [`HS256_SECRET_MIN`].
-    pub fn hs256(id: &str, secret: &[u8]) -> Result<Self, KeyError> {
-        if id.is_empty() {
-            return Err(KeyError::NoId);
+/// A token in its parts, of which nothing is proved yet.
+pub(super) struct Parts<'a> {
+    header: Header,
+    /// What is signed: the first two parts as they are written.
+    message: &'a str,
+    claims: &'a str,
+    signature: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    /// The parts of a text, if it has three and the first is a JWT's header.
+    pub(super) fn of(token: &'a str) -> Option<Self> {
+        let (message, signature) = token.rsplit_once('.')?;
+        let (header, claims) = message.split_once('.')?;
+        if claims.contains('.') {
+            return None;
         }
-        if secret.len() < HS256_SECRET_MIN {
-            return Err(KeyError::ShortSecret);
-        }
-        Ok(Self {
-            id: id.into(),
-            algorithm: Algorithm::HS256,
-            verifying: DecodingKey::from_secret(secret),
-            signing: EncodingKey::from_secret(secret),
+        let header = URL_SAFE_NO_PAD.decode(header).ok()?;
+        Some(Self {
+            header: serde_json::from_slice(&header).ok()?,
+            message,
+            claims,
+            signature,
         })
     }
 
-    /// What tokens name as `kid`.
-    #[must_use]
-    pub fn id(&self) -> &Arc<str> {
-        &self.id
+    /// Which key is meant to have signed it.
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.header.kid.as_deref()
     }
 
-    /// The claims of a token that this key has signed. Times and patterns are not yet judged.
-    pub(super) fn open(&self, token: &str, header: &Header) -> Result<WireClaims, AuthError> {
-        if header.alg != self.algorithm {
+    /// The claims, if this key has signed them. Times and patterns are not yet judged.
+    pub(super) fn open(&self, key: &JwtKey) -> Result<WireClaims, AuthError> {
+        if self.header.alg != key.algorithm() {
             return Err(Refusal::Algorithm.into());
         }
         // RFC 7515, section 4.1.11: extensions that the issuer calls critical must be understood, and none is.
-        if header.crit.is_some() {
+        if self.header.crit {
             return Err(Refusal::Critical.into());
         }
-        match jsonwebtoken::decode(token, &self.verifying, &signature_only(self.algorithm)) {
-            Ok(data) => Ok(data.claims),
-            // The header has been read before, so what is no JSON here are claims under a good signature.
-            Err(e) if matches!(e.kind(), ErrorKind::Json(_)) => Err(ClaimFault::Shape.into()),
-            Err(_) => Err(Refusal::Signature.into()),
+        let signature = URL_SAFE_NO_PAD.decode(self.signature);
+        let signed = |signature: &Vec<u8>| key.has_signed(self.message.as_bytes(), signature);
+        if !signature.as_ref().is_ok_and(signed) {
+            return Err(Refusal::Signature.into());
         }
+        let claims = URL_SAFE_NO_PAD.decode(self.claims);
+        let claims = claims
+            .ok()
+            .and_then(|claims| serde_json::from_slice(&claims).ok());
+        Ok(claims.ok_or(ClaimFault::Shape)?)
     }
-}
-
-impl fmt::Debug for JwtKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JwtKey")
-            .field("id", &self.id)
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The crate would ask the system's clock for `exp` and `nbf`; here time comes in as an argument, so both are judged by
-/// the caller.
-fn signature_only(algorithm: Algorithm) -> Validation {
-    let mut validation = Validation::new(algorithm);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation
-}
-
-/// A token's header, if the text is a JWT of an algorithm that exists (`none` does not).
-pub(super) fn header_of(token: &str) -> Option<Header> {
-    jsonwebtoken::decode_header(token).ok()
 }
 
 /// The claims that mean something here; others are ignored.
@@ -172,9 +148,16 @@ pub enum IssueError {
         "the token would be longer than {TOKEN_BYTES_MAX} bytes; use fewer or shorter patterns"
     )]
     TooLong,
-    /// The key could not sign.
-    #[error("the key could not sign the token")]
-    Sign(#[source] jsonwebtoken::errors::Error),
+    /// Only who has the private half signs.
+    #[error("key {0:?} only verifies tokens: whoever has its private half issues them")]
+    PublicKey(Arc<str>),
+}
+
+#[derive(Serialize)]
+struct IssuedHeader<'a> {
+    typ: &'static str,
+    alg: &'static str,
+    kid: &'a str,
 }
 
 #[derive(Serialize)]
@@ -194,8 +177,11 @@ struct IssuedClaims<'a> {
 /// [`IssueError`]; what it refuses to issue is what [`verify`](super::Authority::verify) would not accept.
 pub fn issue(key: &JwtKey, spec: &TokenSpec, ttl_s: u64, now_s: u64) -> Result<String, IssueError> {
     spec.grant.resolve(spec.subject.as_deref())?;
-    let mut header = Header::new(key.algorithm);
-    header.kid = Some(key.id.to_string());
+    let header = IssuedHeader {
+        typ: "JWT",
+        alg: key.algorithm(),
+        kid: key.id(),
+    };
     let claims = IssuedClaims {
         sub: spec.subject.as_deref(),
         iat: now_s,
@@ -203,9 +189,18 @@ pub fn issue(key: &JwtKey, spec: &TokenSpec, ttl_s: u64, now_s: u64) -> Result<S
         channels: &spec.grant.channels,
         can: &spec.grant.can,
     };
-    let token = jsonwebtoken::encode(&header, &claims, &key.signing).map_err(IssueError::Sign)?;
+    let message = format!("{}.{}", part(&header), part(&claims));
+    let signature = key
+        .sign(message.as_bytes())
+        .ok_or_else(|| IssueError::PublicKey(key.id().clone()))?;
+    let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
     if token.len() > TOKEN_BYTES_MAX {
         return Err(IssueError::TooLong);
     }
     Ok(token)
+}
+
+/// A part of a token. Texts and numbers always have a JSON text.
+fn part(of: &impl Serialize) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(of).unwrap_or_default())
 }

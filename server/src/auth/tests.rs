@@ -4,6 +4,7 @@ mod forgeries;
 mod keys;
 mod patterns;
 mod properties;
+mod public_keys;
 mod tokens;
 
 use std::collections::HashSet;

@@ -107,7 +107,7 @@ fn prepare_demo(config: &mut Config) -> Result<String, String> {
     config.access.jwt_keys.push(config::JwtKeyConfig {
         id: "demo".to_owned(),
         algorithm: config::JwtAlgorithm::Hs256,
-        secret: secret.into_bytes(),
+        key: secret.into_bytes(),
     });
     Ok(token)
 }

@@ -10,6 +10,7 @@ use crate::{
     auth::{GrantSpec, JwtKey, Permission, TokenSpec, issue},
     clock::Clock,
     config::{self, Config},
+    gateway::jwt_key,
 };
 
 /// A token's time is told in whole seconds.
@@ -79,9 +80,7 @@ impl Token {
                 format!("name the key by --kid; there are: {}", ids.join(", "))
             });
         };
-        match key.algorithm {
-            config::JwtAlgorithm::Hs256 => JwtKey::hs256(&key.id, &key.secret).map_err(text),
-        }
+        jwt_key(key).map_err(text)
     }
 
     /// A configuration of that key alone, so that a file's secret is read and judged as the gateway does it.

@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{ChannelPattern, read_bounded, units::KIB, walk::Section};
+use super::{ChannelPattern, public_key, read_bounded, units::KIB, walk::Section};
 
 /// Shortest secret for HS256, in bytes: that of the hash, as RFC 7518 asks.
 const SECRET_MIN: usize = 32;
@@ -62,7 +62,21 @@ pub enum Permission {
 pub enum JwtAlgorithm {
     /// HMAC with SHA-256: the issuer and the gateway share a secret.
     Hs256,
+    /// RSA, PKCS #1 v1.5 with SHA-256.
+    Rs256,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// Ed25519.
+    EdDsa,
 }
+
+/// The algorithms by their names in tokens.
+const ALGORITHMS: [(&str, JwtAlgorithm); 4] = [
+    ("HS256", JwtAlgorithm::Hs256),
+    ("RS256", JwtAlgorithm::Rs256),
+    ("ES256", JwtAlgorithm::Es256),
+    ("EdDSA", JwtAlgorithm::EdDsa),
+];
 
 /// A key that tokens are signed with.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,8 +85,9 @@ pub struct JwtKeyConfig {
     pub id: String,
     /// The only algorithm that tokens with this `kid` may use.
     pub algorithm: JwtAlgorithm,
-    /// The shared secret, 32 bytes to 64 KiB; a file's is without the white space around it.
-    pub secret: Vec<u8>,
+    /// What verifies. HS256: the shared secret, 32 bytes to 64 KiB, a file's without the white space around it. RS256: an
+    /// `RSAPublicKey` in DER, of 2048 to 8192 bits. ES256: an uncompressed point. `EdDSA`: the 32 bytes of the public key.
+    pub key: Vec<u8>,
 }
 
 impl fmt::Debug for JwtKeyConfig {
@@ -151,17 +166,26 @@ fn read_permissions(section: &mut Section<'_>) -> Vec<Permission> {
 
 impl JwtKeyConfig {
     fn read(section: &mut Section<'_>) -> Option<Self> {
-        section.need("algorithm", "\"HS256\"");
+        section.need(
+            "algorithm",
+            "\"HS256\" or \"RS256\" or \"ES256\" or \"EdDSA\"",
+        );
         let id = read_id(section);
-        let algorithm = "\"HS256\", the only algorithm that this version knows";
-        let algorithm = section.text("algorithm", algorithm, |text| {
-            (text == "HS256").then_some(JwtAlgorithm::Hs256)
-        });
-        let secret = read_secret(section);
+        let given = section.has("algorithm");
+        let algorithm = section.choice("algorithm", &ALGORITHMS);
+        if given && algorithm.is_none() {
+            // What a key of no algorithm should look like can't be said.
+            section.forget();
+            return None;
+        }
+        let key = match algorithm.unwrap_or(JwtAlgorithm::Hs256) {
+            JwtAlgorithm::Hs256 => read_secret(section),
+            public => read_public_key(section, public),
+        };
         Some(Self {
             id: id?,
             algorithm: algorithm?,
-            secret: secret?,
+            key: key?,
         })
     }
 }
@@ -199,9 +223,7 @@ fn read_id(section: &mut Section<'_>) -> Option<String> {
 fn read_secret(section: &mut Section<'_>) -> Option<Vec<u8>> {
     let fits = |secret: &[u8]| (SECRET_MIN..=SECRET_MAX).contains(&secret.len());
     let (in_file, inline) = (section.has("file"), section.has("secret"));
-    let file = section.text("file", "the path of a file", |text| {
-        (!text.is_empty()).then(|| text.to_owned())
-    });
+    let file = read_path(section);
     let secret = section.secret("secret", SECRET, |text| {
         fits(text.as_bytes()).then(|| text.as_bytes().to_vec())
     });
@@ -211,21 +233,51 @@ fn read_secret(section: &mut Section<'_>) -> Option<Vec<u8>> {
         (false, true) => return secret,
         (true, false) => {}
     }
-    let path = section.base().join(file?);
-    match read_bounded(&path, SECRET_MAX) {
-        Err(error) => section.note(
+    let bytes = read_key_file(section, &file?)?;
+    if fits(bytes.trim_ascii()) {
+        return Some(bytes.trim_ascii().to_vec());
+    }
+    section.note(
+        "file",
+        format!("a secret of {} bytes", bytes.trim_ascii().len()),
+        SECRET,
+    );
+    None
+}
+
+/// A public key is in a file, and nowhere else.
+fn read_public_key(section: &mut Section<'_>, algorithm: JwtAlgorithm) -> Option<Vec<u8>> {
+    let expected = public_key::expected(algorithm);
+    if section.has("secret") {
+        section.note("secret", "a secret", format!("a file with {expected}"));
+        // Its value is not looked at.
+        section.secret("secret", "", |_| Some(()));
+    } else {
+        section.need("file", expected);
+    }
+    let file = read_path(section);
+    let bytes = read_key_file(section, &file?)?;
+    public_key::read(&bytes, algorithm)
+        .map_err(|found| section.note("file", found, expected))
+        .ok()
+}
+
+fn read_path(section: &mut Section<'_>) -> Option<String> {
+    section.text("file", "the path of a file", |text| {
+        (!text.is_empty()).then(|| text.to_owned())
+    })
+}
+
+fn read_key_file(section: &Section<'_>, file: &str) -> Option<Vec<u8>> {
+    let path = section.base().join(file);
+    let noted = |error| {
+        section.note(
             "file",
             format!("{:?} ({error})", path.display().to_string()),
             "a file that can be read, 64KiB at most",
-        ),
-        Ok(bytes) if fits(bytes.trim_ascii()) => return Some(bytes.trim_ascii().to_vec()),
-        Ok(bytes) => section.note(
-            "file",
-            format!("a secret of {} bytes", bytes.trim_ascii().len()),
-            SECRET,
-        ),
-    }
-    None
+        );
+    };
+    read_bounded(&path, SECRET_MAX).map_err(noted).ok()
 }
 
 fn parse_sha256(text: &str) -> Option<[u8; 32]> {

@@ -78,7 +78,7 @@ fn the_examples_of_the_default_text_are_valid() {
     let file = directory.write("tidegate.toml", whole_text().as_bytes());
     let config = Config::load(Some(&file), iter::empty()).unwrap();
     assert_eq!(
-        config.access.jwt_keys[0].secret,
+        config.access.jwt_keys[0].key,
         b"0123456789abcdef0123456789abcdef"
     );
     assert_eq!(config.access.api_keys[0].sha256[..2], [0x9f, 0x86]);

@@ -45,17 +45,17 @@ fn only_the_keys_own_signature_counts() {
         (
             "none",
             format!("{}.{claims}.", part(r#"{"alg":"none","kid":"k1"}"#)),
-            Refusal::UnknownKey,
+            Refusal::Algorithm,
         ),
         (
             "None",
             format!("{}.{claims}.{signature}", part(r#"{"alg":"None"}"#)),
-            Refusal::UnknownKey,
+            Refusal::Algorithm,
         ),
         (
             "none, but signed",
             signed_raw(r#"{"alg":"none"}"#, body.to_string().as_bytes()),
-            Refusal::UnknownKey,
+            Refusal::Algorithm,
         ),
         (
             "no alg",

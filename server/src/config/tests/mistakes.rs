@@ -186,12 +186,12 @@ fn access_is_checked_and_secrets_are_not_shown() {
         ],
     );
     check(
-        "[access]\njwt_keys = [{ id = \"k\", algorithm = \"ES256\", secret = \"s3cret\" }, { algorithm = \"HS256\" }]",
+        "[access]\njwt_keys = [{ id = \"k\", algorithm = \"ES384\", secret = \"s3cret\" }, { id = \"l\", algorithm = \"HS256\", secret = \"s3cret\" }, { algorithm = \"HS256\" }]",
         &[
-            "access.jwt_keys[0].algorithm: found \"ES256\", expected \"HS256\", the only algorithm that this version knows",
-            "access.jwt_keys[0].secret: found a string of 6 bytes, expected 32 bytes to 64KiB",
-            "access.jwt_keys[1].id: found nothing, expected an id, 1 to 128 visible ASCII characters",
-            "access.jwt_keys[1].file: found nothing, expected file or secret",
+            "access.jwt_keys[0].algorithm: found \"ES384\", expected \"HS256\" or \"RS256\" or \"ES256\" or \"EdDSA\"",
+            "access.jwt_keys[1].secret: found a string of 6 bytes, expected 32 bytes to 64KiB",
+            "access.jwt_keys[2].id: found nothing, expected an id, 1 to 128 visible ASCII characters",
+            "access.jwt_keys[2].file: found nothing, expected file or secret",
         ],
     );
     check(
@@ -205,7 +205,7 @@ fn access_is_checked_and_secrets_are_not_shown() {
     );
     let secret = "0123456789abcdef0123456789abcdef";
     let config = read(&format!("[access]\njwt_keys = [{{ id = \"k\", algorithm = \"HS256\", secret = \"{secret}\" }}]\n[admin]\ntoken = \"{secret}\""), &[]).unwrap();
-    assert_eq!(config.access.jwt_keys[0].secret, secret.as_bytes());
+    assert_eq!(config.access.jwt_keys[0].key, secret.as_bytes());
     assert!(
         !format!("{config:?}").contains(&secret[..8])
             && !format!("{config:?}").contains("48, 49, 50")
@@ -239,6 +239,129 @@ fn key_files_are_read_from_beside_the_file() {
     assert!(
         problems[0].path.ends_with("none") && problems[1].path == "listen.workers",
         "{problems:?}"
+    );
+}
+
+/// The keys of the tests, which are beside the other rooms' tests.
+fn key_file(name: &str) -> String {
+    format!("{}/../tests/keys/{name}.pem", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn public_key(algorithm: &str, file: &str) -> Result<Config, Problems> {
+    read(
+        &format!(
+            "access.jwt_keys = [{{ id = \"k\", algorithm = \"{algorithm}\", file = {file:?} }}]"
+        ),
+        &[],
+    )
+}
+
+#[test]
+fn public_keys_are_read_as_openssl_writes_them() {
+    for (algorithm, name, length) in [
+        ("RS256", "rsa.public", 270),
+        ("ES256", "p256.public", 65),
+        ("EdDSA", "ed25519.public", 32),
+    ] {
+        let config = public_key(algorithm, &key_file(name)).unwrap();
+        assert_eq!(config.access.jwt_keys[0].key.len(), length, "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_public_key_of_the_algorithm_is_named() {
+    let directory = Directory::new("public-keys");
+    let write = |name: &str, text: &str| {
+        let path = directory.write(name, text.as_bytes());
+        path.display().to_string()
+    };
+    let pem = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+    let key = std::fs::read_to_string(key_file("p256.public")).unwrap();
+    let broken = key.replacen("MF", "MG", 1);
+    let two = key.repeat(2);
+    let private = "a private key, which only the issuer of tokens should have";
+    for (algorithm, file, found) in [
+        ("RS256", key_file("rsa.private"), private),
+        ("ES256", key_file("p256.private"), private),
+        ("EdDSA", key_file("ed25519.private"), private),
+        ("RS256", write("pkcs1", &pem("RSA PRIVATE KEY")), private),
+        ("ES256", write("sec1", &pem("EC PRIVATE KEY")), private),
+        (
+            "ES256",
+            write("locked", &pem("ENCRYPTED PRIVATE KEY")),
+            private,
+        ),
+        (
+            "EdDSA",
+            key_file("certificate"),
+            "a certificate (openssl x509 -pubkey -noout gives its key)",
+        ),
+        (
+            "RS256",
+            key_file("rsa-pkcs1.public"),
+            "a key in PKCS #1 form (openssl rsa -RSAPublicKey_in converts it)",
+        ),
+        (
+            "RS256",
+            key_file("rsa1024.public"),
+            "an RSA key of 1024 bits",
+        ),
+        (
+            "RS256",
+            key_file("p256.public"),
+            "an EC public key on P-256",
+        ),
+        ("RS256", key_file("ed25519.public"), "an Ed25519 public key"),
+        ("ES256", key_file("rsa.public"), "an RSA public key"),
+        (
+            "ES256",
+            key_file("p384.public"),
+            "an EC public key on P-384",
+        ),
+        (
+            "ES256",
+            key_file("p256-compressed.public"),
+            "a compressed point (openssl ec -pubin -conv_form uncompressed converts it)",
+        ),
+        (
+            "EdDSA",
+            key_file("p256.public"),
+            "an EC public key on P-256",
+        ),
+        ("EdDSA", key_file("ed448.public"), "an Ed448 public key"),
+        (
+            "ES256",
+            write("broken", &broken),
+            "a public key whose DER can't be read",
+        ),
+        (
+            "ES256",
+            write("two", &two),
+            "a PEM that can't be read (one block, lines of 64 characters)",
+        ),
+        ("ES256", write("noise", "s3cret"), "no PEM"),
+        (
+            "ES256",
+            write("empty", &pem("CERTIFICATE REQUEST")),
+            "the PEM of something that is no key",
+        ),
+    ] {
+        let problems = public_key(algorithm, &file).unwrap_err().to_string();
+        let expected = format!("access.jwt_keys[0].file: found {found}, expected the PEM of a");
+        assert!(problems.starts_with(&expected), "{file}: {problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
+fn a_public_key_is_in_a_file() {
+    let expected = "the PEM of an Ed25519 public key (openssl pkey -in PRIVATE -pubout)";
+    check(
+        "access.jwt_keys = [{ id = \"k\", algorithm = \"EdDSA\", secret = \"s3cret\" }, { id = \"l\", algorithm = \"EdDSA\" }]",
+        &[
+            &format!("access.jwt_keys[0].secret: found a secret, expected a file with {expected}"),
+            &format!("access.jwt_keys[1].file: found nothing, expected {expected}"),
+        ],
     );
 }
 

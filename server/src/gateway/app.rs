@@ -1,0 +1,72 @@
+//! What the node's handlers share, assembled: an [`App`] from the configuration and the rooms behind it.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use governor::{Quota, RateLimiter};
+use tokio_util::sync::CancellationToken;
+
+use super::{StartError, access::authority, factory::Factory};
+use crate::{
+    clock::Clock,
+    config::Config,
+    publish::Publisher,
+    streams::Streams,
+    telemetry::{NodeCounts, WorkerCounts},
+    transport::App,
+};
+
+/// What the handlers share.
+pub(super) fn app(
+    config: &Config,
+    streams: Arc<Streams>,
+    clock: Clock,
+    workers: Vec<Arc<WorkerCounts>>,
+    factory: &Arc<Factory>,
+) -> Result<App, StartError> {
+    let counts = Arc::<NodeCounts>::default();
+    let limits = &config.limits;
+    let publisher = publisher(config, streams.clone(), clock, &counts, factory);
+    let per_second = |rate: NonZeroU32| RateLimiter::keyed(Quota::per_second(rate));
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| StartError::System {
+        what: "random numbers",
+        error: error.into(),
+    })?;
+    Ok(App {
+        streams,
+        authority: Arc::new(authority(config)?),
+        publisher: Arc::new(publisher),
+        clock,
+        counts,
+        workers,
+        origins: config.listen.origins.clone(),
+        cookie: config.access.cookie.clone(),
+        connections_max: limits.connections,
+        channels_max: limits.channels_per_connection,
+        header_bytes: limits.header_bytes,
+        connects: limits.connects_per_second_per_address.map(per_second),
+        draining: false.into(),
+        leave: CancellationToken::new(),
+        seed: u64::from_le_bytes(seed).into(),
+    })
+}
+
+fn publisher(
+    config: &Config,
+    streams: Arc<Streams>,
+    clock: Clock,
+    counts: &Arc<NodeCounts>,
+    factory: &Arc<Factory>,
+) -> Publisher {
+    let (limits, makes) = (&config.limits, config.creates_streams);
+    let factory = factory.clone();
+    let creator = Box::new(move |name: &str| makes.then(|| factory.create(name)).flatten());
+    Publisher::new(
+        streams,
+        clock,
+        limits.record_bytes,
+        limits.publishes_per_second,
+        creator,
+        counts.clone(),
+    )
+}

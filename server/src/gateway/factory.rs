@@ -1,0 +1,226 @@
+//! How streams come to be: a [`StreamConfig`] → logs, partitions, and the tasks that drive them.
+//!
+//! Owns: nothing that it makes: the handles go to the directory of streams, the tasks to the gateway's tracker.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::short_random;
+use crate::{
+    cache::ViewMax,
+    clock::Clock,
+    config::{Config, Selector, SourceConfig, StreamConfig},
+    decode::{Decoder, KeyPart},
+    model::{self, Epoch},
+    partition::{
+        Partition, Settings,
+        tail::{Tail, TailMax},
+        task,
+    },
+    source::embedded::{EmbeddedLog, EmbeddedSource, Engine, Hindrance, LogSettings, Retention},
+    streams::{PartitionHandle, Stream, Streams},
+};
+
+/// Streams that publishing may create.
+const CREATED_MAX: usize = 1000;
+
+/// What makes streams.
+pub(super) struct Factory {
+    engine: Arc<Engine>,
+    streams: Arc<Streams>,
+    clock: Clock,
+    handle: Handle,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    defaults: StreamConfig,
+    replay_records: usize,
+    hold: Duration,
+    creating: Mutex<()>,
+}
+
+/// Where the tasks of streams run, who counts them, and what ends them.
+pub(super) struct Ground {
+    pub(super) clock: Clock,
+    pub(super) handle: Handle,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+/// A partition that is ready to run.
+struct Start {
+    partition: Partition,
+    source: EmbeddedSource,
+    requests: mpsc::Receiver<task::Request>,
+}
+
+impl Factory {
+    /// For streams that are kept in this engine and found in this directory.
+    pub(super) fn new(
+        config: &Config,
+        engine: Arc<Engine>,
+        streams: Arc<Streams>,
+        ground: Ground,
+    ) -> Self {
+        let Ground {
+            clock,
+            handle,
+            tasks,
+            stop,
+        } = ground;
+        Self {
+            engine,
+            streams,
+            clock,
+            handle,
+            tasks,
+            stop,
+            defaults: config.stream_defaults.clone(),
+            replay_records: config.limits.replay_records,
+            hold: config.limits.resume_hold,
+            creating: Mutex::default(),
+        }
+    }
+
+    /// A stream that nobody configured.
+    pub(super) fn create(&self, name: &str) -> Option<Arc<Stream>> {
+        model::check_stream_name(name).ok()?;
+        let _one_at_a_time = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = self.streams.get(name) {
+            return Some(stream);
+        }
+        if self.streams.all().len() >= CREATED_MAX {
+            return None;
+        }
+        Some(self.make(&self.defaults.named(name)))
+    }
+
+    /// A stream as configured, running.
+    pub(super) fn make(&self, config: &StreamConfig) -> Arc<Stream> {
+        let hindrance = watch::Sender::default();
+        let (mut partitions, mut starts) = (Vec::new(), Vec::new());
+        for (number, log) in (0u32..).zip(self.logs(config)) {
+            let (handle, start) = self.partition(config, number, log, &hindrance);
+            partitions.push(handle);
+            starts.push(start);
+        }
+        let stream = Arc::new(Stream {
+            name: config.name.clone(),
+            mode: config.mode,
+            placement: config.placement,
+            freshness_slo: config.freshness_slo,
+            expect_every: config.expect_every,
+            policy: config.slow_consumer,
+            partitions,
+            hindrance,
+        });
+        for start in starts {
+            self.run(start, config.freshness_slo);
+        }
+        self.streams.add(stream)
+    }
+
+    /// The stream's logs, as the engine has them, or new ones.
+    fn logs(&self, config: &StreamConfig) -> Vec<Arc<EmbeddedLog>> {
+        let epoch = || short_random().ok().and_then(|name| Epoch::new(&name).ok());
+        // Without random numbers the start has failed long before.
+        let fallback = Epoch::new(&format!("w{}", self.clock.wall_ms()));
+        let epoch = || epoch().or_else(|| fallback.clone().ok());
+        self.engine.logs(
+            &config.name,
+            config.partitions,
+            log_settings(config),
+            || epoch().unwrap_or_else(|| unreachable!("letters and digits are an epoch")),
+        )
+    }
+
+    fn partition(
+        &self,
+        config: &StreamConfig,
+        number: u32,
+        log: Arc<EmbeddedLog>,
+        hindrance: &watch::Sender<Hindrance>,
+    ) -> (PartitionHandle, Start) {
+        let tail = Tail::new(TailMax {
+            bytes: config.tail.bytes,
+            age: config.tail.age,
+        });
+        let (requests, taken) = mpsc::channel(task::REQUESTS_MAX);
+        let settings = Settings {
+            stream: config.name.clone(),
+            partition: number,
+            mode: config.mode,
+            replay_records: self.replay_records,
+            hold: self.hold,
+        };
+        let partition = Partition::new(settings, decoder(config), log.clone(), tail.clone());
+        let clock = self.clock;
+        let source =
+            EmbeddedSource::new(log.clone(), hindrance.subscribe(), move || clock.wall_ms());
+        let start = Start {
+            partition,
+            source,
+            requests: taken,
+        };
+        let handle = PartitionHandle {
+            tail,
+            requests,
+            log,
+        };
+        (handle, start)
+    }
+
+    fn run(&self, start: Start, freshness_slo: Duration) {
+        let proof_every =
+            (freshness_slo / 5).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        let run = task::run(
+            start.partition,
+            start.source,
+            start.requests,
+            self.clock,
+            proof_every,
+            self.stop.clone(),
+        );
+        self.tasks.spawn_on(run, &self.handle);
+    }
+}
+
+fn log_settings(config: &StreamConfig) -> LogSettings {
+    let SourceConfig::Embedded { retention } = &config.source;
+    LogSettings {
+        mode: config.mode,
+        retention: Retention {
+            bytes: retention.bytes,
+            age: retention.age,
+        },
+        view_max: ViewMax {
+            rows: config.view_max.rows,
+            bytes: config.view_max.bytes,
+        },
+    }
+}
+
+fn decoder(config: &StreamConfig) -> Decoder {
+    Decoder::new(
+        &config.name,
+        key_part(&config.channel),
+        config.row.as_ref().map(key_part),
+        true,
+    )
+}
+
+fn key_part(selector: &Selector) -> KeyPart {
+    match selector {
+        Selector::Key(pointer) if pointer.is_empty() => KeyPart::Whole,
+        Selector::Key(pointer) => KeyPart::Pointer(pointer.clone()),
+        // The configuration refuses these for channels and rows.
+        Selector::Header(name) | Selector::Value(name) => KeyPart::Pointer(name.clone()),
+    }
+}
