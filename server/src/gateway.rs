@@ -6,13 +6,11 @@
 use std::{
     io,
     net::SocketAddr,
-    num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
 
-use governor::{Quota, RateLimiter};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
@@ -38,14 +36,18 @@ use crate::{
     streams::{PartitionHandle, Stream, Streams},
     telemetry::{NodeCounts, WorkerCounts},
     transport::{
-        App, router,
+        App, HttpMax,
+        admission::{Admission, AdmissionMax},
+        router,
         thread::{Command, Thread, WorkerHandle, commands, listen},
     },
-    worker::{self, outbox::OutboxMax},
+    worker::{self, outbox::OutboxMax, talk::Rate},
 };
 
 /// Streams that publishing may create.
 const CREATED_MAX: usize = 1000;
+/// Pings and refused messages that a connection may send at once, in seconds of its rate.
+const MESSAGES_BURST_S: u32 = 20;
 /// Between two looks at whether a drain is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -318,7 +320,8 @@ fn bind(config: &Config) -> Result<Vec<std::net::TcpListener>, StartError> {
 }
 
 fn worker_settings(config: &Config, node: &Arc<str>, number: usize) -> worker::Settings {
-    let session = &config.session;
+    let (session, limits) = (&config.session, &config.limits);
+    let channels = u32::try_from(limits.channels_per_connection).unwrap_or(u32::MAX);
     let slo = config
         .streams
         .iter()
@@ -336,8 +339,16 @@ fn worker_settings(config: &Config, node: &Arc<str>, number: usize) -> worker::S
         },
         drain_bytes: session.drain_rate_min.bytes,
         drain_over: session.drain_rate_min.over,
-        message_bytes: config.limits.message_bytes,
-        channels_max: config.limits.channels_per_connection,
+        message_bytes: limits.message_bytes,
+        message_timeout: limits.message_timeout,
+        messages: limits.messages_per_second.map(|rate| {
+            let burst = rate.get().saturating_mul(MESSAGES_BURST_S).max(channels);
+            Rate::per_second(rate, burst)
+        }),
+        subscribes: limits
+            .subscribes_per_second
+            .map(|rate| Rate::per_second(rate, channels)),
+        channels_max: limits.channels_per_connection,
         auth_timeout: config.access.auth_timeout,
     }
 }
@@ -363,7 +374,6 @@ fn app(
         creator,
         counts.clone(),
     );
-    let per_second = |rate: NonZeroU32| RateLimiter::keyed(Quota::per_second(rate));
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| StartError::System {
         what: "random numbers",
@@ -380,8 +390,17 @@ fn app(
         cookie: config.access.cookie.clone(),
         connections_max: limits.connections,
         channels_max: limits.channels_per_connection,
-        header_bytes: limits.header_bytes,
-        connects: limits.connects_per_second_per_address.map(per_second),
+        http: HttpMax {
+            head_bytes: limits.header_bytes,
+            head_timeout: limits.head_timeout,
+            body_timeout: limits.body_timeout,
+        },
+        admission: Admission::new(AdmissionMax {
+            per_second: limits.connects_per_second,
+            per_second_of_address: limits.connects_per_second_per_address,
+            of_address: limits.connections_per_address,
+        }),
+        long_polls: 0.into(),
         draining: false.into(),
         leave: CancellationToken::new(),
         seed: u64::from_le_bytes(seed).into(),
