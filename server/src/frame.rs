@@ -37,11 +37,50 @@ pub enum Wire {
     Sse,
     /// The same without `id:`, for connections with several channels: their ids come in blocks of their own.
     SseBare,
+    /// A server-sent event with its `id:` as it is, for HTTP/1.0, which has no chunks: the body ends with the connection.
+    SsePlain,
+    /// The same without `id:`.
+    SsePlainBare,
 }
 
 impl Wire {
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = Self::ALL.len();
+    /// All of them, each in the place that its index names.
+    pub const ALL: [Self; 5] = [
+        Self::WebSocket,
+        Self::Sse,
+        Self::SseBare,
+        Self::SsePlain,
+        Self::SsePlainBare,
+    ];
+    /// That of an event stream.
+    #[must_use]
+    pub const fn of_sse(chunked: bool, ids_apart: bool) -> Self {
+        match (chunked, ids_apart) {
+            (true, false) => Self::Sse,
+            (true, true) => Self::SseBare,
+            (false, false) => Self::SsePlain,
+            (false, true) => Self::SsePlainBare,
+        }
+    }
+    /// Whether ids come in blocks of their own.
+    #[must_use]
+    pub const fn has_ids_apart(self) -> bool {
+        matches!(self, Self::SseBare | Self::SsePlainBare)
+    }
+    const fn has_ids(self) -> bool {
+        matches!(self, Self::Sse | Self::SsePlain)
+    }
+    const fn is_chunked(self) -> bool {
+        matches!(self, Self::Sse | Self::SseBare)
+    }
+    /// What ends the body of an event stream, before the connection ends.
+    #[must_use]
+    pub const fn last_chunk(self) -> &'static [u8] {
+        // RFC 9112, section 7.1.
+        if self.is_chunked() { b"0\r\n\r\n" } else { b"" }
+    }
     /// For tables by wire format.
     #[must_use]
     pub const fn index(self) -> usize {
@@ -49,6 +88,8 @@ impl Wire {
             Self::WebSocket => 0,
             Self::Sse => 1,
             Self::SseBare => 2,
+            Self::SsePlain => 3,
+            Self::SsePlainBare => 4,
         }
     }
 
@@ -59,37 +100,44 @@ impl Wire {
                 rfc6455::frame_header(rfc6455::Opcode::Text, json.len(), out);
                 out.extend_from_slice(json);
             }
-            Self::Sse | Self::SseBare => chunk(out, |out| {
-                if let (Self::Sse, Some(id)) = (self, id) {
-                    writeln!(out, "id: {id}").unwrap_or_default();
-                }
-                out.extend_from_slice(b"event: ");
-                out.extend_from_slice(op.as_bytes());
-                out.extend_from_slice(b"\ndata: ");
-                out.extend_from_slice(json);
-                out.extend_from_slice(b"\n\n");
-            }),
+            Self::Sse | Self::SseBare | Self::SsePlain | Self::SsePlainBare => {
+                self.block(out, |out| {
+                    if let Some(id) = id.filter(|_| self.has_ids()) {
+                        writeln!(out, "id: {id}").unwrap_or_default();
+                    }
+                    out.extend_from_slice(b"event: ");
+                    out.extend_from_slice(op.as_bytes());
+                    out.extend_from_slice(b"\ndata: ");
+                    out.extend_from_slice(json);
+                    out.extend_from_slice(b"\n\n");
+                });
+            }
+        }
+    }
+
+    fn block(self, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+        if self.is_chunked() {
+            chunk(out, fill);
+        } else {
+            fill(out);
         }
     }
 }
 
 /// An event without data: it sets the reader's last id and fires nothing.
-pub fn sse_id(out: &mut Vec<u8>, id: &dyn Display) {
-    chunk(out, |out| write!(out, "id: {id}\n\n").unwrap_or_default());
+pub fn sse_id(wire: Wire, out: &mut Vec<u8>, id: &dyn Display) {
+    wire.block(out, |out| write!(out, "id: {id}\n\n").unwrap_or_default());
 }
 
 /// The first event of an event stream, with the time after which a reader comes back by itself. Both in one block: readers
 /// other than browsers take `retry` only together with an event.
-pub fn sse_hello(out: &mut Vec<u8>, retry_ms: u64, json: &[u8]) {
-    chunk(out, |out| {
+pub fn sse_hello(wire: Wire, out: &mut Vec<u8>, retry_ms: u64, json: &[u8]) {
+    wire.block(out, |out| {
         write!(out, "retry: {retry_ms}\nevent: hello\ndata: ").unwrap_or_default();
         out.extend_from_slice(json);
         out.extend_from_slice(b"\n\n");
     });
 }
-
-/// The end of a chunked body (RFC 9112, section 7.1).
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// One chunk of HTTP/1.1 (RFC 9112, section 7.1). Its size has leading zeros, so that it is known where it stands.
 fn chunk(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
@@ -264,6 +312,28 @@ mod tests {
             partition: 0,
             epoch: Epoch::new("e7").unwrap(),
             offset: Offset::new(42),
+        }
+    }
+
+    #[test]
+    fn every_wire_has_its_place() {
+        for (place, wire) in Wire::ALL.into_iter().enumerate() {
+            assert_eq!(wire.index(), place, "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_chunked_holds_what_is_plain() {
+        for bare in [false, true] {
+            let (mut chunked, mut plain) = (Vec::new(), Vec::new());
+            for (out, is_chunked) in [(&mut chunked, true), (&mut plain, false)] {
+                let wire = Wire::of_sse(is_chunked, bare);
+                wire.append(out, "gap", Some(&position()), b"{}");
+            }
+            let plain = String::from_utf8(plain).unwrap();
+            assert_eq!(plain.contains("id: "), !bare, "{plain}");
+            let expected = format!("{:06x}\r\n{plain}\r\n", plain.len());
+            assert_eq!(String::from_utf8(chunked).unwrap(), expected);
         }
     }
 

@@ -28,6 +28,9 @@ use crate::{
 /// Keys whose rates are remembered; beyond it those at rest are forgotten.
 const RATES_MAX: usize = 10_000;
 
+/// Channels of which a publisher's connection remembers that a record failed; beyond it all count as such.
+const FAILED_MAX: usize = 10_000;
+
 /// What became of a record.
 pub type Answer = Result<(Position, bool), Refusal>;
 
@@ -182,10 +185,12 @@ impl Publisher {
                 format!("the token does not permit publishing to {channel}"),
             ));
         }
-        if flow.failed.contains(channel) {
+        if flow.failed.contains(channel) || flow.failed.len() >= FAILED_MAX {
             return Err(Refusal::retry(
                 ErrorCode::AfterFailed,
-                format!("an earlier record of {channel} failed: send both again, in order"),
+                format!(
+                    "an earlier record of {channel}, or of too many channels, failed: send both again, in order"
+                ),
                 1000,
             ));
         }

@@ -249,12 +249,19 @@ pub const TRANSPORT_REQUESTS: Metric = Metric {
     labels: &[],
     help: "HTTP requests to the public listener's routes, handshakes included",
 };
-/// Connections refused at the door for their address's rate.
+/// HTTP connections now, without those that sessions have taken over.
+pub const TRANSPORT_HTTP: Metric = Metric {
+    name: "transport_http_connections",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "HTTP connections now, without those that sessions have taken over",
+};
+/// Connections turned away, by the limit that was reached.
 pub const TRANSPORT_REFUSED: Metric = Metric {
     name: "transport_refused_connections",
     kind: Kind::Counter,
-    labels: &[],
-    help: "Connections refused at the door for their address's rate",
+    labels: &["limit"],
+    help: "Connections turned away, by the limit that was reached",
 };
 /// Bytes handed to sockets of sessions.
 pub const TRANSPORT_BYTES: Metric = Metric {
@@ -342,7 +349,7 @@ pub const NODE_UPTIME: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 39] = [
+pub const ALL: [&Metric; 40] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
@@ -369,6 +376,7 @@ pub const ALL: [&Metric; 39] = [
     &SESSION_OUTBOX,
     &SESSION_REFUSED,
     &TRANSPORT_REQUESTS,
+    &TRANSPORT_HTTP,
     &TRANSPORT_REFUSED,
     &TRANSPORT_BYTES,
     &TRANSPORT_UPDATES,

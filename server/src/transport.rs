@@ -4,7 +4,9 @@
 //! the same thread. Owns: the listeners and the HTTP connections. Never knows: lanes, outboxes, views. Keeps: I7 (every
 //! task of a thread is in one tracker, which is waited for at the end).
 
+pub mod admission;
 mod assets;
+mod door;
 pub mod problem;
 mod sse;
 mod takeover;
@@ -14,7 +16,7 @@ mod websocket;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use axum::{
@@ -23,7 +25,6 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     routing::{any, get, post},
 };
-use governor::DefaultKeyedRateLimiter;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -37,8 +38,7 @@ use crate::{
     telemetry::{NodeCounts, WorkerCounts},
 };
 
-/// Addresses whose rates are remembered; beyond it those at rest are forgotten.
-const ADDRESSES_MAX: usize = 100_000;
+pub use takeover::HttpMax;
 
 /// What the HTTP handlers share.
 pub struct App {
@@ -62,10 +62,12 @@ pub struct App {
     pub connections_max: usize,
     /// Channels of one connection.
     pub channels_max: usize,
-    /// Bytes of a request's head.
-    pub header_bytes: usize,
-    /// New connections a second and address.
-    pub connects: Option<DefaultKeyedRateLimiter<std::net::IpAddr>>,
+    /// What every HTTP connection keeps to.
+    pub http: HttpMax,
+    /// Who may connect at all.
+    pub admission: admission::Admission,
+    /// Long-polls that wait now.
+    pub long_polls: AtomicUsize,
     /// The node is leaving.
     pub draining: AtomicBool,
     /// An operator asked the node to leave: whoever runs it drains it then.
@@ -185,6 +187,7 @@ impl App {
             ));
         }
         if self.connections() >= self.connections_max {
+            self.counts.turned.connections.add(1);
             return Err(Refusal::retry(
                 ErrorCode::Overloaded,
                 "limits.connections is reached",
@@ -192,18 +195,6 @@ impl App {
             ));
         }
         Ok(())
-    }
-
-    /// Whether an address may connect once more now.
-    #[must_use]
-    pub fn may_connect(&self, address: std::net::IpAddr) -> bool {
-        let Some(connects) = &self.connects else {
-            return true;
-        };
-        if connects.len() > ADDRESSES_MAX {
-            connects.retain_recent();
-        }
-        connects.check_key(&address).is_ok()
     }
 
     /// Connections that the workers own.

@@ -24,6 +24,7 @@ pub mod poll;
 pub mod slab;
 pub mod sockets;
 mod subscriptions;
+pub mod talk;
 mod timers;
 pub mod wheel;
 
@@ -42,6 +43,7 @@ use lane::{Lane, NONE};
 use outbox::{Line, OutboxMax};
 use slab::{Key, Places, Slab};
 use sockets::{Ready, Sockets};
+use talk::{Rate, Talkers};
 use wheel::Wheel;
 
 use crate::{
@@ -92,6 +94,12 @@ pub struct Settings {
     pub drain_over: Duration,
     /// Largest message of a client.
     pub message_bytes: usize,
+    /// Within which a message that has begun must be whole.
+    pub message_timeout: Duration,
+    /// Pings and refused messages of one connection.
+    pub messages: Option<Rate>,
+    /// Subscriptions that one connection may ask.
+    pub subscribes: Option<Rate>,
     /// Channels of one connection.
     pub channels_max: usize,
     /// How long a session may wait for its token.
@@ -111,6 +119,8 @@ pub trait Outside {
     fn publish(&self, from: u64, id: u64, record: PublishMessage, claims: Arc<Claims>);
     /// Seconds since 1970, for the ends of tokens.
     fn wall_s(&self) -> u64;
+    /// A connection has gone.
+    fn closed(&self, _key: u64) {}
 }
 
 /// How a connection begins.
@@ -135,6 +145,8 @@ pub enum Opening {
         policy: Option<Policy>,
         /// After which its reader comes back by itself.
         retry_ms: u64,
+        /// Its body is chunked; over HTTP/1.0 it is not.
+        chunked: bool,
     },
 }
 
@@ -211,6 +223,11 @@ pub struct Worker<S: Sockets, O: Outside> {
     /// Answers for lanes that were still being swept.
     deferred: Vec<Joined>,
     blocked: Vec<Key>,
+    /// Connections of which a message came in part.
+    unfinished: Vec<Key>,
+    talkers: Talkers,
+    /// The messages of one array are looked at: they are charged together.
+    in_array: bool,
     input: Vec<u8>,
     scratch: Vec<u8>,
     counts: Arc<WorkerCounts>,
@@ -257,6 +274,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             beats_due: Vec::new(),
             deferred: Vec::new(),
             blocked: Vec::new(),
+            unfinished: Vec::new(),
+            talkers: Talkers::default(),
+            in_array: false,
             input: vec![0; READ_BYTES],
             scratch: Vec::with_capacity(FLUSH_BYTES * 2),
             counts,
@@ -285,6 +305,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.connections.is_empty()
     }
 
+    /// Whether it owns this connection.
+    #[must_use]
+    pub fn holds(&self, key: Key) -> bool {
+        self.connections.peek(key).is_some()
+    }
+
     /// Takes a socket over, with what was read from it beyond the handshake.
     ///
     /// # Errors
@@ -300,8 +326,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Opening::WebSocket { claims: None } => (None, Phase::Waiting, Wire::WebSocket),
             Opening::WebSocket { claims } => (claims.clone(), Phase::Open, Wire::WebSocket),
             Opening::Sse {
-                claims, channels, ..
-            } => (Some(claims.clone()), Phase::Open, self.sse_wire(channels)),
+                claims,
+                channels,
+                chunked,
+                ..
+            } => {
+                let wire = Wire::of_sse(*chunked, self.has_ids_apart(channels));
+                (Some(claims.clone()), Phase::Open, wire)
+            }
         };
         let connection = Connection {
             socket,
@@ -358,17 +390,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 
     /// Over SSE one lane has its ids in its frames; several have them in blocks of their own.
-    fn sse_wire(&self, channels: &[Channel]) -> Wire {
+    fn has_ids_apart(&self, channels: &[Channel]) -> bool {
         let spread = channels.first().and_then(|channel| {
             self.outside
                 .stream(channel.stream())
                 .map(|stream| stream.partitions_of(channel).len())
         });
-        if channels.len() == 1 && spread.unwrap_or(1) == 1 {
-            Wire::Sse
-        } else {
-            Wire::SseBare
-        }
+        channels.len() != 1 || spread.unwrap_or(1) != 1
     }
 
     fn greet(&mut self, key: Key, opening: &Opening, now: Moment) {
@@ -389,7 +417,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         match opening {
             Opening::Sse { retry_ms, .. } => {
-                crate::frame::sse_hello(&mut bytes, *retry_ms, &json);
+                crate::frame::sse_hello(connection.wire, &mut bytes, *retry_ms, &json);
             }
             Opening::WebSocket { .. } => connection.wire.append(&mut bytes, "hello", None, &json),
         }
@@ -481,6 +509,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     fn refuse(&mut self, key: Key, id: Option<u64>, refusal: &Refusal) {
         self.counts.refused.add(1);
+        if !self.in_array && !self.charge(key, 1, self.now) {
+            return;
+        }
         let mut json = Vec::new();
         write::error(&mut json, id, refusal);
         self.reply(key, "error", &json, None);
@@ -510,6 +541,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
+        self.outside.closed(key.number());
         let active = self.counts.active(connection.wire);
         active.set(active.get().saturating_sub(1));
         self.claims.release(connection.claims);

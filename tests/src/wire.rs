@@ -138,6 +138,15 @@ impl Wire {
         self.socket.try_write(bytes).unwrap_or(0)
     }
 
+    /// Writes what the other end takes at once; whether it is still there, as far as is known.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        let sent = self.socket.try_write(bytes);
+        sent.map_or_else(
+            |error| error.kind() == std::io::ErrorKind::WouldBlock,
+            |_| true,
+        )
+    }
+
     /// Whether the other end takes more within a quarter of a second: that it does not can only be seen by waiting.
     pub async fn writable_soon(&self) -> bool {
         let soon = timeout(Duration::from_millis(250), self.socket.writable());

@@ -504,26 +504,29 @@ async fn one_address_may_only_connect_so_often() {
     let (mut answered, mut refused) = (0, 0);
     for wire in &mut wires {
         let request = request_bytes("GET", VIEW, &[("connection", "close")], b"");
-        if wire.send_some(&request) == 0 {
-            refused += 1;
+        wire.send(&request).await;
+        let answer = wire.answer().await;
+        if answer.status() == 200 {
+            answered += 1;
             continue;
         }
-        match wire.rest().await {
-            bytes if bytes.starts_with(b"HTTP/1.1 200") => answered += 1,
-            bytes => {
-                assert_eq!(bytes, b"");
-                refused += 1;
-            }
-        }
+        answer.problem(429, "rate_limited");
+        let after = answer.head.get("retry-after").expect("when to come back");
+        assert!(
+            (1..=3).contains(&after.parse().expect("seconds")),
+            "{after}"
+        );
+        refused += 1;
     }
     assert!((3..=6).contains(&answered), "{answered} answered");
-    assert_eq!(node.gateway.app().counts.refused_connections.get(), refused);
+    let counted = node.gateway.app().counts.turned.address_rate.get();
+    assert_eq!(counted, refused);
     let again = async {
         loop {
             let mut wire = Wire::open(at).await;
-            if wire.send_some(&request_bytes("GET", VIEW, &[("connection", "close")], b"")) > 0
-                && wire.rest().await.starts_with(b"HTTP/1.1 200")
-            {
+            wire.send(&request_bytes("GET", VIEW, &[("connection", "close")], b""))
+                .await;
+            if wire.answer().await.status() == 200 {
                 return;
             }
         }

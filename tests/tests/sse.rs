@@ -518,13 +518,72 @@ async fn what_can_not_be_served_is_refused_before_the_head() {
 }
 
 #[tokio::test]
-async fn http_1_0_is_refused_with_the_reason() {
+async fn over_http_1_0_the_events_are_the_same_unchunked_and_the_end_is_the_connections() {
     let node = view();
-    let mut wire = Wire::open(node.gateway.address()).await;
-    wire.send("GET /v1/sse?channel=s/a HTTP/1.0\r\nhost: gateway.test\r\n\r\n")
+    let at = node.gateway.address();
+    node.publish("s/a", "1", "1").expect("published");
+    for keep_alive in ["", "connection: keep-alive\r\n", "connection: close\r\n"] {
+        let mut wire = Wire::open(at).await;
+        wire.send(format!(
+            "GET /v1/sse?channel=s/a HTTP/1.0\r\nhost: gateway.test\r\n{keep_alive}\r\n"
+        ))
         .await;
-    let detail = wire.answer().await.problem(400, "bad_request");
-    assert!(detail.contains("HTTP/1.1"), "{detail}");
+        let head = wire.head().await;
+        assert_eq!(head.status, 200);
+        assert_eq!(head.get("transfer-encoding"), None);
+        assert_eq!(head.get("content-length"), None);
+        assert_eq!(head.get("connection"), Some("close"));
+        let hello = wire.upto(b"\n\n").await;
+        assert!(hello.starts_with(b"retry: "), "no chunk size first");
+        let outcome = wire.upto(b"\n\n").await;
+        assert!(outcome.starts_with(b"event: outcome\ndata: {"));
+        let snapshot = wire.upto(b"\n\n").await;
+        let snapshot = String::from_utf8(snapshot).expect("text");
+        assert!(snapshot.starts_with("id: 0."), "{snapshot}");
+        let mut last = String::new();
+        for round in 0..3 {
+            let position = node.publish("s/a", "1", &round.to_string());
+            last = position.expect("published");
+            let expected = format!("id: {last}\nevent: update\n");
+            // Heartbeats come between, and what was published while the snapshot was shared.
+            loop {
+                let block = wire.upto(b"\n\n").await;
+                let block = String::from_utf8(block).expect("text");
+                assert!(!block.contains('\r'), "{block}");
+                if block.starts_with(&expected) {
+                    break;
+                }
+            }
+        }
+        let mut again = Wire::open(at).await;
+        again
+            .send(format!(
+                "GET /v1/sse?channel=s/a HTTP/1.0\r\nlast-event-id: {last}\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(again.head().await.status, 200);
+        again.upto(b"\n\n").await;
+        let outcome = again.upto(b"\n\n").await;
+        let outcome = String::from_utf8(outcome).expect("text");
+        assert!(outcome.contains("\"resumed\""), "{outcome}");
+    }
+    // Several channels: ids apart, also unchunked; then the end, which is nothing but the connection's.
+    let mut wire = Wire::open(at).await;
+    wire.send("GET /v1/sse?channel=s/a&channel=s/b HTTP/1.0\r\n\r\n")
+        .await;
+    assert_eq!(wire.head().await.status, 200);
+    let ids = wire.upto(b"\n\nid: ").await;
+    assert!(!String::from_utf8(ids).expect("text").contains('\r'));
+    drop(wire.upto(b"\n\n").await);
+    let drain = tokio::spawn(node.drain());
+    let rest = wire.rest().await;
+    let rest = String::from_utf8(rest).expect("text");
+    assert!(rest.contains("event: bye\n"), "{rest}");
+    assert!(
+        rest.ends_with("}\n\n"),
+        "nothing behind the last event: {rest}"
+    );
+    drain.await.expect("drained").expect("drained");
 }
 
 #[tokio::test]

@@ -169,12 +169,12 @@ impl Scrape {
         for (outcome, counter) in published {
             self.count(&names::PUBLISH_RECORDS, &[outcome], counter.get());
         }
+        for (limit, counter) in app.counts.turned.all() {
+            self.count(&names::TRANSPORT_REFUSED, &[limit], counter.get());
+        }
         let plain = [
             (&names::TRANSPORT_REQUESTS, app.counts.requests.get()),
-            (
-                &names::TRANSPORT_REFUSED,
-                app.counts.refused_connections.get(),
-            ),
+            (&names::TRANSPORT_HTTP, app.counts.http.get()),
             (&names::FRAME_UPDATES, UPDATES_ENCODED.load(relaxed)),
             (&names::FRAME_PARTS, PARTS_ENCODED.load(relaxed)),
             (&names::NODE_READY, u64::from(!app.is_draining())),

@@ -77,6 +77,8 @@ impl Default for SessionConfig {
 
 /// The longest of the short durations.
 const HOUR: Duration = Duration::from_secs(3600);
+/// The longest that a head may take.
+const MINUTES: Duration = Duration::from_secs(300);
 /// The shortest duration that makes sense for something that happens again and again.
 const SHORTEST: Duration = Duration::from_millis(100);
 
@@ -132,12 +134,28 @@ pub struct LimitsConfig {
     pub channels_per_connection: usize,
     /// Connections that the node may have, 1 to 100,000,000; default 1,000,000.
     pub connections: usize,
-    /// Connects a second that one address may try; default: none, so no limit.
+    /// Connections that one address may have, of IPv6 one /64; default: none, so no limit.
+    pub connections_per_address: Option<NonZeroU32>,
+    /// Connections a second that the node takes; default: none, so no limit.
+    pub connects_per_second: Option<NonZeroU32>,
+    /// Connections a second that one address may try, of IPv6 one /64; default: none, so no limit.
     pub connects_per_second_per_address: Option<NonZeroU32>,
+    /// Channels a second that a connection may subscribe to, beyond those that it may have; default 100.
+    pub subscribes_per_second: Option<NonZeroU32>,
+    /// Pings and refused messages a second of one connection; default 20.
+    pub messages_per_second: Option<NonZeroU32>,
     /// Records a second that one key or token may publish; default: none, so no limit.
     pub publishes_per_second: Option<NonZeroU32>,
     /// Longest head of a request, in bytes, 1 KiB to 1 MiB; default 16 KiB.
     pub header_bytes: usize,
+    /// Within which a request's head must come, from the connection's begin or the last answer on, 100 ms to 5 min;
+    /// default 10 s.
+    pub head_timeout: Duration,
+    /// Within which a body must come, or its next line, and an answer's reader must take something, 100 ms to 1 h;
+    /// default 30 s.
+    pub body_timeout: Duration,
+    /// Within which a WebSocket message that has begun must be whole, 100 ms to 1 h; default 30 s.
+    pub message_timeout: Duration,
     /// Most records that one subscription may be replayed, 1 to 10,000,000; default 10,000.
     pub replay_records: usize,
     /// How long a subscription may wait for the node to come as far as its token, 0 to 1 h; default 5 s.
@@ -152,9 +170,16 @@ impl Default for LimitsConfig {
             record_bytes: MIB,
             channels_per_connection: 100,
             connections: 1_000_000,
+            connections_per_address: None,
+            connects_per_second: None,
             connects_per_second_per_address: None,
+            subscribes_per_second: NonZeroU32::new(100),
+            messages_per_second: NonZeroU32::new(20),
             publishes_per_second: None,
             header_bytes: 16 * KIB,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            message_timeout: Duration::from_secs(30),
             replay_records: 10_000,
             resume_hold: Duration::from_secs(5),
         }
@@ -166,14 +191,17 @@ impl LimitsConfig {
         let default = Self::default();
         let channels = section.count("channels_per_connection", 1..=100_000);
         let replay = section.count("replay_records", 1..=10_000_000);
-        let mut rate = |key| {
-            section
-                .number(key, 0..=1_000_000_000)
-                .and_then(NonZeroU32::new)
+        let mut rate = |key, default: Option<NonZeroU32>| {
+            let given = section.number(key, 0..=1_000_000_000);
+            given.map_or(default, NonZeroU32::new)
         };
         Self {
-            connects_per_second_per_address: rate("connects_per_second_per_address"),
-            publishes_per_second: rate("publishes_per_second"),
+            connections_per_address: rate("connections_per_address", None),
+            connects_per_second: rate("connects_per_second", None),
+            connects_per_second_per_address: rate("connects_per_second_per_address", None),
+            subscribes_per_second: rate("subscribes_per_second", default.subscribes_per_second),
+            messages_per_second: rate("messages_per_second", default.messages_per_second),
+            publishes_per_second: rate("publishes_per_second", None),
             memory: section
                 .size("memory", 16 * MIB..=SIZE_MAX)
                 .unwrap_or(default.memory),
@@ -190,6 +218,15 @@ impl LimitsConfig {
             header_bytes: section
                 .size("header_bytes", KIB..=MIB)
                 .unwrap_or(default.header_bytes),
+            head_timeout: section
+                .duration("head_timeout", SHORTEST..=MINUTES)
+                .unwrap_or(default.head_timeout),
+            body_timeout: section
+                .duration("body_timeout", SHORTEST..=HOUR)
+                .unwrap_or(default.body_timeout),
+            message_timeout: section
+                .duration("message_timeout", SHORTEST..=HOUR)
+                .unwrap_or(default.message_timeout),
             replay_records: replay.unwrap_or(default.replay_records),
             resume_hold: section
                 .duration("resume_hold", Duration::ZERO..=HOUR)

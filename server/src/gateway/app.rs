@@ -1,8 +1,7 @@
 //! What the node's handlers share, assembled: an [`App`] from the configuration and the rooms behind it.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::sync::Arc;
 
-use governor::{Quota, RateLimiter};
 use tokio_util::sync::CancellationToken;
 
 use super::{StartError, access::authority, factory::Factory};
@@ -12,7 +11,10 @@ use crate::{
     publish::Publisher,
     streams::Streams,
     telemetry::{NodeCounts, WorkerCounts},
-    transport::App,
+    transport::{
+        App, HttpMax,
+        admission::{Admission, AdmissionMax},
+    },
 };
 
 /// What the handlers share.
@@ -26,7 +28,6 @@ pub(super) fn app(
     let counts = Arc::<NodeCounts>::default();
     let limits = &config.limits;
     let publisher = publisher(config, streams.clone(), clock, &counts, factory);
-    let per_second = |rate: NonZeroU32| RateLimiter::keyed(Quota::per_second(rate));
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| StartError::System {
         what: "random numbers",
@@ -43,8 +44,17 @@ pub(super) fn app(
         cookie: config.access.cookie.clone(),
         connections_max: limits.connections,
         channels_max: limits.channels_per_connection,
-        header_bytes: limits.header_bytes,
-        connects: limits.connects_per_second_per_address.map(per_second),
+        http: HttpMax {
+            head_bytes: limits.header_bytes,
+            head_timeout: limits.head_timeout,
+            body_timeout: limits.body_timeout,
+        },
+        admission: Admission::new(AdmissionMax {
+            per_second: limits.connects_per_second,
+            per_second_of_address: limits.connects_per_second_per_address,
+            of_address: limits.connections_per_address,
+        }),
+        long_polls: 0.into(),
         draining: false.into(),
         leave: CancellationToken::new(),
         seed: u64::from_le_bytes(seed).into(),

@@ -10,8 +10,11 @@ use super::StartError;
 use crate::{
     config::Config,
     transport::thread::{Thread, listen},
-    worker::{self, outbox::OutboxMax},
+    worker::{self, outbox::OutboxMax, talk::Rate},
 };
+
+/// Pings and refused messages that a connection may send at once, in seconds of its rate.
+const MESSAGES_BURST_S: u32 = 20;
 
 /// Runs a worker on a thread of its own.
 pub(super) fn spawn(number: usize, thread: Thread) -> io::Result<JoinHandle<()>> {
@@ -51,7 +54,8 @@ pub(super) fn bind(config: &Config) -> Result<Vec<std::net::TcpListener>, StartE
 
 /// What a worker is told.
 pub(super) fn settings(config: &Config, node: &Arc<str>, number: usize) -> worker::Settings {
-    let session = &config.session;
+    let (session, limits) = (&config.session, &config.limits);
+    let channels = u32::try_from(limits.channels_per_connection).unwrap_or(u32::MAX);
     let slo = config
         .streams
         .iter()
@@ -69,8 +73,16 @@ pub(super) fn settings(config: &Config, node: &Arc<str>, number: usize) -> worke
         },
         drain_bytes: session.drain_rate_min.bytes,
         drain_over: session.drain_rate_min.over,
-        message_bytes: config.limits.message_bytes,
-        channels_max: config.limits.channels_per_connection,
+        message_bytes: limits.message_bytes,
+        message_timeout: limits.message_timeout,
+        messages: limits.messages_per_second.map(|rate| {
+            let burst = rate.get().saturating_mul(MESSAGES_BURST_S).max(channels);
+            Rate::per_second(rate, burst)
+        }),
+        subscribes: limits
+            .subscribes_per_second
+            .map(|rate| Rate::per_second(rate, channels)),
+        channels_max: limits.channels_per_connection,
         auth_timeout: config.access.auth_timeout,
     }
 }

@@ -21,6 +21,16 @@ const REQUESTS_BATCH: usize = 1024;
 /// Long-polls that may wait in one partition; beyond it they are answered at once.
 const WATCHERS_MAX: usize = 100_000;
 
+/// Of the queue, this part is kept for those who resume: they have less far to go, and were here before.
+const KEPT_FOR_RESUMING: usize = 4;
+
+/// Whether another request may wait: who joins cold is sent away first.
+#[must_use]
+pub fn has_room(requests: &mpsc::Sender<Request>, resuming: bool) -> bool {
+    let kept = requests.max_capacity() / KEPT_FOR_RESUMING;
+    requests.capacity() > if resuming { 0 } else { kept }
+}
+
 /// What a partition's task is asked.
 #[derive(Debug)]
 pub enum Request {
@@ -192,4 +202,25 @@ fn answer(partition: &mut Partition, watcher: &mut Watcher, now: Moment) -> bool
     // Who asked may have gone.
     drop(std::mem::replace(&mut watcher.reply, unused).send(view));
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_joins_cold_is_sent_away_before_who_resumes() {
+        let (requests, _taken) = mpsc::channel(8);
+        let fill = |count| {
+            for _ in 0..count {
+                let (reply, _) = oneshot::channel();
+                requests.try_send(Request::Inspect(reply)).unwrap();
+            }
+            (has_room(&requests, false), has_room(&requests, true))
+        };
+        assert_eq!(fill(5), (true, true));
+        assert_eq!(fill(1), (false, true));
+        assert_eq!(fill(1), (false, true));
+        assert_eq!(fill(1), (false, false));
+    }
 }

@@ -41,6 +41,10 @@ pub enum ErrorCode {
     RecordTooLarge,
     /// The view has as many rows or bytes as `view_max` allows.
     ViewFull,
+    /// The request, its body, or the next line of it did not come in time.
+    TimedOut,
+    /// This address has as many connections as one may have.
+    TooManyConnections,
     /// Too many at once; it passes.
     RateLimited,
     /// The node has as much to do as it can; it passes.
@@ -57,7 +61,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them, as the page lists them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::BadMessage,
         Self::UnknownOp,
         Self::BadChannel,
@@ -77,6 +81,8 @@ impl ErrorCode {
         Self::MessageTooBig,
         Self::RecordTooLarge,
         Self::ViewFull,
+        Self::TimedOut,
+        Self::TooManyConnections,
         Self::RateLimited,
         Self::Overloaded,
         Self::RetryLater,
@@ -108,6 +114,8 @@ impl ErrorCode {
             Self::MessageTooBig => "message_too_big",
             Self::RecordTooLarge => "record_too_large",
             Self::ViewFull => "view_full",
+            Self::TimedOut => "timed_out",
+            Self::TooManyConnections => "too_many_connections",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
             Self::RetryLater => "retry_later",
@@ -133,10 +141,11 @@ impl ErrorCode {
             Self::Unauthorized | Self::TokenExpired => 401,
             Self::Forbidden => 403,
             Self::UnknownStream | Self::NotFound => 404,
+            Self::TimedOut => 408,
             Self::AlreadySubscribed => 409,
             Self::MessageTooBig | Self::RecordTooLarge => 413,
             Self::BadRecord | Self::ViewFull => 422,
-            Self::RateLimited => 429,
+            Self::TooManyConnections | Self::RateLimited => 429,
             Self::Internal => 500,
             Self::Overloaded | Self::RetryLater | Self::AfterFailed | Self::Draining => 503,
         }
@@ -168,6 +177,10 @@ pub enum CloseCode {
     TokenExpired,
     /// Nothing was heard for two heartbeats and a ping.
     IdleTimeout,
+    /// More pings and refused messages than `limits.messages_per_second` allows.
+    RateLimited,
+    /// A message that was not whole within `limits.message_timeout`.
+    TooSlow,
     /// No token within `access.auth_timeout`.
     AuthTimeout,
     /// The token does not hold.
@@ -178,7 +191,7 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// All of them, as the page lists them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Normal,
         Self::Protocol,
         Self::Unsupported,
@@ -190,6 +203,8 @@ impl CloseCode {
         Self::SlowConsumer,
         Self::TokenExpired,
         Self::IdleTimeout,
+        Self::RateLimited,
+        Self::TooSlow,
         Self::AuthTimeout,
         Self::Unauthorized,
         Self::Closed,
@@ -210,6 +225,8 @@ impl CloseCode {
             Self::SlowConsumer => 4000,
             Self::TokenExpired => 4001,
             Self::IdleTimeout => 4002,
+            Self::RateLimited => 4003,
+            Self::TooSlow => 4004,
             Self::AuthTimeout => 4500,
             Self::Unauthorized => 4501,
             Self::Closed => 4502,
@@ -231,6 +248,8 @@ impl CloseCode {
             Self::SlowConsumer => "slow_consumer",
             Self::TokenExpired => "token_expired",
             Self::IdleTimeout => "idle_timeout",
+            Self::RateLimited => "rate_limited",
+            Self::TooSlow => "too_slow",
             Self::AuthTimeout => "auth_timeout",
             Self::Unauthorized => "unauthorized",
             Self::Closed => "closed",

@@ -1,6 +1,6 @@
 //! `POST /v1/publish/{stream}`: one JSON record, or NDJSON, streamed both ways.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
@@ -9,18 +9,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt, stream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Answer, Flow, Publisher};
+use super::{Answer, Flow};
 use crate::{
     auth::Claims,
     protocol::{ErrorCode, Refusal, write},
     streams::Stream,
     transport::{App, bad_path, bearer_of, problem::Problem},
 };
-
-/// A single record must have come whole within this time.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Handles a publish request.
 ///
@@ -58,7 +55,7 @@ pub async fn publish(
         ];
         return Ok((kind, Body::from_stream(answers)).into_response());
     }
-    single(&app.publisher, &stream, &claims, &parts.headers, body).await
+    single(&app, &stream, &claims, &parts.headers, body).await
 }
 
 fn is_ndjson(headers: &HeaderMap) -> bool {
@@ -72,17 +69,18 @@ fn is_ndjson(headers: &HeaderMap) -> bool {
 }
 
 async fn single(
-    publisher: &Publisher,
+    app: &App,
     stream: &Stream,
     claims: &Claims,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let publisher = &app.publisher;
     let limit = publisher.record_bytes();
-    let body = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit + 1)).await;
-    let late = |_| Refusal::new(ErrorCode::BadRequest, "the record did not come in time");
+    let body = axum::body::to_bytes(body, limit + 1);
+    let body = timeout(app.http.body_timeout, body).await;
     let body = body
-        .map_err(late)?
+        .map_err(|_| late("the record"))?
         .map_err(|_| publisher.too_large(limit + 1))?;
     let mut record = publisher
         .read(stream, &body)
@@ -111,6 +109,13 @@ async fn single(
         "}"
     });
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+fn late(what: &str) -> Refusal {
+    Refusal::new(
+        ErrorCode::TimedOut,
+        format!("{what} did not come whole within limits.body_timeout"),
+    )
 }
 
 /// An NDJSON body: its lines as they come, and an answer for each.
@@ -143,22 +148,34 @@ impl Lines {
         }
     }
 
-    /// The answers to the next lines; none at the end.
+    /// The answers to the next lines; none at the end. A line must be whole in time, counted from the one before: a body
+    /// that trickles holds a connection no longer than one that is silent.
     async fn next(&mut self) -> Option<Bytes> {
+        let patience = self.app.http.body_timeout;
+        let (mut line, mut due) = (self.line, Instant::now() + patience);
         loop {
             if self.ended {
                 return None;
             }
-            let answers = match self.body.next().await {
-                Some(Ok(chunk)) => self.take(&chunk),
-                Some(Err(_)) => {
+            if self.line > line {
+                (line, due) = (self.line, Instant::now() + patience);
+            }
+            let answers = match timeout_at(due, self.body.next()).await {
+                Ok(Some(Ok(chunk))) => self.take(&chunk),
+                Ok(Some(Err(_))) => {
                     // The connection broke: nobody is there to be answered.
                     self.ended = true;
                     return None;
                 }
-                None => {
+                Ok(None) => {
                     self.ended = true;
                     self.take(b"\n")
+                }
+                Err(_) => {
+                    self.ended = true;
+                    let mut out = Vec::new();
+                    write_answer(&mut out, self.line + 1, Err(late("the line")));
+                    out
                 }
             };
             if !answers.is_empty() {

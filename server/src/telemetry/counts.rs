@@ -16,6 +16,10 @@ impl Counter {
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
+    /// Takes away what was added.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
     /// Sets, for what goes up and down.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
@@ -141,7 +145,7 @@ impl WorkerCounts {
     pub const fn active(&self, wire: Wire) -> &Counter {
         match wire {
             Wire::WebSocket => &self.websocket,
-            Wire::Sse | Wire::SseBare => &self.sse,
+            Wire::Sse | Wire::SseBare | Wire::SsePlain | Wire::SsePlainBare => &self.sse,
         }
     }
 
@@ -149,7 +153,7 @@ impl WorkerCounts {
     pub fn note_closed(&self, wire: Wire, code: CloseCode) {
         let closed = match wire {
             Wire::WebSocket => &self.closed_websocket,
-            Wire::Sse | Wire::SseBare => &self.closed_sse,
+            Wire::Sse | Wire::SseBare | Wire::SsePlain | Wire::SsePlainBare => &self.closed_sse,
         };
         if let Some(place) = CloseCode::ALL.iter().position(|&other| other == code) {
             closed[place].add(1);
@@ -168,8 +172,42 @@ pub struct NodeCounts {
     pub duplicates: Counter,
     /// HTTP requests answered.
     pub requests: Counter,
-    /// Connections refused at the door.
-    pub refused_connections: Counter,
+    /// HTTP connections now, without those that sessions have taken over.
+    pub http: Counter,
+    /// Connections turned away.
+    pub turned: TurnedAway,
+}
+
+/// Connections turned away, by what was full.
+#[derive(Debug, Default)]
+pub struct TurnedAway {
+    /// `limits.connections`.
+    pub connections: Counter,
+    /// `limits.connections_per_address`.
+    pub address_connections: Counter,
+    /// `limits.connects_per_second`.
+    pub node_rate: Counter,
+    /// `limits.connects_per_second_per_address`.
+    pub address_rate: Counter,
+    /// The HTTP connections of a worker, all of which were busy.
+    pub http: Counter,
+    /// The same, and this one had said nothing yet while others came.
+    pub unheard: Counter,
+}
+
+impl TurnedAway {
+    /// All of them, with their words in metrics.
+    #[must_use]
+    pub const fn all(&self) -> [(&'static str, &Counter); 6] {
+        [
+            ("connections", &self.connections),
+            ("address_connections", &self.address_connections),
+            ("node_rate", &self.node_rate),
+            ("address_rate", &self.address_rate),
+            ("http", &self.http),
+            ("unheard", &self.unheard),
+        ]
+    }
 }
 
 /// Lets one warning through in a while, and says how many it kept back.

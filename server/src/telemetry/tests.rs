@@ -40,6 +40,7 @@ fn names_are_unique_and_plain_and_labels_come_from_closed_sets() {
         "transport",
         "code",
         "outcome",
+        "limit",
     ];
     let mut names: Vec<&str> = ALL.iter().map(|metric| metric.name).collect();
     names.sort_unstable();

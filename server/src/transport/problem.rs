@@ -32,7 +32,33 @@ impl IntoResponse for Problem {
     }
 }
 
-fn respond(refusal: &Refusal, status: StatusCode) -> Response {
+/// The whole answer as bytes, after which the connection ends: for whoever is turned away before HTTP begins.
+pub(super) fn whole(refusal: &Refusal) -> Vec<u8> {
+    let status =
+        StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let json = json(refusal, status);
+    let mut whole = format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
+         content-length: {}\r\nconnection: close\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("error"),
+        json.len()
+    );
+    if let Some(after_ms) = refusal.retry_after_ms {
+        whole += &format!("retry-after: {}\r\n", seconds(after_ms));
+    }
+    whole += "\r\n";
+    let mut whole = whole.into_bytes();
+    whole.extend_from_slice(&json);
+    whole
+}
+
+/// Whole seconds (RFC 9110, section 10.2.3), rounded up.
+fn seconds(after_ms: u64) -> u64 {
+    after_ms.div_ceil(1000).max(1)
+}
+
+fn json(refusal: &Refusal, status: StatusCode) -> Vec<u8> {
     let mut json = format!(
         "{{\"type\":\"about:blank\",\"status\":{},\"code\":\"{}\",\"title\":",
         status.as_u16(),
@@ -43,6 +69,11 @@ fn respond(refusal: &Refusal, status: StatusCode) -> Response {
     json.extend_from_slice(b",\"detail\":");
     write::string(&mut json, &refusal.message);
     json.push(b'}');
+    json
+}
+
+fn respond(refusal: &Refusal, status: StatusCode) -> Response {
+    let json = json(refusal, status);
     let mut response = (
         status,
         [
@@ -53,11 +84,9 @@ fn respond(refusal: &Refusal, status: StatusCode) -> Response {
     )
         .into_response();
     if let Some(after_ms) = refusal.retry_after_ms {
-        // Whole seconds (RFC 9110, section 10.2.3), rounded up.
-        response.headers_mut().insert(
-            header::RETRY_AFTER,
-            HeaderValue::from(after_ms.div_ceil(1000).max(1)),
-        );
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds(after_ms)));
     }
     if status == StatusCode::UNAUTHORIZED {
         response

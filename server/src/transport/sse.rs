@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Extension, Query, Request, State},
-    http::{HeaderName, Method, StatusCode, Version, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
     response::{IntoResponse, Response},
 };
 
@@ -44,13 +44,8 @@ pub(super) async fn stream(
         return Ok(Problem(refusal).under(StatusCode::METHOD_NOT_ALLOWED));
     }
     app.admit(headers)?;
-    if request.version() != Version::HTTP_11 {
-        return Err(Refusal::new(
-            ErrorCode::BadRequest,
-            "event streams need HTTP/1.1: a proxy in front must not speak 1.0",
-        )
-        .into());
-    }
+    // Proxies speak HTTP/1.0 to us unless they are told otherwise; it has no chunks, so the body ends with the connection.
+    let chunked = request.version() == Version::HTTP_11;
     let claims = app.claims(app.token_of(headers))?;
     let Query(pairs) = Query::try_from_uri(request.uri())
         .map_err(|error| Refusal::new(ErrorCode::BadRequest, error.body_text()))?;
@@ -84,13 +79,21 @@ pub(super) async fn stream(
         max_rate: wish.max_rate,
         policy: wish.policy,
         retry_ms: RETRY_MS + app.jitter(RETRY_JITTER_MS),
+        chunked,
     });
     let head = [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store, no-transform"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((head, slot.held_body()).into_response())
+    let mut response = (head, slot.held_body()).into_response();
+    if !chunked {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+        // Said outright, or hyper offers to keep the connection.
+        *response.version_mut() = Version::HTTP_10;
+    }
+    Ok(response)
 }
 
 fn read(pairs: Vec<(String, String)>) -> Result<Wish, Refusal> {

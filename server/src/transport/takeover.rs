@@ -27,14 +27,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Sleep, sleep, timeout},
 };
 use tower::ServiceExt;
 
 use crate::worker::Opening;
 
-/// A request's head must come within this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// hyper's least buffer; the configured limit of headers lies above it.
 const HEAD_BYTES_MIN: usize = 8192;
 
@@ -42,6 +40,17 @@ const HEAD_BYTES_MIN: usize = 8192;
 const LINGER: Duration = Duration::from_secs(2);
 /// … and so far.
 const LINGER_BYTES: usize = 16 << 20;
+
+/// What every HTTP connection keeps to.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpMax {
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// Within which a head must come.
+    pub head_timeout: Duration,
+    /// Within which a body, or its next line, must come, and a reader take something.
+    pub body_timeout: Duration,
+}
 
 #[derive(Default)]
 struct Taken {
@@ -104,6 +113,9 @@ struct Watched {
     io: TokioIo<TcpStream>,
     slot: Slot,
     head_sent: Rc<Cell<bool>>,
+    /// Runs while the socket takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    stall_max: Duration,
 }
 
 impl hyper::rt::Read for Watched {
@@ -122,7 +134,18 @@ impl hyper::rt::Write for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let most = self.stall_max;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(most)));
+        if stalled.as_mut().poll(context).is_ready() {
+            let error = "the client did not take its answer in time";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, error)));
+        }
+        Poll::Pending
     }
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(context);
@@ -146,16 +169,19 @@ pub(super) struct Handover {
     pub(super) opening: Opening,
 }
 
-/// Serves `router` on `socket` until the client or the server ends it, or a handler takes the socket over.
+/// Serves `router` on `socket` until the client or the server ends it, or a handler takes the socket over. `on_head` is told
+/// of each request whose head has come.
 pub(super) async fn serve(
     socket: TcpStream,
     router: Router,
-    header_bytes: usize,
+    max: HttpMax,
     peer: std::net::SocketAddr,
+    on_head: impl Fn() + Unpin,
 ) -> Option<Handover> {
     let (slot, head_sent) = (Slot::default(), Rc::new(Cell::new(false)));
     let extension = slot.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        on_head();
         request.extensions_mut().insert(extension.clone());
         request
             .extensions_mut()
@@ -166,11 +192,13 @@ pub(super) async fn serve(
         io: TokioIo::new(socket),
         slot: slot.clone(),
         head_sent: head_sent.clone(),
+        stalled: None,
+        stall_max: max.body_timeout,
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(header_bytes.max(HEAD_BYTES_MIN))
+        .header_read_timeout(max.head_timeout)
+        .max_buf_size(max.head_bytes.max(HEAD_BYTES_MIN))
         .serve_connection(io, service);
     let served = poll_fn(|context| match connection.poll_without_shutdown(context) {
         Poll::Pending if head_sent.get() => Poll::Ready(Ok(())),
@@ -197,7 +225,7 @@ pub(super) async fn serve(
 
 /// A socket that is closed with bytes unread sends a reset, which may overtake the answer: so who still writes, because it
 /// was refused before its body was read, is read from for a little while (RFC 9112, section 9.6).
-async fn linger(mut socket: TcpStream) {
+pub(super) async fn linger(mut socket: TcpStream) {
     if socket.shutdown().await.is_err() {
         return;
     }

@@ -1,18 +1,25 @@
 //! One worker's thread: its listener, its HTTP connections, its worker, on one `current_thread` runtime.
 
-use std::{cell::RefCell, io, net::SocketAddr, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell, collections::HashMap, io, net::SocketAddr, os::fd::OwnedFd, rc::Rc, sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::unix::AsyncFd,
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{mpsc, oneshot},
     time::sleep_until,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{App, takeover};
+use super::{
+    App,
+    admission::Seat,
+    door::{self, Door},
+};
 use crate::{
     auth::Claims,
     clock::Clock,
@@ -20,18 +27,13 @@ use crate::{
     protocol::{PublishMessage, Refusal},
     publish::Answer,
     streams::Stream,
-    telemetry::Throttle,
     worker::{
         ChannelInfo, ConnectionInfo, Outside, Pick, Worker,
-        poll::{Epoll, await_readable, tune},
+        poll::{Epoll, await_readable},
         sockets::Ready,
     },
 };
 
-/// Sockets accepted in one go.
-const ACCEPTS: usize = 64;
-/// HTTP connections of one worker that were not handed over.
-const HTTP_MAX: usize = 10_000;
 /// Commands that may wait for a worker.
 const COMMANDS_MAX: usize = 64;
 
@@ -67,11 +69,14 @@ pub fn commands() -> (WorkerHandle, mpsc::Receiver<Command>) {
 }
 
 type Answers = Rc<RefCell<Vec<(u64, u64, Answer)>>>;
+/// The seats of the worker's connections, where seats are counted.
+pub(super) type Seats = Rc<RefCell<HashMap<u64, Seat>>>;
 
 /// The rest of the node, as a worker sees it.
 pub struct Node {
     app: Arc<App>,
     answers: Answers,
+    seats: Seats,
 }
 
 impl Outside for Node {
@@ -90,6 +95,9 @@ impl Outside for Node {
     }
     fn wall_s(&self) -> u64 {
         self.app.clock.wall_s()
+    }
+    fn closed(&self, key: u64) {
+        self.seats.borrow_mut().remove(&key);
     }
 }
 
@@ -110,7 +118,7 @@ pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpList
     Ok(socket.into())
 }
 
-type Shared = Rc<RefCell<Worker<Epoll, Node>>>;
+pub(super) type Shared = Rc<RefCell<Worker<Epoll, Node>>>;
 
 /// What a worker's thread is given.
 pub struct Thread {
@@ -138,13 +146,14 @@ impl Thread {
     /// # Errors
     /// When the operating system has no epoll or socket for it.
     pub async fn run(self) -> io::Result<()> {
-        let answers = Answers::default();
+        let (answers, seats) = <(Answers, Seats)>::default();
         let clock = self.app.clock;
         let epoll = Epoll::new()?;
         let watched = await_readable(&epoll)?;
         let node = Node {
             app: self.app.clone(),
             answers: answers.clone(),
+            seats: seats.clone(),
         };
         let worker = Rc::new(RefCell::new(Worker::new(
             self.settings,
@@ -155,15 +164,15 @@ impl Thread {
         )));
         let tasks = TaskTracker::new();
         let listener = TcpListener::from_std(self.listener)?;
-        tasks.spawn_local(accept(
-            listener,
-            self.app,
-            self.router,
-            worker.clone(),
-            tasks.clone(),
-            self.closed,
-            self.stop.clone(),
-        ));
+        let door = Rc::new(Door {
+            app: self.app,
+            router: self.router,
+            worker: worker.clone(),
+            seats,
+            tasks: tasks.clone(),
+            stop: self.stop.clone(),
+        });
+        tasks.spawn_local(door::accept(listener, door, self.closed));
         drive(
             &worker,
             &watched,
@@ -248,74 +257,5 @@ fn obey(worker: &Shared, command: Command, clock: Clock) {
             drop(reply.send(worker.inspect_named(&channels, clock.now())));
         }
         Command::Count(reply) => reply.send(worker.len()).map_or((), drop),
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    app: Arc<App>,
-    router: Router,
-    worker: Shared,
-    tasks: TaskTracker,
-    closed: CancellationToken,
-    stop: CancellationToken,
-) {
-    let (mut accepted, mut warning) = (0, Throttle::default());
-    loop {
-        let socket = tokio::select! {
-            biased;
-            () = closed.cancelled() => return,
-            socket = listener.accept(), if tasks.len() <= HTTP_MAX => socket,
-            () = tokio::time::sleep(Duration::from_millis(50)), if tasks.len() > HTTP_MAX => continue,
-        };
-        match socket {
-            Ok((socket, peer)) if app.may_connect(peer.ip()) => {
-                let (app, router, worker, stop) =
-                    (app.clone(), router.clone(), worker.clone(), stop.clone());
-                tasks.spawn_local(async move {
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => {}
-                        () = http(socket, peer, &app, router, &worker) => {}
-                    }
-                });
-            }
-            Ok(_) => app.counts.refused_connections.add(1),
-            Err(error) => {
-                // Out of descriptors, or the peer has gone already: it passes.
-                if let Some(kept_back) = warning.pass(app.clock.now()) {
-                    tracing::warn!(%error, kept_back, "accepting failed");
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        accepted += 1;
-        if accepted % ACCEPTS == 0 {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-/// Serves HTTP until a handler takes the socket over; then the worker adopts it.
-async fn http(socket: TcpStream, peer: SocketAddr, app: &App, router: Router, worker: &Shared) {
-    if let Err(error) = tune(&SockRef::from(&socket)) {
-        tracing::debug!(%peer, %error, "socket options refused");
-    }
-    let Some(handover) = Box::pin(takeover::serve(socket, router, app.header_bytes, peer)).await
-    else {
-        return;
-    };
-    // Leaving tokio's reactor also frees what it kept for the task that read the socket last.
-    let socket = match handover.socket.into_std() {
-        Ok(socket) => OwnedFd::from(socket),
-        Err(error) => return tracing::warn!(%peer, %error, "a socket could not be handed over"),
-    };
-    let adopted =
-        worker
-            .borrow_mut()
-            .adopt(socket, &handover.early, handover.opening, app.clock.now());
-    match adopted {
-        Ok(_) => worker.borrow().wake().raise(),
-        Err(error) => tracing::warn!(%peer, %error, "a socket could not be watched"),
     }
 }

@@ -1,6 +1,12 @@
 //! `GET /v1/view/{channel}` and `POST /v1/views`: a view as one answer; with `wait`, once there is something newer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     extract::{Path, Query, Request, State, rejection::PathRejection},
@@ -15,7 +21,11 @@ use super::{App, bad_path, problem::Problem};
 use crate::{
     auth::{Claims, Permission},
     model::{Channel, Freshness, FreshnessState, Mode, Moment, Position, Token},
-    partition::{ViewAt, tail::least_fresh, task::Request as Ask},
+    partition::{
+        ViewAt,
+        tail::least_fresh,
+        task::{Request as Ask, has_room},
+    },
     protocol::{ErrorCode, Refusal, write},
     streams::Stream,
 };
@@ -26,9 +36,10 @@ const WAIT_MAX: u64 = 60;
 const ANSWER: Duration = Duration::from_secs(5);
 /// Channels of one `POST /v1/views`.
 const VIEWS_MAX: usize = 100;
-/// A request's body: how large, and within what time.
+/// A request's body.
 const BODY_BYTES: usize = 64 * 1024;
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Long-polls that wait, for each worker; beyond it they are answered at once. Half of a worker's HTTP connections.
+const LONG_POLLS_MAX: usize = super::door::HTTP_MAX / 2;
 /// Views with more rows than this are written off the worker's thread.
 const ROWS_INLINE: usize = 512;
 
@@ -65,7 +76,11 @@ pub(super) async fn one(
             .ok()
     });
     let (parts, newer) = match &seen {
-        Some(token) => newer_than(&channel, &stream, token, Duration::from_secs(wait)).await?,
+        Some(token) => {
+            let held = LongPoll::begin(&app).filter(|_| wait > 0);
+            let wait = held.as_ref().map_or(0, |_| wait);
+            newer_than(&channel, &stream, token, Duration::from_secs(wait)).await?
+        }
         None => (parts_of(&channel, &stream).await?, true),
     };
     if let (Some(token), false) = (&seen, newer) {
@@ -78,6 +93,23 @@ pub(super) async fn one(
         return Ok(response);
     }
     Ok(respond(channel, stream, parts, &app).await)
+}
+
+/// A long-poll that waits, and is counted while it does.
+struct LongPoll<'a>(&'a AtomicUsize);
+
+impl<'a> LongPoll<'a> {
+    fn begin(app: &'a App) -> Option<Self> {
+        let waiting = app.long_polls.fetch_add(1, Ordering::Relaxed);
+        let one = Self(&app.long_polls);
+        (waiting < LONG_POLLS_MAX * app.workers.len()).then_some(one)
+    }
+}
+
+impl Drop for LongPoll<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Which views.
@@ -94,7 +126,7 @@ pub(super) async fn several(
 ) -> Result<Response, Problem> {
     app.counts.requests.add(1);
     let claims = app.claims(app.token_of(request.headers()))?;
-    let channels = channels_of(request).await?;
+    let channels = channels_of(request, app.http.body_timeout).await?;
     let views = async {
         let mut views = Vec::new();
         for channel in &channels {
@@ -126,7 +158,7 @@ pub(super) async fn several(
 }
 
 /// The body of `POST /v1/views`, which must come whole within a time.
-async fn channels_of(request: Request) -> Result<Vec<String>, Refusal> {
+async fn channels_of(request: Request, patience: Duration) -> Result<Vec<String>, Refusal> {
     let bad = |message: String| Refusal::new(ErrorCode::BadRequest, message);
     let kind = request
         .headers()
@@ -143,11 +175,12 @@ async fn channels_of(request: Request) -> Result<Vec<String>, Refusal> {
         return Err(bad("Content-Type must be application/json".to_owned()));
     }
     let body = timeout(
-        BODY_TIMEOUT,
+        patience,
         axum::body::to_bytes(request.into_body(), BODY_BYTES),
     )
     .await;
-    let body = body.map_err(|_| bad("the body did not come in time".to_owned()))?;
+    let late = "the body did not come whole within limits.body_timeout";
+    let body = body.map_err(|_| Refusal::new(ErrorCode::TimedOut, late))?;
     let body =
         body.map_err(|error| bad(format!("the body can't be read, or is too large: {error}")))?;
     let body: Map<String, Value> =
@@ -201,22 +234,24 @@ fn ask(
     channel: &Channel,
     newer_than: Option<Position>,
 ) -> Result<oneshot::Receiver<ViewAt>, Refusal> {
+    let full = || {
+        Refusal::retry(
+            ErrorCode::Overloaded,
+            "too many requests wait for this stream",
+            1000,
+        )
+    };
+    let requests = &stream.partitions[partition as usize].requests;
+    if !has_room(requests, newer_than.is_some()) {
+        return Err(full());
+    }
     let (reply, answer) = oneshot::channel();
     let request = Ask::View {
         channel: channel.clone(),
         newer_than,
         reply,
     };
-    let sent = stream.partitions[partition as usize]
-        .requests
-        .try_send(request);
-    sent.map_err(|_| {
-        Refusal::retry(
-            ErrorCode::Overloaded,
-            "too many requests wait for this stream",
-            1000,
-        )
-    })?;
+    requests.try_send(request).map_err(|_| full())?;
     Ok(answer)
 }
 

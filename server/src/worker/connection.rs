@@ -82,6 +82,8 @@ pub struct Cold {
     pub gathered: Vec<Rc<Batch>>,
     /// A message that came in part.
     pub partial: Option<Box<Partial>>,
+    /// Since when.
+    pub message_since: Option<Moment>,
     /// Since when the socket takes nothing.
     pub blocked_since: Option<Moment>,
     /// Bytes that left since the last look at its rate.

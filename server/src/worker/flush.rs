@@ -170,7 +170,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         }
         self.fill_beats(key, out, now);
-        if wire == Wire::SseBare && out.is_empty() {
+        if wire.has_ids_apart() && out.is_empty() {
             self.fill_ids(key, out, now);
         }
     }
@@ -260,7 +260,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .iter()
             .filter_map(|line| line.flush_at(now))
             .min();
-        let ids_at = (connection.wire == Wire::SseBare && !cold.ids.sent.is_empty())
+        let ids_at = (connection.wire.has_ids_apart() && !cold.ids.sent.is_empty())
             .then_some(cold.ids.not_before)
             .filter(|&at| at > now);
         let timer = match (flush_at, ids_at) {
@@ -359,6 +359,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.peek(key) else {
             return;
         };
+        let wire = connection.wire;
         let Some(cold) = connection.cold.as_ref() else {
             return;
         };
@@ -381,7 +382,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         }
         (cold.ids.sent, cold.ids.not_before, cold.ids.at_once) = (ids, now.plus(IDS_EVERY), false);
-        sse_id(out, &vector);
+        sse_id(wire, out, &vector);
     }
 
     /// Of each partition the position up to which all of this connection's channels have been sent; none before all joins

@@ -111,18 +111,25 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .cold
             .as_mut()
             .and_then(|cold| cold.partial.take());
-        let mut heard = Vec::new();
+        let (mut heard, mut pongs, mut finished) = (Vec::new(), 0, false);
         let result = rfc6455::feed(&mut partial, bytes, &limits, &mut |event| {
             match event {
-                Event::Text(text) => heard.push(Heard::Text(text.to_owned())),
+                Event::Text(text) => {
+                    finished = true;
+                    heard.push(Heard::Text(text.to_owned()));
+                }
                 Event::Ping(payload) => heard.push(Heard::Ping(payload.to_vec())),
-                Event::Pong(_) => {}
+                Event::Pong(_) => pongs += 1,
                 Event::Close { code, .. } => heard.push(Heard::Close(code.unwrap_or(1000))),
             }
             ControlFlow::Continue(())
         });
         if partial.is_some() {
             connection.cold().partial = partial;
+        }
+        self.note_unfinished(key, finished, now);
+        if pongs > 0 {
+            self.charge(key, pongs, now);
         }
         for heard in heard {
             self.on_heard(key, heard, now);
@@ -169,11 +176,24 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     fn on_heard(&mut self, key: Key, heard: Heard, now: Moment) {
         match heard {
             Heard::Text(text) => {
-                for message in parse_client(&text) {
+                let messages = parse_client(&text);
+                if messages.iter().any(Result::is_err) && !self.charge_unread(key, text.len(), now)
+                {
+                    return;
+                }
+                let refused = self.counts.refused.get();
+                self.in_array = messages.len() > 1;
+                for message in messages {
                     self.on_message(key, message, now);
+                }
+                if std::mem::take(&mut self.in_array) {
+                    self.charge_array(key, self.counts.refused.get() - refused, now);
                 }
             }
             Heard::Ping(payload) => {
+                if !self.charge(key, 1, now) {
+                    return;
+                }
                 let Some(connection) = self.connections.get(key) else {
                     return;
                 };
@@ -219,6 +239,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         match session::on_message(phase, around, message) {
             Action::Ignore => {}
             Action::Pong => {
+                if !self.charge(key, 1, now) {
+                    return;
+                }
                 let mut json = Vec::new();
                 write::pong(&mut json);
                 self.reply(key, "pong", &json, None);
@@ -226,7 +249,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Action::Refuse(id, refusal) => self.refuse(key, id, &refusal),
             Action::Verify { id, token } => self.verify(key, id, &token, now),
             Action::Subscribe { id, wish } => {
-                if let Err(refusal) = self.subscribe(key, id, &wish, now) {
+                let may = self.may_subscribe(key, now);
+                if let Err(refusal) = may.and_then(|()| self.subscribe(key, id, &wish, now)) {
                     self.refuse(key, Some(id), &refusal);
                 }
             }
@@ -254,6 +278,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let (phase, close) = session::on_verified(connection.phase, verified.is_ok());
         match verified {
             Ok(claims) => {
+                // One that does not hold is charged as a refusal.
+                if !self.charge(key, 1, now) {
+                    return;
+                }
                 self.take_claims(key, claims, now);
                 let mut json = Vec::new();
                 write::ok(&mut json, id);
@@ -297,7 +325,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let mut last = last_words(cold);
         match wire {
             Wire::WebSocket => rfc6455::close_frame(code.number(), reason, &mut last),
-            Wire::Sse | Wire::SseBare => last.extend_from_slice(crate::frame::LAST_CHUNK),
+            Wire::Sse | Wire::SseBare | Wire::SsePlain | Wire::SsePlainBare => {
+                last.extend_from_slice(wire.last_chunk());
+            }
         }
         cold.closing = Some(Closing::Lingering);
         let written = self.sockets.write(socket, &last);

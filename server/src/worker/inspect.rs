@@ -104,7 +104,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         channels.dedup();
         let transport = match connection.wire {
             Wire::WebSocket => "websocket",
-            Wire::Sse | Wire::SseBare => "sse",
+            Wire::Sse | Wire::SseBare | Wire::SsePlain | Wire::SsePlainBare => "sse",
         };
         Some(ConnectionInfo {
             id: self.session_name(key),

@@ -285,11 +285,7 @@ impl Lane {
         let Some(load) = self.notices.pop_front().or_else(|| self.take_updates()) else {
             return false;
         };
-        let ends = [
-            self.members[0].len(),
-            self.members[1].len(),
-            self.members[2].len(),
-        ];
+        let ends = std::array::from_fn(|wire| self.members[wire].len());
         self.sweep = Some(Sweep {
             batch: Batch::new(load, number, after),
             wire: 0,
@@ -313,7 +309,6 @@ impl Lane {
 
     /// The next member of the sweep under way, and its wire format; none at its end.
     pub fn next_member(&mut self) -> Option<(u32, Wire)> {
-        const WIRES: [Wire; Wire::COUNT] = [Wire::WebSocket, Wire::Sse, Wire::SseBare];
         let sweep = self.sweep.as_mut()?;
         while sweep.wire < Wire::COUNT {
             let members = &self.members[sweep.wire];
@@ -321,7 +316,7 @@ impl Lane {
                 let member = members[sweep.next];
                 sweep.next += 1;
                 if member != NONE {
-                    return Some((member, WIRES[sweep.wire]));
+                    return Some((member, Wire::ALL[sweep.wire]));
                 }
             }
             sweep.wire += 1;

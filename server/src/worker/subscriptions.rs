@@ -12,6 +12,7 @@ use crate::{
     partition::{
         resume::From,
         tail::{Cursor, Health},
+        task::has_room,
     },
     protocol::{CloseCode, ErrorCode, Refusal, StartFrom, Subscribe},
     streams::Stream,
@@ -110,10 +111,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             ));
         }
         let partitions = stream.partitions_of(wish.channel);
-        if partitions
-            .clone()
-            .any(|at| stream.partitions[at as usize].requests.capacity() == 0)
-        {
+        let has_room = |at: u32| {
+            let requests = &stream.partitions[at as usize].requests;
+            has_room(requests, wish.token.is_some())
+        };
+        if !partitions.clone().all(has_room) {
             return Err(Refusal::retry(
                 ErrorCode::Overloaded,
                 "too many joins wait for this stream",

@@ -26,6 +26,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         match timer {
             Timer::Tick => {
                 self.look_at_freshness(now);
+                self.look_at_talk(now);
                 self.wheel.add(now.plus(TICK), Timer::Tick);
             }
             Timer::Beat(number, life) => {

@@ -129,6 +129,9 @@ impl Node {
             drain_bytes: 0,
             drain_over: Duration::from_secs(1 << 20),
             message_bytes: 1 << 20,
+            message_timeout: Duration::from_secs(30),
+            messages: None,
+            subscribes: None,
             channels_max: 100,
             auth_timeout: Duration::from_secs(10),
         };
