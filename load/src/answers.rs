@@ -14,11 +14,23 @@ use crate::{
 /// Longest unfinished answer, in bytes.
 const ANSWERS_MAX: usize = 256 << 10;
 
+/// How a server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// An HTTP response each.
+    Each,
+    /// One endless response with a line each.
+    Streamed,
+    /// `+OK` for each, and one for the introduction.
+    Nats,
+}
+
 /// Counts the answers to publications.
 pub(crate) struct Answers {
-    /// One endless answer with a line each, rather than an answer each.
-    streamed: bool,
+    style: Style,
     in_body: bool,
+    /// NATS has answered the introduction.
+    in_turn: bool,
     chunks: Chunks,
     kept: Vec<u8>,
     /// Publications that were answered.
@@ -31,10 +43,11 @@ pub(crate) struct Answers {
 
 impl Answers {
     /// None yet.
-    pub(crate) const fn new(streamed: bool) -> Self {
+    pub(crate) const fn new(style: Style) -> Self {
         Self {
-            streamed,
+            style,
             in_body: false,
+            in_turn: false,
             chunks: Chunks::Plain,
             kept: Vec::new(),
             count: 0,
@@ -72,10 +85,14 @@ impl Answers {
         if self.in_body {
             return self.lines(text);
         }
+        if self.style == Style::Nats {
+            self.count_nats();
+            return Ok(());
+        }
         while let Some(length) = memchr::memmem::find(&self.kept, b"\r\n\r\n").map(|at| at + 4) {
             let head = String::from_utf8_lossy(&self.kept[..length]).to_ascii_lowercase();
             let accepted = head.starts_with("http/1.1 20");
-            if self.streamed && accepted {
+            if self.style == Style::Streamed && accepted {
                 self.kept.drain(..length);
                 self.in_body = true;
                 self.chunks = if head.contains("transfer-encoding: chunked") {
@@ -94,11 +111,25 @@ impl Answers {
             self.kept.drain(..length + body);
             self.answered(accepted, &answer);
             anyhow::ensure!(
-                accepted || !self.streamed,
+                accepted || self.style != Style::Streamed,
                 "the stream of publications was refused: {answer}"
             );
         }
         Ok(())
+    }
+
+    fn count_nats(&mut self) {
+        let mut kept = std::mem::take(&mut self.kept);
+        let used = crate::parse::nats(&kept, |line, _| match line {
+            b"+OK" if !self.in_turn => self.in_turn = true,
+            b"+OK" => self.answered(true, ""),
+            line if line.starts_with(b"-ERR") => {
+                self.answered(false, &String::from_utf8_lossy(line));
+            }
+            _ => {}
+        });
+        kept.drain(..used);
+        self.kept = kept;
     }
 
     fn lines(&mut self, text: usize) -> Result<()> {
@@ -148,8 +179,8 @@ fn content_length(head: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn fed(streamed: bool, wire: &[u8], cut: usize) -> (u64, u64, String) {
-        let mut answers = Answers::new(streamed);
+    fn fed(style: Style, wire: &[u8], cut: usize) -> (u64, u64, String) {
+        let mut answers = Answers::new(style);
         for part in [&wire[..cut], &wire[cut..]] {
             let text = answers.kept.len();
             answers.kept.extend_from_slice(part);
@@ -170,7 +201,24 @@ mod tests {
                 1,
                 "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}".to_owned(),
             );
-            assert_eq!(fed(false, wire.as_bytes(), cut), expected, "cut at {cut}");
+            assert_eq!(
+                fed(Style::Each, wire.as_bytes(), cut),
+                expected,
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn nats_answers_survive_a_cut_at_every_byte() {
+        let wire = "INFO {}\r\n+OK\r\n+OK\r\nPING\r\n-ERR 'Maximum Payload Violation'\r\n+OK\r\n";
+        for cut in 0..=wire.len() {
+            let expected = (3, 1, "-ERR 'Maximum Payload Violation'".to_owned());
+            assert_eq!(
+                fed(Style::Nats, wire.as_bytes(), cut),
+                expected,
+                "cut at {cut}"
+            );
         }
     }
 
@@ -185,7 +233,11 @@ mod tests {
         );
         for cut in 0..=wire.len() {
             let expected = (3, 1, "{\"line\":2,\"error\":{}}".to_owned());
-            assert_eq!(fed(true, wire.as_bytes(), cut), expected, "cut at {cut}");
+            assert_eq!(
+                fed(Style::Streamed, wire.as_bytes(), cut),
+                expected,
+                "cut at {cut}"
+            );
         }
     }
 }

@@ -10,7 +10,7 @@
 //! | `run` | the loop that holds all connections |
 //! | `subscriber`, `publisher`, `answers` | the receiving and the sending half |
 //! | `parse`, `wire` | bytes to messages, messages to bytes |
-//! | `net`, `process` | sockets and clock; CPU time and memory |
+//! | `net`, `process`, `tokens` | sockets and clock; CPU time and memory; tokens that are signed for subscribers |
 //! | `stats`, `report`, `table` | counters, figures, figures side by side |
 
 mod answers;
@@ -25,6 +25,7 @@ mod scenario;
 mod stats;
 mod subscriber;
 mod table;
+mod tokens;
 mod wire;
 
 #[cfg(test)]
@@ -69,11 +70,82 @@ fn perform(command: Command) -> Result<()> {
         Command::Idle {
             common,
             subscribers,
+            channels,
+            each: channels_each,
+            churn,
             seconds,
         } => {
-            let load = Load::one_channel(subscribers, 0.0, seconds);
+            let load = Load {
+                channels,
+                ..Load::one_channel(subscribers, 0.0, seconds)
+            };
             each(&common, subscribers, |transport| {
-                scenario::idle(&common, transport, &load)
+                scenario::idle::measure(&common, transport, &load, channels_each, churn)
+            })
+        }
+        Command::Sweep {
+            common,
+            subscribers,
+            channels,
+            rate,
+            window,
+            p99_ms,
+            seconds,
+        } => {
+            let load = Load {
+                channels,
+                publish: Publish::Stream,
+                window,
+                ..Load::one_channel(subscribers, rate, seconds)
+            };
+            each(&common, subscribers, |transport| {
+                scenario::sweep::measure(&common, transport, &load, p99_ms)
+            })
+        }
+        Command::Publish {
+            common,
+            window,
+            seconds,
+        } => {
+            let load = Load {
+                publish: Publish::Stream,
+                window,
+                ..Load::one_channel(0, 0.0, seconds)
+            };
+            scenario::records::measure(&common, &load)
+        }
+        Command::Slow {
+            common,
+            subscribers,
+            stalled,
+            rate,
+            slow_bytes,
+            receive_bytes,
+            seconds,
+        } => {
+            let slow = scenario::slow::Slow {
+                stalled: stalled.min(subscribers),
+                bytes_per_second: slow_bytes,
+                receive_bytes,
+            };
+            let load = Load::one_channel(subscribers, rate, seconds);
+            each(&common, subscribers, |transport| {
+                scenario::slow::measure(&common, transport, &load, slow)
+            })
+        }
+        Command::Resume {
+            common,
+            subscribers,
+            channels,
+            ready,
+            forgets,
+        } => {
+            let load = Load {
+                channels,
+                ..Load::one_channel(subscribers, 0.0, 1.0)
+            };
+            each(&common, subscribers, |transport| {
+                scenario::resume::measure(&common, transport, &load, &ready, forgets)
             })
         }
         Command::Fanout {

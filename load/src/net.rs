@@ -147,11 +147,11 @@ impl Poller {
 }
 
 /// Starts a connect. The `nth` connection of a process takes its source address from its number, so that loopback does
-/// not run out of ports. Closing such a socket resets it: nothing is left in TIME_WAIT.
+/// not run out of ports. `receive`: bytes of its receive buffer, where that is not the kernel's choice. Closing such a socket resets it: nothing is left in TIME_WAIT.
 ///
 /// # Errors
 /// When the kernel has no more sockets, or refuses at once.
-pub(crate) fn connect(address: SocketAddr, nth: usize) -> Result<OwnedFd> {
+pub(crate) fn connect(address: SocketAddr, nth: usize, receive: Option<usize>) -> Result<OwnedFd> {
     let kind = socket2::Type::STREAM.nonblocking().cloexec();
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
@@ -160,6 +160,9 @@ pub(crate) fn connect(address: SocketAddr, nth: usize) -> Result<OwnedFd> {
     )
     .with_context(|| format!("socket {nth} (ulimit -n?)"))?;
     socket.set_linger(Some(Duration::ZERO))?;
+    if let Some(bytes) = receive {
+        socket.set_recv_buffer_size(bytes)?;
+    }
     let source = nth / PER_SOURCE;
     if source > 0 && address.ip().is_loopback() && address.is_ipv4() {
         let last = u8::try_from(source + 1)

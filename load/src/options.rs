@@ -35,6 +35,15 @@ pub(crate) enum Command {
         /// Subscribers.
         #[arg(long, default_value_t = 10_000)]
         subscribers: u32,
+        /// Channels over which they are spread.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        channels: u32,
+        /// Channels that each of them has.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        each: u32,
+        /// Others that come and go, a thousand at a time, before memory is read once more.
+        #[arg(long, default_value_t = 0)]
+        churn: u32,
         /// Seconds of rest before memory is read.
         #[arg(long, default_value_t = 5.0, value_parser = seconds)]
         seconds: f64,
@@ -70,6 +79,80 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 5.0, value_parser = seconds)]
         seconds: f64,
     },
+    /// The highest rate at which many small channels keep their p99: doubled until it fails, then narrowed down.
+    Sweep {
+        #[command(flatten)]
+        common: Common,
+        /// Subscribers.
+        #[arg(long, default_value_t = 10_000)]
+        subscribers: u32,
+        /// Channels over which they are spread.
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        channels: u32,
+        /// Publications a second that are tried first.
+        #[arg(long, default_value_t = 5_000.0, value_parser = rate)]
+        rate: f64,
+        /// Publications that may wait for their answer.
+        #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        window: u64,
+        /// Longest p99, in milliseconds.
+        #[arg(long, default_value_t = 200.0)]
+        p99_ms: f64,
+        /// Seconds of publishing at each rate.
+        #[arg(long, default_value_t = 1.5, value_parser = seconds)]
+        seconds: f64,
+    },
+    /// Records a second that one stream of publications brings in, without subscribers.
+    Publish {
+        #[command(flatten)]
+        common: Common,
+        /// Publications that may wait for their answer.
+        #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        window: u64,
+        /// Seconds of publishing.
+        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+        seconds: f64,
+    },
+    /// Some subscribers stop reading, another reads slowly: what the others notice, what it costs, and what those see.
+    Slow {
+        #[command(flatten)]
+        common: Common,
+        /// Subscribers.
+        #[arg(long, default_value_t = 1_000)]
+        subscribers: u32,
+        /// Those of them that stop reading.
+        #[arg(long, default_value_t = 50)]
+        stalled: u32,
+        /// Publications a second.
+        #[arg(long, default_value_t = 25.0, value_parser = rate)]
+        rate: f64,
+        /// What the slow reader reads, in bytes a second.
+        #[arg(long, default_value_t = 64 << 10)]
+        slow_bytes: u64,
+        /// The slow reader's receive buffer, in bytes.
+        #[arg(long, default_value_t = 8 << 10)]
+        receive_bytes: usize,
+        /// Seconds of publishing before, while some do not read, and while one reads slowly.
+        #[arg(long, default_value_t = 20.0, value_parser = seconds)]
+        seconds: f64,
+    },
+    /// All subscribers come again, with their positions, after the server has been started anew.
+    Resume {
+        #[command(flatten)]
+        common: Common,
+        /// Subscribers.
+        #[arg(long, default_value_t = 10_000)]
+        subscribers: u32,
+        /// Channels over which they are spread.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        channels: u32,
+        /// This file is made once the server may be stopped and started anew.
+        #[arg(long)]
+        ready: PathBuf,
+        /// The server forgets its log when it stops: a record of each channel is published to the new one first.
+        #[arg(long)]
+        forgets: bool,
+    },
     /// One subscriber of a small channel beside the sweeps over a big one.
     Beside {
         #[command(flatten)]
@@ -92,7 +175,7 @@ pub(crate) enum Command {
         /// JSON lines, as `--json` writes them.
         file: PathBuf,
         /// The label that the others are divided by; may be repeated.
-        #[arg(long, default_values_t = ["limit-write".to_owned(), "limit-coalesce".to_owned()])]
+        #[arg(long, default_values_t = ["limit-write", "limit-coalesce", "bun", "nats"].map(str::to_owned))]
         against: Vec<String>,
     },
 }
@@ -109,9 +192,18 @@ pub(crate) struct Common {
     /// How subscribers listen; several are measured one after the other.
     #[arg(long, value_enum, default_values_t = [Transport::Ws], value_delimiter = ',')]
     pub(crate) transport: Vec<Transport>,
+    /// Where it is published to, if that is another address (NATS).
+    #[arg(long)]
+    pub(crate) publish_address: Option<SocketAddr>,
     /// Bearer token for subscribing and publishing.
     #[arg(long)]
     pub(crate) token: Option<String>,
+    /// File with an HS256 secret: every subscriber shows a token of its own, signed with it.
+    #[arg(long, conflicts_with = "token")]
+    pub(crate) jwt_secret: Option<PathBuf>,
+    /// The id of that key.
+    #[arg(long, default_value = "bench")]
+    pub(crate) jwt_kid: String,
     /// Process whose CPU time and memory are read.
     #[arg(long)]
     pub(crate) server_pid: Option<u32>,
@@ -141,6 +233,7 @@ impl Common {
         self.label.as_deref().unwrap_or(match self.target {
             Target::Tidegate => "tidegate",
             Target::Limit => "limit",
+            Target::Nats => "nats",
         })
     }
 }

@@ -78,6 +78,14 @@ pub(crate) enum Chunks {
     DataEnd,
     /// Behind the last chunk.
     Ended,
+    /// Before a frame of a WebSocket whose payloads are one stream of bytes.
+    Frame,
+    /// Before that frame's length.
+    FrameLength,
+    /// In a long length: bytes of it that are left, and the number so far.
+    FrameLong(u8, u32),
+    /// In a frame's payload; so many bytes are left of it.
+    FrameData(u32),
 }
 
 impl Chunks {
@@ -93,18 +101,40 @@ impl Chunks {
             match *self {
                 Self::Plain => return Ok(buf.len()),
                 Self::Ended => return Ok(to),
-                Self::Data(left) => {
+                Self::Data(left) | Self::FrameData(left) => {
+                    let framed = matches!(*self, Self::FrameData(_));
                     let take = (buf.len() - from).min(left as usize);
                     buf.copy_within(from..from + take, to);
                     from += take;
                     to += take;
                     let left = left - u32::try_from(take).map_err(|_| Broken::Chunk)?;
-                    *self = if left == 0 {
-                        Self::DataEnd
-                    } else {
-                        Self::Data(left)
+                    *self = match (left, framed) {
+                        (0, false) => Self::DataEnd,
+                        (0, true) => Self::Frame,
+                        (left, false) => Self::Data(left),
+                        (left, true) => Self::FrameData(left),
                     };
                     continue;
+                }
+                Self::Frame => *self = Self::FrameLength,
+                Self::FrameLength if byte & 0x80 != 0 => return Err(Broken::Frame),
+                Self::FrameLength => {
+                    *self = match byte {
+                        0 => Self::Frame,
+                        126 => Self::FrameLong(2, 0),
+                        127 => Self::FrameLong(8, 0),
+                        short => Self::FrameData(u32::from(short)),
+                    }
+                }
+                Self::FrameLong(left, high) => {
+                    let length = high
+                        .checked_mul(256)
+                        .map(|high| high + u32::from(byte))
+                        .ok_or(Broken::Frame)?;
+                    *self = match left {
+                        1 => Self::FrameData(length),
+                        left => Self::FrameLong(left - 1, length),
+                    };
                 }
                 Self::DataEnd if byte == b'\n' => *self = Self::Size(0),
                 Self::DataEnd if byte == b'\r' => {}
@@ -162,6 +192,30 @@ pub(crate) fn events(text: &[u8], mut on: impl FnMut(&[u8], usize)) -> usize {
     used
 }
 
+/// Calls `on` with each message of the NATS protocol at the front of `text`, and its whole length: with the payload of a
+/// `MSG`, with the line of anything else. Returns the bytes used.
+pub(crate) fn nats(text: &[u8], mut on: impl FnMut(&[u8], usize)) -> usize {
+    const BREAK: usize = b"\r\n".len();
+    let mut used = 0;
+    while let Some(length) = memchr::memchr(b'\n', &text[used..]) {
+        let (line, rest) = text[used..].split_at(length + 1);
+        let line = line.trim_ascii_end();
+        if !line.starts_with(b"MSG ") {
+            on(line, length + 1);
+            used += length + 1;
+            continue;
+        }
+        let bytes = line.rsplit(|&byte| byte == b' ').next().and_then(number);
+        let bytes = bytes.map_or(0, |(bytes, _)| usize::try_from(bytes).unwrap_or(0));
+        let Some(payload) = rest.get(..bytes).filter(|_| rest.len() >= bytes + BREAK) else {
+            return used;
+        };
+        on(payload, length + 1 + bytes + BREAK);
+        used += length + 1 + bytes + BREAK;
+    }
+    used
+}
+
 /// What a message is, as far as the driver cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -178,7 +232,9 @@ pub(crate) enum Message {
     Refused,
     /// The server says that updates are missing.
     Gap,
-    /// Hello, heartbeat, freshness, snapshot, outcome, comments.
+    /// The server proves that the channel is live.
+    Beat,
+    /// Hello, freshness, snapshot, outcome, comments.
     Other,
 }
 
@@ -196,6 +252,9 @@ impl Scanner {
         }
         if payload.starts_with(b"{\"op\":\"gap\"") {
             return Message::Gap;
+        }
+        if payload.starts_with(b"{\"op\":\"heartbeat\"") {
+            return Message::Beat;
         }
         if payload.starts_with(b"{\"id\":") {
             let refused = memchr::memmem::find(payload, b"\"error\":").is_some();
@@ -222,6 +281,14 @@ impl Scanner {
         let (seq, _) = number(rest)?;
         Some(Message::Update { due, seq })
     }
+}
+
+/// The position that an update or a heartbeat tells.
+pub(crate) fn position(payload: &[u8]) -> Option<&str> {
+    const POSITION: &[u8] = b"\"position\":\"";
+    let at = memchr::memmem::find(payload, POSITION)? + POSITION.len();
+    let end = memchr::memchr(b'"', &payload[at..])?;
+    std::str::from_utf8(&payload[at..at + end]).ok()
 }
 
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
@@ -288,6 +355,37 @@ mod tests {
             Err(Broken::Frame)
         );
         assert_eq!(frames(&[0xc1, 0x00], |_| {}), Err(Broken::Frame));
+    }
+
+    #[test]
+    fn nats_messages_in_frames_survive_a_cut_at_every_byte() {
+        let message = format!("MSG c0 1 {}\r\n{UPDATE_TEXT}\r\n", UPDATE_TEXT.len());
+        let text = format!("INFO {{}}\r\nPONG\r\n{message}{message}PING\r\n");
+        let (head, tail) = text.as_bytes().split_at(60);
+        let wire: Vec<u8> = [head, b"", tail]
+            .iter()
+            .flat_map(|part| frame(2, part))
+            .collect();
+        let update = (UPDATE_TEXT.as_bytes().to_vec(), message.len());
+        let expected = [
+            (b"INFO {}".to_vec(), 9),
+            (b"PONG".to_vec(), 6),
+            update.clone(),
+            update,
+            (b"PING".to_vec(), 6),
+        ];
+        for cut in 0..=wire.len() {
+            let (mut state, mut kept, mut seen) = (Chunks::Frame, Vec::new(), Vec::new());
+            for part in [&wire[..cut], &wire[cut..]] {
+                let text = kept.len();
+                kept.extend_from_slice(part);
+                let end = state.unwrap_in_place(&mut kept, text).unwrap();
+                kept.truncate(end);
+                let used = nats(&kept, |data, length| seen.push((data.to_vec(), length)));
+                kept.drain(..used);
+            }
+            assert_eq!(seen, expected, "cut at {cut}");
+        }
     }
 
     #[test]

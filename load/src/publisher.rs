@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use rustix::fd::OwnedFd;
 
 use crate::{
-    answers::Answers,
+    answers::{Answers, Style},
     net,
     wire::{Publications, Publish, Target},
 };
@@ -107,10 +107,14 @@ impl Publisher {
         fans: Vec<u32>,
     ) -> Result<Self> {
         net::no_delay(&socket)?;
-        let streamed = (how.target, how.publish) == (Target::Tidegate, Publish::Stream);
+        let style = match (how.target, how.publish) {
+            (Target::Nats, _) => Style::Nats,
+            (Target::Tidegate, Publish::Stream) => Style::Streamed,
+            (Target::Tidegate | Target::Limit, _) => Style::Each,
+        };
         Ok(Self {
             out: how.opening(),
-            answers: Answers::new(streamed),
+            answers: Answers::new(style),
             next: vec![0; fans.len()],
             plan: Plan {
                 start: 0,
@@ -130,6 +134,16 @@ impl Publisher {
             issued_ever: 0,
             expected: 0,
         })
+    }
+
+    /// So many subscribers of a channel are no longer counted on.
+    pub(crate) fn leave(&mut self, channel: usize, count: u32) {
+        self.fans[channel] = self.fans[channel].saturating_sub(count);
+    }
+
+    /// The number that the next publication of a channel has.
+    pub(crate) fn next_number(&self, channel: usize) -> u64 {
+        self.next[channel]
     }
 
     /// Begins a plan.
@@ -195,6 +209,11 @@ impl Publisher {
     pub(crate) fn done(&self, now: u64) -> bool {
         let written = self.plan.due(self.issued, now).is_none();
         now >= self.plan.end || (written && self.answers.count >= self.issued_ever)
+    }
+
+    /// Publications that were answered, in all plans.
+    pub(crate) const fn answered(&self) -> u64 {
+        self.answers.count
     }
 
     /// Publications that were due in the plan and never left.

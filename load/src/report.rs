@@ -116,6 +116,52 @@ impl Figures {
         self.set("driver_busy", round(driver as f64 / wall_us));
     }
 
+    /// A time.
+    pub(crate) fn milliseconds(&mut self, name: &str, time: Duration) {
+        self.set(name, round(time.as_secs_f64() * 1e3));
+    }
+
+    /// The others' p99, in microseconds, without and with some who do not read.
+    #[expect(clippy::cast_precision_loss, reason = "figures are for reading")]
+    pub(crate) fn compared(&mut self, without_us: u64, with_us: u64) {
+        self.milliseconds("p99_without_ms", Duration::from_micros(without_us));
+        self.milliseconds("p99_with_ms", Duration::from_micros(with_us));
+        self.set(
+            "p99_ratio",
+            round(with_us as f64 / without_us.max(1) as f64),
+        );
+    }
+
+    /// Records that came in.
+    #[expect(clippy::cast_precision_loss, reason = "figures are for reading")]
+    pub(crate) fn records(&mut self, records: u64, wall: Duration) {
+        self.set("records", records);
+        self.set(
+            "records_per_second",
+            round(records as f64 / wall.as_secs_f64().max(1e-9)),
+        );
+    }
+
+    /// What they cost.
+    #[expect(clippy::cast_precision_loss, reason = "figures are for reading")]
+    pub(crate) fn record_cost(
+        &mut self,
+        server: Option<u64>,
+        driver: u64,
+        records: u64,
+        wall: Duration,
+    ) {
+        let wall_us = wall.as_secs_f64() * 1e6;
+        if let Some(server) = server {
+            self.set(
+                "server_cpu_us_per_record",
+                round(server as f64 / records.max(1) as f64),
+            );
+            self.set("server_busy", round(server as f64 / wall_us));
+        }
+        self.set("driver_busy", round(driver as f64 / wall_us));
+    }
+
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         let mut line = format!(
@@ -129,6 +175,24 @@ impl Figures {
         for (name, unit) in [
             ("subscribe_ms", "ms to subscribe"),
             ("rss_per_connection_bytes", "B/connection"),
+            (
+                "rss_per_connection_after_churn_bytes",
+                "B/connection after churn",
+            ),
+            ("server_cpu_us_per_subscribe", "µs CPU/subscribe"),
+            ("records_per_second", "records/s"),
+            ("server_cpu_us_per_record", "µs CPU/record"),
+            ("p99_ratio", "× p99 with those who stopped"),
+            ("p99_without_ms", "ms p99 without"),
+            ("p99_with_ms", "ms p99 with"),
+            ("rss_grown_without_kib", "KiB grown without"),
+            ("rss_grown_with_kib", "KiB grown with"),
+            ("stalled_that_got_the_newest", "got the newest"),
+            ("newest_after_ms", "ms later"),
+            ("slow_reader_age_p50_ms", "ms age p50 at the slow reader"),
+            ("slow_reader_age_max_ms", "ms max"),
+            ("server_was_down_ms", "ms down"),
+            ("all_live_ms", "ms until all are live"),
             ("deliveries_per_second", "deliveries/s"),
             ("publications_per_second", "publications/s"),
             ("p50_ms", "ms p50"),

@@ -5,7 +5,7 @@
 //! after every fraction of a millisecond, however much there is to read, and so is a small group beside a large one: its
 //! subscribers stand for clients of their own, who would not read behind ten thousand others; every wait has an end.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, ops::Range, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -14,6 +14,7 @@ use crate::{
     publisher::{Bounds, Plan, Publisher},
     stats::Tally,
     subscriber::{Left, Phase, Reader, Subscriber},
+    tokens::Tokens,
     wire::{self, Publications, Target, Transport},
 };
 
@@ -29,6 +30,9 @@ const PUBLISHERS: u64 = 1 << 40;
 const APART: u64 = PUBLISHERS - 1;
 /// A group of so few, beside others, is read apart.
 const FEW: u32 = 8;
+/// Who reads at a pace reads so many bytes at a time, and is looked after this often.
+const PACED_READ: usize = 1024;
+const PACE: Duration = Duration::from_millis(5);
 
 /// Subscribers of some channels, and who publishes to them.
 #[derive(Debug, Clone)]
@@ -52,12 +56,26 @@ pub(crate) struct Setup {
     pub(crate) target: Target,
     /// How subscribers listen.
     pub(crate) transport: Transport,
-    /// Bearer token.
-    pub(crate) token: Option<String>,
+    /// Where it is published to.
+    pub(crate) publish_address: SocketAddr,
+    /// What subscribers show.
+    pub(crate) tokens: Tokens,
+    /// Channels of each subscriber.
+    pub(crate) each: u32,
     /// Handshakes under way at a time.
     pub(crate) in_flight: usize,
     /// The groups; each has channels of its own.
     pub(crate) groups: Vec<GroupSetup>,
+}
+
+/// A subscriber that reads so fast and no faster.
+#[derive(Debug, Clone, Copy)]
+struct Paced {
+    number: usize,
+    bytes_per_second: u64,
+    since: u64,
+    /// Bytes that its counters had then.
+    before: u64,
 }
 
 /// One run's connections and counters.
@@ -79,6 +97,12 @@ pub(crate) struct Run {
     pub(crate) publishers: Vec<Publisher>,
     pumped: u64,
     armed: u64,
+    /// Subscribers that do not read.
+    stalled: Range<usize>,
+    /// One that reads at a pace.
+    paced: Option<Paced>,
+    /// Subscribers that were told that their channel is live.
+    pub(crate) proven: usize,
     /// Why the first subscriber was lost.
     pub(crate) first_loss: Option<String>,
 }
@@ -94,7 +118,12 @@ impl Run {
         Ok(Self {
             poller,
             apart,
-            reader: Reader::new(setup.target, setup.transport),
+            reader: Reader::new(
+                setup.target,
+                setup.transport,
+                setup.each,
+                setup.groups.iter().map(|group| group.channels).sum(),
+            ),
             ready: Vec::new(),
             ready_apart: Vec::new(),
             again: VecDeque::new(),
@@ -111,6 +140,9 @@ impl Run {
             publishers: Vec::new(),
             pumped: 0,
             armed: 0,
+            stalled: 0..0,
+            paced: None,
+            proven: 0,
             first_loss: None,
             setup,
         })
@@ -129,14 +161,160 @@ impl Run {
                 while self.subscribers.len() - self.live >= self.setup.in_flight {
                     self.handshakes(start)?;
                 }
-                self.connect(number, first_channel + nth % group.channels)?;
+                self.connect(number, first_channel + nth % group.channels, None)?;
             }
             first_channel += group.channels;
         }
+        self.all_live(start)?;
+        Ok(Duration::from_nanos(net::now() - start))
+    }
+
+    fn all_live(&mut self, start: u64) -> Result<()> {
         while self.live < self.subscribers.len() {
             self.handshakes(start)?;
         }
-        Ok(Duration::from_nanos(net::now() - start))
+        Ok(())
+    }
+
+    /// Lets `count` more come and go, a thousand at a time, beside those who stay.
+    ///
+    /// # Errors
+    /// As [`Run::subscribe_all`].
+    pub(crate) fn churn(&mut self, count: u32) -> Result<()> {
+        const TOGETHER: u32 = 1_000;
+        let (stay, channels) = (self.subscribers.len(), self.setup.groups[0].channels);
+        let mut left = count;
+        while left > 0 {
+            let start = net::now();
+            for nth in 0..left.min(TOGETHER) {
+                while self.subscribers.len() - self.live >= self.setup.in_flight {
+                    self.handshakes(start)?;
+                }
+                self.connect(0, nth % channels, None)?;
+            }
+            self.all_live(start)?;
+            self.subscribers.truncate(stay);
+            self.again.retain(|&number| (number as usize) < stay);
+            self.live = stay;
+            left -= left.min(TOGETHER);
+        }
+        Ok(())
+    }
+
+    /// Adds a subscriber of the first channel whose socket keeps only `receive` bytes, with counters of its own; gives
+    /// their number.
+    ///
+    /// # Errors
+    /// As [`Run::subscribe_all`].
+    pub(crate) fn add_small(&mut self, receive: usize) -> Result<usize> {
+        self.tallies.push(Tally::new());
+        self.arrived_ever.push(0);
+        let group = self.tallies.len() - 1;
+        self.connect(u16::try_from(group)?, 0, Some(receive))?;
+        self.all_live(net::now())?;
+        Ok(group)
+    }
+
+    /// From now on the last subscriber reads so many bytes a second.
+    pub(crate) fn pace_last(&mut self, bytes_per_second: u64) {
+        let number = self.subscribers.len() - 1;
+        let group = usize::from(self.subscribers[number].group);
+        self.paced = Some(Paced {
+            number,
+            bytes_per_second,
+            since: net::now(),
+            before: self.tallies[group].bytes,
+        });
+    }
+
+    /// The first `count` subscribers stop reading, and are counted apart; gives the number of their counters.
+    ///
+    /// # Errors
+    /// When there are too many groups.
+    pub(crate) fn stall(&mut self, count: usize) -> Result<usize> {
+        self.tallies.push(Tally::new());
+        self.arrived_ever.push(0);
+        let group = self.tallies.len() - 1;
+        for subscriber in &mut self.subscribers[..count] {
+            subscriber.group = u16::try_from(group)?;
+        }
+        self.stalled = 0..count;
+        self.publishers[0].leave(0, u32::try_from(count)?);
+        Ok(group)
+    }
+
+    /// They read again, until each of them has the newest update or `time` is over. Tells how many have it, and how long
+    /// the last of those took.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub(crate) fn resume_reading(&mut self, time: Duration) -> Result<(usize, Duration)> {
+        let (numbers, start) = (std::mem::take(&mut self.stalled), net::now());
+        let newest = self.publishers[0].next_number(0);
+        for number in numbers.clone() {
+            self.again.push_back(u32::try_from(number)?);
+        }
+        let end = start + u64::try_from(time.as_nanos())?;
+        let (mut have, mut since) = (0, start);
+        while have < numbers.len() && net::now() < end {
+            self.turn(Duration::from_millis(5))?;
+            let now_have = self.subscribers[numbers.clone()]
+                .iter()
+                .filter(|subscriber| subscriber.expects() >= newest)
+                .count();
+            if now_have > have {
+                (have, since) = (now_have, net::now());
+            }
+        }
+        Ok((have, Duration::from_nanos(since - start)))
+    }
+
+    /// Keeps the newest position of each channel, for those who come again.
+    pub(crate) fn keep_positions(&mut self) {
+        self.reader.keep_positions();
+    }
+
+    /// Reads until the server has gone and all connections with it, then waits until it listens again. Tells for how long
+    /// it did not, and of how many channels positions are known.
+    ///
+    /// # Errors
+    /// When it does not go, or does not come back.
+    pub(crate) fn outlive_the_server(&mut self) -> Result<(Duration, usize)> {
+        let start = net::now();
+        while self.tallies.iter().map(|tally| tally.closed).sum::<u64>() < self.live as u64 {
+            self.turn(Duration::from_millis(20))?;
+            ensure!(net::now() - start < PATIENCE, "the server has not gone");
+        }
+        let gone = net::now();
+        let known = self.reader.freeze_positions();
+        while std::net::TcpStream::connect(self.setup.address).is_err() {
+            ensure!(net::now() - gone < PATIENCE, "the server has not come back");
+            self.turn(Duration::from_millis(1))?;
+        }
+        self.subscribers.clear();
+        self.publishers.clear();
+        self.again.clear();
+        (self.live, self.proven, self.first_loss) = (0, 0, None);
+        self.reset();
+        self.arrived_ever.fill(0);
+        Ok((Duration::from_nanos(net::now() - gone), known))
+    }
+
+    /// Reads until all subscribers were told that their channel is live.
+    ///
+    /// # Errors
+    /// When that takes longer than the driver's patience.
+    pub(crate) fn prove_all(&mut self) -> Result<()> {
+        let start = net::now();
+        while self.proven < self.subscribers.len() {
+            self.turn(Duration::from_millis(20))?;
+            ensure!(
+                net::now() - start < PATIENCE,
+                "only {} were told that their channel is live",
+                self.proven
+            );
+        }
+        Ok(())
     }
 
     fn handshakes(&mut self, start: u64) -> Result<()> {
@@ -156,9 +334,9 @@ impl Run {
         Ok(())
     }
 
-    fn connect(&mut self, group: u16, channel: u32) -> Result<()> {
+    fn connect(&mut self, group: u16, channel: u32, receive: Option<usize>) -> Result<()> {
         let nth = self.subscribers.len();
-        let socket = net::connect(self.setup.address, nth)?;
+        let socket = net::connect(self.setup.address, nth, receive)?;
         let groups = &self.setup.groups;
         let few = groups.len() > 1 && groups[usize::from(group)].subscribers <= FEW;
         let poller = if few { &self.apart } else { &self.poller };
@@ -208,7 +386,7 @@ impl Run {
     pub(crate) fn open_publishers(&mut self) -> Result<()> {
         let mut first_channel = 0;
         for (number, group) in self.setup.groups.iter().enumerate() {
-            let socket = net::connect(self.setup.address, 0)?;
+            let socket = net::connect(self.setup.publish_address, 0, None)?;
             self.poller.add(&socket, PUBLISHERS + number as u64)?;
             let fans = (0..group.channels)
                 .map(|channel| fans(group.subscribers, group.channels, channel))
@@ -307,10 +485,10 @@ impl Run {
 
     /// One turn: waits at most `longest`, reads what is ready, and looks after the publishers meanwhile.
     fn turn(&mut self, longest: Duration) -> Result<()> {
-        let longest = if self.again.is_empty() {
-            longest
-        } else {
-            Duration::ZERO
+        let longest = match (self.again.is_empty(), &self.paced) {
+            (false, _) => Duration::ZERO,
+            (true, Some(_)) => longest.min(PACE),
+            (true, None) => longest,
         };
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
@@ -326,6 +504,7 @@ impl Run {
             }
         }
         self.ready = ready;
+        self.read_paced()?;
         self.pump()
     }
 
@@ -341,20 +520,42 @@ impl Run {
         Ok(())
     }
 
+    fn read_paced(&mut self) -> Result<()> {
+        let Some(paced) = self.paced else {
+            return Ok(());
+        };
+        let subscriber = &mut self.subscribers[paced.number];
+        let tally = &mut self.tallies[usize::from(subscriber.group)];
+        let read = tally.bytes.saturating_sub(paced.before);
+        let may = (net::now() - paced.since).saturating_mul(paced.bytes_per_second) / 1_000_000_000;
+        if may.saturating_sub(read) < PACED_READ as u64 {
+            return Ok(());
+        }
+        if let Err(reason) = self.reader.read_some(subscriber, tally, PACED_READ) {
+            self.paced = None;
+            self.lose(paced.number, reason);
+        }
+        Ok(())
+    }
+
     fn subscriber_ready(&mut self, event: Ready) -> Result<()> {
         let number = usize::try_from(event.id)?;
-        let subscriber = &mut self.subscribers[number];
+        let Some(subscriber) = self.subscribers.get(number) else {
+            // It has left while its readiness was on the way.
+            return Ok(());
+        };
         if event.writable && subscriber.phase == Phase::Connecting {
             let setup = &self.setup;
             let host = setup.address.to_string();
             let request = wire::subscribe_request(
                 setup.target,
                 setup.transport,
-                subscriber.channel(),
+                self.reader.channels_of(subscriber),
                 &host,
-                setup.token.as_deref(),
+                setup.tokens.of(number),
+                self.reader.position_of(subscriber.channel()),
             );
-            if let Err(reason) = subscriber.connected(&request) {
+            if let Err(reason) = self.subscribers[number].connected(&request) {
                 self.lose(number, reason);
             }
         }
@@ -366,6 +567,10 @@ impl Run {
     }
 
     fn read(&mut self, number: usize) -> Result<()> {
+        let paced = self.paced.is_some_and(|paced| paced.number == number);
+        if paced || self.stalled.contains(&number) {
+            return Ok(());
+        }
         let subscriber = &mut self.subscribers[number];
         let before = subscriber.phase;
         if matches!(before, Phase::Connecting | Phase::Closed) {
@@ -374,8 +579,11 @@ impl Run {
         let tally = &mut self.tallies[usize::from(subscriber.group)];
         match self.reader.read(subscriber, tally) {
             Ok(left) => {
-                if before != Phase::Live && subscriber.phase == Phase::Live {
+                if !before.is_live() && subscriber.phase.is_live() {
                     self.live += 1;
+                }
+                if before != Phase::Proven && subscriber.phase == Phase::Proven {
+                    self.proven += 1;
                 }
                 if left == Left::Perhaps {
                     self.again.push_back(u32::try_from(number)?);

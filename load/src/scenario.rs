@@ -3,6 +3,12 @@
 //! Does: puts groups, plans and measures of processes together. Owns: the presets. Never knows: sockets. Keeps: before
 //! anything is measured, one publication a channel has reached its subscribers.
 
+pub(crate) mod idle;
+pub(crate) mod records;
+pub(crate) mod resume;
+pub(crate) mod slow;
+pub(crate) mod sweep;
+
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
@@ -14,6 +20,7 @@ use crate::{
     publisher::{Bounds, Plan},
     report::{Figures, Output},
     run::{GroupSetup, Run, Setup},
+    tokens::Tokens,
     wire::{Publications, Publish, Transport},
 };
 
@@ -37,7 +44,7 @@ pub(crate) struct Part {
 /// # Errors
 /// When the server cannot be reached, refuses, or goes away.
 pub(crate) fn publish(common: &Common, transport: Transport, parts: &[Part]) -> Result<()> {
-    let mut run = Run::new(setup(common, transport, parts))?;
+    let mut run = Run::new(setup(common, transport, parts)?)?;
     let took = run.subscribe_all()?;
     run.settle(QUIET)?;
     run.open_publishers()?;
@@ -92,16 +99,21 @@ pub(crate) fn publish(common: &Common, transport: Transport, parts: &[Part]) -> 
     Ok(())
 }
 
-/// One publication for each channel: learns the length of a frame, and that everybody listens.
-fn probe(run: &mut Run, parts: &[Part]) -> Result<()> {
-    let start = net::now();
-    let once = |part: &Part| Plan {
+/// One publication for each channel, from `start` on.
+fn once(load: &Load, start: u64) -> Plan {
+    Plan {
         start,
         end: start + PROBE,
         rate: 0.0,
-        count: u64::from(part.load.channels),
-    };
-    run.publish(&parts.iter().map(once).collect::<Vec<_>>())?;
+        count: u64::from(load.channels),
+    }
+}
+
+/// One publication for each channel: learns the length of a frame, and that everybody listens.
+fn probe(run: &mut Run, parts: &[Part]) -> Result<()> {
+    let start = net::now();
+    let plans: Vec<_> = parts.iter().map(|part| once(&part.load, start)).collect();
+    run.publish(&plans)?;
     for (tally, publisher) in run.tallies.iter().zip(&run.publishers) {
         let (refused, first_refusal) = publisher.refusals();
         anyhow::ensure!(
@@ -117,37 +129,6 @@ fn probe(run: &mut Run, parts: &[Part]) -> Result<()> {
     }
     run.reset();
     Ok(())
-}
-
-/// Measures subscribed connections that get nothing.
-///
-/// # Errors
-/// When the server cannot be reached, refuses, or goes away.
-pub(crate) fn idle(common: &Common, transport: Transport, load: &Load) -> Result<()> {
-    let before = server(common)?;
-    let part = Part {
-        scenario: "idle",
-        load: load.clone(),
-    };
-    let mut run = Run::new(setup(common, transport, &[part]))?;
-    let took = run.subscribe_all()?;
-    run.settle(QUIET)?;
-    let (subscribed, start) = (server(common)?, net::now());
-    run.idle(Duration::from_secs_f64(load.seconds))?;
-    let wall = Duration::from_nanos(net::now() - start);
-    let mut figures = head(common, transport, "idle", load);
-    figures.subscribed(took);
-    if let (Some(before), Some(subscribed), Some(after)) = (before, subscribed, server(common)?) {
-        figures.memory(before, after, load.subscribers);
-        let connect_us = (subscribed.cpu_us - before.cpu_us) / u64::from(load.subscribers.max(1));
-        figures.set("server_cpu_us_per_subscribe", connect_us);
-        figures.set(
-            "idle_cpu_us_per_second",
-            (after.cpu_us - subscribed.cpu_us) * 1000 / u64::try_from(wall.as_millis())?.max(1),
-        );
-    }
-    figures.set("closed", run.tallies[0].closed);
-    Output::new(common.json.clone()).write(&figures)
 }
 
 fn server(common: &Common) -> Result<Option<Usage>> {
@@ -172,7 +153,13 @@ fn head(common: &Common, transport: Transport, scenario: &str, load: &Load) -> F
     figures
 }
 
-fn setup(common: &Common, transport: Transport, parts: &[Part]) -> Setup {
+fn setup(common: &Common, transport: Transport, parts: &[Part]) -> Result<Setup> {
+    let subscribers: u32 = parts.iter().map(|part| part.load.subscribers).sum();
+    let tokens = match (&common.jwt_secret, &common.token) {
+        (Some(file), _) => Tokens::sign(file, &common.jwt_kid, subscribers)?,
+        (None, Some(token)) => Tokens::Shared(token.clone()),
+        (None, None) => Tokens::None,
+    };
     let address: SocketAddr = common.address;
     let groups = parts.iter().map(|Part { load, .. }| GroupSetup {
         subscribers: load.subscribers,
@@ -184,21 +171,24 @@ fn setup(common: &Common, transport: Transport, parts: &[Part]) -> Setup {
             data_bytes: common.bytes,
             frame_bytes: common.frame_bytes,
             host: address.to_string(),
-            token: common.token.clone(),
+            token: tokens.of(0).map(str::to_owned),
         },
         bounds: Bounds {
             window: load.window(),
             owed: owed(load),
         },
     });
-    Setup {
+    let groups = groups.collect();
+    Ok(Setup {
         address,
+        publish_address: common.publish_address.unwrap_or(address),
         target: common.target,
         transport,
-        token: common.token.clone(),
+        tokens,
+        each: 1,
         in_flight: common.in_flight.max(1),
-        groups: groups.collect(),
-    }
+        groups,
+    })
 }
 
 /// Deliveries that may be under way: `lead` for each subscriber.

@@ -4,13 +4,15 @@
 //! subscriber, and one read buffer for all. Never knows: publishing, pacing, epoll. Keeps: a message that is cut is kept
 //! with its connection and finished with the next read; nothing else is kept.
 
+use std::collections::HashMap;
+
 use rustix::fd::OwnedFd;
 
 use crate::{
     net::{self, Read},
     parse::{self, Chunks, Message, Scanner},
     stats::Tally,
-    wire::{self, Target, Transport},
+    wire::{self, Channels, Target, Transport},
 };
 
 /// Bytes that one read takes.
@@ -25,12 +27,21 @@ pub(crate) enum Phase {
     Connecting,
     /// Its request is out.
     Head,
-    /// Its subscribe message is out.
-    Reply,
+    /// Its subscribe message is out; so many answers are missing.
+    Reply(u16),
     /// It gets what is published.
     Live,
+    /// And it has been told that its channel is live.
+    Proven,
     /// It is gone.
     Closed,
+}
+
+impl Phase {
+    /// Whether it gets what is published.
+    pub(crate) const fn is_live(self) -> bool {
+        matches!(self, Self::Live | Self::Proven)
+    }
 }
 
 /// One subscriber.
@@ -69,6 +80,11 @@ impl Subscriber {
         self.channel
     }
 
+    /// The number of the next update that it expects.
+    pub(crate) const fn expects(&self) -> u64 {
+        self.next
+    }
+
     /// Its connect has ended: sends the request.
     pub(crate) fn connected(&mut self, request: &[u8]) -> Result<(), String> {
         net::connected(&self.socket)?;
@@ -100,13 +116,22 @@ pub(crate) struct Reader {
     scanner: Scanner,
     target: Target,
     transport: Transport,
+    each: u32,
+    channels: u32,
+    /// The newest position of each channel, where they are kept.
+    positions: Option<HashMap<u32, String>>,
+    frozen: bool,
     now: u64,
 }
 
 impl Reader {
-    /// For subscribers of one kind.
-    pub(crate) fn new(target: Target, transport: Transport) -> Self {
+    /// For subscribers of one kind, which have `each` of so many channels.
+    pub(crate) fn new(target: Target, transport: Transport, each: u32, channels: u32) -> Self {
         Self {
+            each,
+            channels,
+            positions: None,
+            frozen: false,
             buf: vec![0; REST_MAX + READ],
             scanner: Scanner::default(),
             target,
@@ -120,15 +145,37 @@ impl Reader {
         self.now
     }
 
+    /// Begins to keep the newest position of each channel, which subscribers show who come again.
+    pub(crate) fn keep_positions(&mut self) {
+        self.positions = Some(HashMap::new());
+    }
+
+    /// Keeps the positions as they are; tells of how many channels there are some.
+    pub(crate) fn freeze_positions(&mut self) -> usize {
+        self.frozen = true;
+        self.positions.as_ref().map_or(0, HashMap::len)
+    }
+
     /// Reads once and counts. After an error, whose text says why, the subscriber is of no more use.
     pub(crate) fn read(
         &mut self,
         subscriber: &mut Subscriber,
         tally: &mut Tally,
     ) -> Result<Left, String> {
+        self.read_some(subscriber, tally, READ)
+    }
+
+    /// As [`Reader::read`], at most `most` bytes.
+    pub(crate) fn read_some(
+        &mut self,
+        subscriber: &mut Subscriber,
+        tally: &mut Tally,
+        most: usize,
+    ) -> Result<Left, String> {
+        let most = most.min(READ);
         let kept = subscriber.rest.len();
         self.buf[..kept].copy_from_slice(&subscriber.rest);
-        let bytes = match net::read(&subscriber.socket, &mut self.buf[kept..kept + READ]) {
+        let bytes = match net::read(&subscriber.socket, &mut self.buf[kept..kept + most]) {
             Read::Bytes(bytes) => bytes,
             Read::Empty => return Ok(Left::Nothing),
             Read::Closed => return Err("closed by the server".to_owned()),
@@ -140,6 +187,9 @@ impl Reader {
         subscriber.rest.clear();
         let (start, end) = self.text(subscriber, kept, kept + bytes)?;
         let used = match self.transport {
+            _ if self.target == Target::Nats => {
+                self.count_nats(start, end, subscriber, tally, now)?
+            }
             Transport::Ws => self.count_frames(start, end, subscriber, tally, now)?,
             Transport::Sse => self.count_events(start, end, subscriber, tally, now),
         };
@@ -149,7 +199,7 @@ impl Reader {
         subscriber
             .rest
             .extend_from_slice(&self.buf[start + used..end]);
-        Ok(if bytes == READ {
+        Ok(if bytes == most {
             Left::Perhaps
         } else {
             Left::Nothing
@@ -197,11 +247,72 @@ impl Reader {
             subscriber.chunks = Chunks::Size(0);
         }
         subscriber.phase = Phase::Live;
-        if (self.target, self.transport) == (Target::Tidegate, Transport::Ws) {
-            subscriber.phase = Phase::Reply;
-            subscriber.say(&wire::subscribe_frame(subscriber.channel))?;
+        if self.target == Target::Nats {
+            subscriber.chunks = Chunks::Frame;
+        }
+        let wishes = wire::subscribe_frame(
+            self.target,
+            self.channels_of(subscriber),
+            self.position_of(subscriber.channel),
+        );
+        if let Some(wishes) = wishes.filter(|_| self.transport == Transport::Ws) {
+            let answers = match self.target {
+                Target::Tidegate => u16::try_from(self.each).unwrap_or(u16::MAX),
+                Target::Limit | Target::Nats => 1,
+            };
+            subscriber.phase = Phase::Reply(answers);
+            subscriber.say(&wishes)?;
         }
         Ok(())
+    }
+
+    /// Where a subscriber of that channel resumes.
+    pub(crate) fn position_of(&self, channel: u32) -> Option<&str> {
+        let kept = self.positions.as_ref().filter(|_| self.frozen)?;
+        kept.get(&channel).map(String::as_str)
+    }
+
+    /// The channels that a subscriber has.
+    pub(crate) const fn channels_of(&self, subscriber: &Subscriber) -> Channels {
+        Channels {
+            first: subscriber.channel,
+            each: self.each,
+            of: self.channels,
+        }
+    }
+
+    fn count_nats(
+        &mut self,
+        start: usize,
+        end: usize,
+        subscriber: &mut Subscriber,
+        tally: &mut Tally,
+        now: u64,
+    ) -> Result<usize, String> {
+        if subscriber.phase == Phase::Head {
+            return Ok(0);
+        }
+        // Its frames hold whole messages: a message alone in its frame has four bytes of header before it.
+        const FRAME_HEAD: usize = 4;
+        let mut refused = None;
+        let Self { buf, scanner, .. } = self;
+        let used = parse::nats(&buf[start..end], |data, length| {
+            let message = match data {
+                b"PONG" => Message::Accepted,
+                b"PING" => {
+                    // A pong that finds no room is not missed: the next ping asks again.
+                    net::send(&subscriber.socket, &wire::client_frame(2, b"PONG\r\n"));
+                    Message::Other
+                }
+                error if error.starts_with(b"-ERR") => {
+                    refused = Some(String::from_utf8_lossy(error).into_owned());
+                    Message::Refused
+                }
+                payload => scanner.message(payload),
+            };
+            count(message, length + FRAME_HEAD, subscriber, tally, now);
+        });
+        refused.map_or(Ok(used), Err)
     }
 
     fn count_frames(
@@ -216,10 +327,19 @@ impl Reader {
             return Ok(0);
         }
         let mut refused = None;
-        let Self { buf, scanner, .. } = self;
+        let keeps = !self.frozen;
+        let Self {
+            buf,
+            scanner,
+            positions,
+            ..
+        } = self;
         let used = parse::frames(&buf[start..end], |frame| match frame.opcode {
             1 | 2 => {
                 let message = scanner.message(frame.payload);
+                if let Some(positions) = positions.as_mut().filter(|_| keeps) {
+                    keep(positions, subscriber.channel, message, frame.payload);
+                }
                 count(message, frame.wire, subscriber, tally, now);
                 if message == Message::Refused {
                     refused = Some(String::from_utf8_lossy(frame.payload).into_owned());
@@ -266,15 +386,33 @@ impl Reader {
     }
 }
 
+fn keep(positions: &mut HashMap<u32, String>, channel: u32, message: Message, payload: &[u8]) {
+    if matches!(message, Message::Update { .. } | Message::Beat)
+        && let Some(position) = parse::position(payload)
+    {
+        positions.insert(channel, position.to_owned());
+    }
+}
+
 fn count(message: Message, wire: usize, subscriber: &mut Subscriber, tally: &mut Tally, now: u64) {
     match message {
         Message::Update { due, seq } => {
             tally.frame_bytes = wire;
             subscriber.next = tally.update(now, due, seq, subscriber.next);
         }
-        Message::Accepted if subscriber.phase == Phase::Reply => subscriber.phase = Phase::Live,
         Message::Gap => tally.gaps += 1,
-        Message::Accepted | Message::Refused | Message::Other => tally.others += 1,
+        Message::Beat => {
+            tally.others += 1;
+            if subscriber.phase == Phase::Live {
+                subscriber.phase = Phase::Proven;
+            }
+        }
+        Message::Accepted => match subscriber.phase {
+            Phase::Reply(0..=1) => subscriber.phase = Phase::Live,
+            Phase::Reply(left) => subscriber.phase = Phase::Reply(left - 1),
+            _ => tally.others += 1,
+        },
+        Message::Refused | Message::Other => tally.others += 1,
     }
 }
 

@@ -17,11 +17,12 @@ use serde_json::{Map, Value};
 use crate::report::{self, short};
 
 /// A scenario's figures that are compared.
-const COMPARED: [(&str, &[&str]); 6] = [
+const COMPARED: [(&str, &[&str]); 10] = [
     (
         "idle",
         &[
             "rss_per_connection_bytes",
+            "rss_per_connection_after_churn_bytes",
             "subscribe_ms",
             "server_cpu_us_per_subscribe",
         ],
@@ -43,11 +44,34 @@ const COMPARED: [(&str, &[&str]); 6] = [
         "stream",
         &[
             "deliveries_per_second",
+            "p99_ms",
             "server_cpu_us_per_delivery",
             "lost",
             "driver_busy",
         ],
     ),
+    ("sweep", &["deliveries_per_second", "p99_ms"]),
+    (
+        "publish",
+        &[
+            "records_per_second",
+            "server_cpu_us_per_record",
+            "driver_busy",
+        ],
+    ),
+    (
+        "slow",
+        &[
+            "p99_ratio",
+            "rss_grown_without_kib",
+            "rss_grown_with_kib",
+            "stalled_that_got_the_newest",
+            "newest_after_ms",
+            "slow_reader_age_p50_ms",
+            "slow_reader_age_max_ms",
+        ],
+    ),
+    ("resume", &["subscribe_ms", "all_live_ms", "gaps"]),
     ("beside", &["p50_ms", "p99_ms", "lost"]),
     ("beside-big", &["p50_ms", "p99_ms", "lost"]),
 ];
@@ -163,7 +187,14 @@ fn what(line: &Map<String, Value>, scenario: &str) -> String {
         "stream" if scenario == "run" => what.push_str(", streamed"),
         _ => {}
     }
-    if rate > 0.0 {
+    if let Some(each) = line
+        .get("each")
+        .and_then(Value::as_u64)
+        .filter(|&each| each > 1)
+    {
+        what.push_str(&format!(", {each} each"));
+    }
+    if rate > 0.0 && scenario != "sweep" {
         what.push_str(&format!(", {}/s", short(rate)));
     }
     what
@@ -201,7 +232,12 @@ fn ratio(values: &Values, label: &str, other: &str) -> String {
     let mut ratios: Vec<f64> = rounds.iter().filter_map(pair).collect();
     ratios.sort_by(f64::total_cmp);
     match (median(&ratios), ratios.first(), ratios.last()) {
-        (Some(median), Some(least), Some(most)) => format!("{median:.2} ({least:.2}–{most:.2})"),
+        (Some(median), Some(&least), Some(&most)) => {
+            // What one round says and another denies is no difference.
+            let tie = ratios.len() > 1 && (least..=most).contains(&1.0);
+            let word = if tie { ", tie" } else { "" };
+            format!("{median:.2} ({least:.2}–{most:.2}){word}")
+        }
         _ => "–".to_owned(),
     }
 }
@@ -232,7 +268,7 @@ mod tests {
         let last = table.lines().last().unwrap();
         assert_eq!(
             last,
-            "| stream ws 1000 × 1 | deliveries_per_second | 100 | 90 | 0.90 (0.80–1.50) |"
+            "| stream ws 1000 × 1 | deliveries_per_second | 100 | 90 | 0.90 (0.80–1.50), tie |"
         );
     }
 }

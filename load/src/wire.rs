@@ -14,8 +14,10 @@ static PAD: [u8; PAYLOAD_MAX] = [b'x'; PAYLOAD_MAX];
 pub(crate) enum Target {
     /// A Tidegate node.
     Tidegate,
-    /// A bare-socket limit server (`load/limits`).
+    /// A bare-socket limit server (`load/limits`), or another that takes `GET /sub/N` and `POST /pub/N`.
     Limit,
+    /// NATS: subscribers over its WebSocket listener, publications over TCP (`--publish-address`).
+    Nats,
 }
 
 /// How a subscriber listens.
@@ -56,18 +58,43 @@ impl Publish {
     }
 }
 
-/// The request by which a subscriber of channel `c<channel>` introduces itself.
+/// The channels of one subscriber: some that follow one another in a ring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Channels {
+    /// The first one's number.
+    pub(crate) first: u32,
+    /// How many the subscriber has.
+    pub(crate) each: u32,
+    /// How many there are.
+    pub(crate) of: u32,
+}
+
+impl Channels {
+    fn numbers(self) -> impl Iterator<Item = u32> {
+        (0..self.each).map(move |nth| (self.first + nth) % self.of.max(1))
+    }
+}
+
+/// The request by which a subscriber introduces itself.
 pub(crate) fn subscribe_request(
     target: Target,
     transport: Transport,
-    channel: u32,
+    channels: Channels,
     host: &str,
     token: Option<&str>,
+    from: Option<&str>,
 ) -> Vec<u8> {
     let path = match (target, transport) {
-        (Target::Limit, _) => format!("/sub/{channel}"),
+        (Target::Limit, _) => format!("/sub/{}", channels.first),
+        (Target::Nats, _) => "/".to_owned(),
         (Target::Tidegate, Transport::Ws) => "/v1/ws".to_owned(),
-        (Target::Tidegate, Transport::Sse) => format!("/v1/sse?channel=bench/c{channel}"),
+        (Target::Tidegate, Transport::Sse) => {
+            let named: Vec<_> = channels
+                .numbers()
+                .map(|number| format!("channel=bench/c{number}"))
+                .collect();
+            format!("/v1/sse?{}", named.join("&"))
+        }
     };
     let mut head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n");
     match transport {
@@ -75,6 +102,9 @@ pub(crate) fn subscribe_request(
         Transport::Ws => head.push_str(
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
         ),
+    }
+    if let Some(from) = from.filter(|_| transport == Transport::Sse) {
+        head.push_str(&format!("Last-Event-ID: {from}\r\n"));
     }
     if (target, transport) == (Target::Tidegate, Transport::Ws) {
         head.push_str("Sec-WebSocket-Protocol: tidegate.v1.json\r\n");
@@ -92,17 +122,59 @@ fn authorize(head: &mut String, token: Option<&str>) {
     }
 }
 
-/// The frame by which a WebSocket client of Tidegate subscribes.
-pub(crate) fn subscribe_frame(channel: u32) -> Vec<u8> {
-    let text = format!("{{\"id\":1,\"op\":\"subscribe\",\"channel\":\"bench/c{channel}\"}}");
-    client_frame(1, text.as_bytes())
+/// The message by which a WebSocket client subscribes; none where its request said it all.
+pub(crate) fn subscribe_frame(
+    target: Target,
+    channels: Channels,
+    from: Option<&str>,
+) -> Option<Vec<u8>> {
+    match target {
+        Target::Tidegate => {
+            let wishes: Vec<_> = channels
+                .numbers()
+                .enumerate()
+                .map(|(id, number)| {
+                    let from =
+                        from.map_or_else(String::new, |from| format!(",\"from\":\"{from}\""));
+                    format!(
+                        "{{\"id\":{id},\"op\":\"subscribe\",\"channel\":\"bench/c{number}\"{from}}}"
+                    )
+                })
+                .collect();
+            let text = match &wishes[..] {
+                [only] => only.clone(),
+                several => format!("[{}]", several.join(",")),
+            };
+            Some(client_frame(1, text.as_bytes()))
+        }
+        Target::Nats => {
+            let mut text = String::from("CONNECT {\"verbose\":false}\r\n");
+            for (id, number) in channels.numbers().enumerate() {
+                text.push_str(&format!("SUB c{number} {id}\r\n"));
+            }
+            text.push_str("PING\r\n");
+            Some(client_frame(2, text.as_bytes()))
+        }
+        Target::Limit => None,
+    }
 }
 
-/// A client's frame. Its mask is zero, which is a mask like any other; `payload` is cut at 125 bytes.
+/// A client's frame. Its mask is zero, which is a mask like any other; `payload` is cut at 65,535 bytes.
 pub(crate) fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let payload = &payload[..payload.len().min(125)];
-    let length = u8::try_from(payload.len()).unwrap_or(125);
-    let mut frame = vec![0x80 | opcode, 0x80 | length, 0, 0, 0, 0];
+    let payload = &payload[..payload.len().min(usize::from(u16::MAX))];
+    let mut frame = vec![0x80 | opcode];
+    match u8::try_from(payload.len()) {
+        Ok(length @ 0..126) => frame.push(0x80 | length),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(
+                &u16::try_from(payload.len())
+                    .unwrap_or(u16::MAX)
+                    .to_be_bytes(),
+            );
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
     frame.extend_from_slice(payload);
     frame
 }
@@ -129,6 +201,9 @@ pub(crate) struct Publications {
 impl Publications {
     /// What opens the connection: the head of the endless request, or nothing.
     pub(crate) fn opening(&self) -> Vec<u8> {
+        if self.target == Target::Nats {
+            return b"CONNECT {\"verbose\":true}\r\n".to_vec();
+        }
         if (self.target, self.publish) != (Target::Tidegate, Publish::Stream) {
             return Vec::new();
         }
@@ -175,7 +250,7 @@ impl Publications {
                 data(&mut record, due, seq, self.data_bytes);
                 record.extend_from_slice(b"}");
             }
-            Target::Limit => self.limit_message(&mut record, channel, due, seq),
+            Target::Limit | Target::Nats => self.limit_message(&mut record, channel, due, seq),
         }
         match (self.target, self.publish) {
             (Target::Tidegate, Publish::Stream) => {
@@ -194,6 +269,12 @@ impl Publications {
                 let mut head = String::new();
                 authorize(&mut head, self.token.as_deref());
                 out.extend_from_slice(head.as_bytes());
+            }
+            (Target::Nats, _) => {
+                append(out, format_args!("PUB c{channel} {}\r\n", record.len()));
+                out.extend_from_slice(&record);
+                out.extend_from_slice(b"\r\n");
+                return;
             }
             (Target::Limit, _) => append(
                 out,
@@ -217,15 +298,20 @@ impl Publications {
         );
         let data_bytes = match self.frame_bytes {
             None => self.data_bytes,
-            Some(wire) => self.limit_payload(wire).saturating_sub(out.len() + 1),
+            Some(wire) => self
+                .limit_payload(wire, channel)
+                .saturating_sub(out.len() + 1),
         };
         data(out, due, seq, data_bytes);
         out.push(b'}');
     }
 
     /// Length of the message in a frame of `wire` bytes.
-    fn limit_payload(&self, wire: usize) -> usize {
+    fn limit_payload(&self, wire: usize, channel: u32) -> usize {
         let overhead = match self.transport {
+            _ if self.target == Target::Nats => {
+                4 + format!("MSG c{channel} 0 {wire}\r\n\r\n").len()
+            }
             Transport::Sse => "data: \n\n".len(),
             Transport::Ws if wire < 128 => 2,
             Transport::Ws => 4,
@@ -317,6 +403,24 @@ mod tests {
                 }
             );
         }
+    }
+
+    #[test]
+    fn a_long_message_has_a_long_frame() {
+        let channels = Channels {
+            first: 8,
+            each: 10,
+            of: 10,
+        };
+        let frame = subscribe_frame(Target::Tidegate, channels, None).unwrap();
+        let length = u16::from_be_bytes([frame[2], frame[3]]);
+        assert_eq!((frame[1], usize::from(length)), (0xfe, frame.len() - 8));
+        let wishes: serde_json::Value = serde_json::from_slice(&frame[8..]).unwrap();
+        let named: Vec<_> = wishes.as_array().unwrap().iter().collect();
+        assert_eq!(
+            (named.len(), &named[2]["channel"]),
+            (10, &"bench/c0".into())
+        );
     }
 
     #[test]
