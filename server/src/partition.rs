@@ -6,6 +6,7 @@
 //! as arguments (I9); `partition/task.rs` drives it, `partition/answer.rs` is how it answers.
 
 mod answer;
+mod changes;
 pub mod resume;
 pub mod tail;
 pub mod task;
@@ -17,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+pub use answer::{Answers, Way};
 use resume::From;
 use tail::{Health, Proof, Tail, Wake};
 use view::View;
@@ -35,8 +37,8 @@ use crate::{
 const HELD_NEWS: Duration = Duration::from_millis(250);
 /// Names without a record that a partition remembers to have been asked for.
 const AWAITED_MAX: usize = 10_000;
-/// An encoded snapshot that nobody asked for is kept so long for those who join a little later.
-const SNAPSHOT_KEPT: Duration = Duration::from_secs(5);
+/// An encoded snapshot, or list of changes, that nobody asked for is kept so long for those who join a little later.
+const SHARED_KEPT: Duration = Duration::from_secs(5);
 
 /// What a partition is told of its stream.
 #[derive(Clone, Debug)]
@@ -199,8 +201,8 @@ pub struct Partition {
     epoch: Option<Epoch>,
     applied: Offset,
     views: HashMap<Channel, View>,
-    /// Channels whose views hold an encoding that is let go of after a while.
-    encoded: Vec<Channel>,
+    /// Channels whose views hold something shared that is let go of after a while.
+    sharing: HashSet<Channel>,
     /// Channels that somebody asked for before anything was written to them: resident from their first record on.
     awaited: HashSet<Channel>,
     last_change: HashMap<Channel, Offset>,
@@ -209,6 +211,7 @@ pub struct Partition {
     health: Health,
     readable: bool,
     joins: Vec<Join>,
+    answers: Answers,
     poisoned: u64,
     warning: Throttle,
 }
@@ -230,7 +233,7 @@ impl Partition {
             epoch: None,
             applied: Offset::BEFORE_ALL,
             views: HashMap::new(),
-            encoded: Vec::new(),
+            sharing: HashSet::new(),
             awaited: HashSet::new(),
             last_change: HashMap::new(),
             head: (Offset::BEFORE_ALL, Moment::default()),
@@ -238,6 +241,7 @@ impl Partition {
             health: Health::default(),
             readable: false,
             joins: Vec::new(),
+            answers: Answers::default(),
             poisoned: 0,
             warning: Throttle::default(),
         }
@@ -253,6 +257,12 @@ impl Partition {
     #[must_use]
     pub const fn poisoned(&self) -> u64 {
         self.poisoned
+    }
+
+    /// What came of the joins.
+    #[must_use]
+    pub const fn answers(&self) -> Answers {
+        self.answers
     }
 
     /// The log's identity; none before the first fetch.
@@ -385,6 +395,7 @@ impl Partition {
                 1000,
             );
             let members = std::mem::take(&mut join.members);
+            self.answers.count(Way::Refused, members.len());
             return Self::reply(&join, members, Answer::Refused(refusal));
         }
         if !self.answer(&mut join, now) {
@@ -398,9 +409,9 @@ impl Partition {
         joins.retain_mut(|join| !self.answer(join, now));
         self.joins = joins;
         let views = &mut self.views;
-        self.encoded.retain(|channel| {
+        self.sharing.retain(|channel| {
             let view = views.get_mut(channel);
-            view.is_some_and(|view| !view.forget_snapshot(now, SNAPSHOT_KEPT))
+            view.is_some_and(|view| !view.forget_shared(now, SHARED_KEPT))
         });
     }
 
@@ -410,11 +421,14 @@ impl Partition {
         let waited = now.since(join.arrived);
         let answer = match begin {
             Some(begin) => Answer::Begin(begin),
-            None if waited >= self.settings.hold => Answer::Refused(Refusal::retry(
-                ErrorCode::RetryLater,
-                "this node is behind the token or its source; another may not be",
-                1000,
-            )),
+            None if waited >= self.settings.hold => {
+                self.answers.count(Way::Refused, join.members.len());
+                Answer::Refused(Refusal::retry(
+                    ErrorCode::RetryLater,
+                    "this node is behind the token or its source; another may not be",
+                    1000,
+                ))
+            }
             None if !join.told && (behind || waited >= HELD_NEWS) => {
                 join.told = true;
                 Self::reply(join, join.members.clone(), Answer::Held);

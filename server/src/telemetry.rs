@@ -158,6 +158,13 @@ pub const PARTITION_QUEUED: Metric = Metric {
     labels: PARTITION,
     help: "Requests in the partition's queue, not yet looked at",
 };
+/// Subscriptions that the partition answered, by what came of them.
+pub const PARTITION_ANSWERS: Metric = Metric {
+    name: "partition_answered_joins",
+    kind: Kind::Counter,
+    labels: &["stream", "partition", "outcome"],
+    help: "Subscriptions that the partition answered, by what came of them",
+};
 /// Joins and long-polls that the partition holds until it can answer them.
 pub const PARTITION_WAITING: Metric = Metric {
     name: "partition_waiting_requests",
@@ -342,7 +349,7 @@ pub const NODE_UPTIME: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 39] = [
+pub const ALL: [&Metric; 40] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
@@ -357,6 +364,7 @@ pub const ALL: [&Metric; 39] = [
     &TAIL_BYTES,
     &PARTITION_QUEUED,
     &PARTITION_WAITING,
+    &PARTITION_ANSWERS,
     &FANOUT_OFFERS,
     &FANOUT_NOTICES,
     &FANOUT_JOINS,

@@ -15,6 +15,7 @@ use tidegate::{
     cache::ViewMax,
     decode::own_key,
     model::{Change, Channel, Epoch, Mode, Moment, Placement, Policy, RowId},
+    partition::Answers,
     source::embedded::{Appended, EmbeddedLog, LogSettings, NewRecord, Retention},
     streams::partition_of,
     worker::outbox::OutboxMax,
@@ -168,19 +169,27 @@ pub struct World {
     clients: Vec<Client>,
     numbers: u64,
     epochs: u64,
+    answers: Answers,
     story: String,
 }
 
 impl World {
     /// Runs one seed to its end.
     ///
+    /// Tells what came of its joins.
+    ///
     /// # Errors
     /// The first violation, with the story that led to it.
-    pub fn run(scene: &Scene, seed: u64) -> Result<(), String> {
+    pub fn run(scene: &Scene, seed: u64) -> Result<Answers, String> {
         let mut world = Self::new(scene.clone(), seed);
         world
             .live()
-            .map_err(|violation| format!("seed {seed}: {violation}\n{}", world.story))
+            .map_err(|violation| format!("seed {seed}: {violation}\n{}", world.story))?;
+        world
+            .nodes
+            .iter()
+            .for_each(|node| world.answers.add(node.answers()));
+        Ok(world.answers)
     }
 
     fn new(scene: Scene, seed: u64) -> Self {
@@ -193,6 +202,7 @@ impl World {
             clients: Vec::new(),
             numbers: 0,
             epochs: 0,
+            answers: Answers::default(),
             story: String::new(),
             scene,
         };
@@ -234,6 +244,8 @@ impl World {
             .collect();
         self.truth.replace(self.ticks, self.logs.len());
         let now = self.now();
+        let gone = self.nodes.iter();
+        gone.for_each(|node| self.answers.add(node.answers()));
         self.nodes = (0..self.scene.nodes)
             .map(|n| Node::new(n, &self.scene, &self.logs, now))
             .collect();
@@ -290,6 +302,7 @@ impl World {
                     .filter(|client| client.is_on(node))
                     .for_each(Client::cut);
                 let now = self.now();
+                self.answers.add(self.nodes[n].answers());
                 self.nodes[n] = Node::new(n, &self.scene, &self.logs, now);
                 self.tell(&format!("node {n} restarted"));
             }

@@ -2,12 +2,13 @@
 
 use tidegate::{
     model::{Placement, Policy},
+    partition::{Answers, Way},
     worker::outbox::OutboxMax,
 };
 use tidegate_tests::simulation::{Scene, World};
 
-/// Seeds of each scene; `TIDEGATE_SEEDS` in the long run, `TIDEGATE_SEED` for one alone.
-fn run(scene: &Scene, seeds: u64) {
+/// Seeds of each scene; `TIDEGATE_SEEDS` in the long run, `TIDEGATE_SEED` for one alone. Tells what came of all joins.
+fn run(scene: &Scene, seeds: u64) -> Answers {
     let wanted = |name: &str| {
         tidegate::config::environment()
             .find(|(key, _)| key == name)
@@ -16,10 +17,11 @@ fn run(scene: &Scene, seeds: u64) {
     if let Some(seed) = wanted("TIDEGATE_SEED") {
         return World::run(scene, seed).unwrap_or_else(|violation| panic!("{violation}"));
     }
-    let mut broken = Vec::new();
+    let (mut broken, mut answers) = (Vec::new(), Answers::default());
     for seed in 0..wanted("TIDEGATE_SEEDS").unwrap_or(seeds) {
-        if let Err(violation) = World::run(scene, seed) {
-            broken.push((seed, violation));
+        match World::run(scene, seed) {
+            Ok(reached) => answers.add(reached),
+            Err(violation) => broken.push((seed, violation)),
         }
     }
     if let Some((_, first)) = broken.first() {
@@ -30,6 +32,7 @@ fn run(scene: &Scene, seeds: u64) {
             &seeds[..seeds.len().min(20)]
         );
     }
+    answers
 }
 
 #[test]
@@ -80,6 +83,50 @@ fn views_with_short_tails_and_small_outboxes() {
         },
         1000,
     );
+}
+
+/// Large views over tails that hold next to nothing: most who return are older than the tail.
+#[test]
+fn views_of_which_only_the_rows_that_changed_come() {
+    let scene = Scene {
+        tail: 4,
+        rows: 12,
+        deletes: 40,
+        padding: 60,
+        cut: 8,
+        slow: 50,
+        publish: 3,
+        max_rate: Some(4.0),
+        ..Scene::view()
+    };
+    let answers = run(&scene, 1000);
+    assert!(answers.of(Way::Changes) > 0, "{answers:?}");
+    assert!(answers.of(Way::TooOld) > 0, "{answers:?}");
+}
+
+#[test]
+fn views_spread_of_which_only_the_rows_that_changed_come() {
+    let outbox = OutboxMax {
+        bytes: 4000,
+        frames: 6,
+    };
+    let scene = Scene {
+        placement: Placement::Spread,
+        channels: 2,
+        tail: 4,
+        rows: 20,
+        deletes: 30,
+        padding: 60,
+        cut: 8,
+        slow: 50,
+        lag: 10,
+        publish: 3,
+        restart: 1,
+        outbox,
+        ..Scene::view()
+    };
+    let answers = run(&scene, 1000);
+    assert!(answers.of(Way::Changes) > 0, "{answers:?}");
 }
 
 #[test]

@@ -142,6 +142,57 @@ async fn a_token_that_the_tail_has_passed_gets_a_snapshot_that_says_so() -> anyh
 }
 
 #[tokio::test]
+async fn a_token_that_the_tail_has_passed_gets_the_rows_that_changed_after_it() -> anyhow::Result<()>
+{
+    let node = tiny().start()?;
+    let large = format!("\"{}\"", "x".repeat(900));
+    for row in ["A", "B"] {
+        node.publish("board/JFK", row, &large)?;
+    }
+    let mut first = Client::connect(&node).await?;
+    first.subscribe("board/JFK", json!({})).await?;
+    let token = node.publish("board/JFK", "C", "1")?;
+    first
+        .find(|message| message["op"] == "update" && message["position"] == token)
+        .await?;
+    drop(first);
+    let gone = node.publish("board/JFK", "C", "null")?;
+    let mut last = String::new();
+    for n in 0..50 {
+        last = node.publish("board/JFK", "D", &n.to_string())?;
+        node.applied("board", &last).await?;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(&node).await?;
+        let from = json!({"from": token});
+        let outcome = client.subscribe("board/JFK", from).await?;
+        assert_eq!(outcome, json!({"outcome": "resumed"}));
+        let update = client.expect("update").await?;
+        assert_eq!(
+            (&update["row"], &update["deleted"], &update["position"]),
+            (&json!("C"), &json!(true), &json!(gone))
+        );
+        let update = client.expect("update").await?;
+        assert_eq!(
+            (&update["row"], &update["data"], &update["position"]),
+            (&json!("D"), &json!(49), &json!(last))
+        );
+        let beat = client.heartbeat().await?;
+        assert_eq!(offset(&beat), offset(&update));
+        assert!(beat["proved_at_ms"].is_u64(), "{beat}");
+        clients.push(client);
+    }
+    let next = node.publish("board/JFK", "E", "1")?;
+    for client in &mut clients {
+        let update = client.expect("update").await?;
+        assert_eq!(update["position"], next);
+    }
+    drop(clients);
+    node.drain().await
+}
+
+#[tokio::test]
 async fn an_old_token_of_a_quiet_channel_has_missed_nothing() -> anyhow::Result<()> {
     let node = tiny().start()?;
     for stream in ["board", "trades"] {

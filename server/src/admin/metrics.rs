@@ -18,6 +18,7 @@ use super::{Admin, Asked, inspect::freshness_of};
 use crate::{
     frame::{PARTS_ENCODED, UPDATES_ENCODED},
     model::{FreshnessState, Moment},
+    partition::Way,
     protocol::CloseCode,
     telemetry::{self as names, Closed, Kind, Metric, TimesRead, WorkerCounts},
 };
@@ -150,6 +151,10 @@ impl Scrape {
         let [stream, number] = labels;
         for (outcome, count) in [("ok", task.fetches), ("failed", task.failed_fetches)] {
             self.count(&names::SOURCE_FETCHES, &[stream, number, outcome], count);
+        }
+        for way in Way::ALL {
+            let labels = [stream, number, way.word()];
+            self.count(&names::PARTITION_ANSWERS, &labels, task.answers.of(way));
         }
     }
 

@@ -13,6 +13,110 @@ use crate::{
     protocol::{Outcome, SnapshotReason, write::GapReason},
 };
 
+/// What came of a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The tail had what followed the token.
+    Tail,
+    /// Nothing had followed it.
+    Unchanged,
+    /// The rows of the view that changed after it.
+    Changes,
+    /// The view, since the client had nothing.
+    New,
+    /// The view, since nobody remembers what followed the token.
+    TooOld,
+    /// The view, since the token is of another log.
+    EpochChanged,
+    /// Events from now on.
+    Started,
+    /// Events read from the log again.
+    Replayed,
+    /// Events, some of which will not come.
+    Gap,
+    /// None in time, or too many at once.
+    Refused,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Tail,
+        Self::Unchanged,
+        Self::Changes,
+        Self::New,
+        Self::TooOld,
+        Self::EpochChanged,
+        Self::Started,
+        Self::Replayed,
+        Self::Gap,
+        Self::Refused,
+    ];
+
+    /// Its word in metrics.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tail => "tail",
+            Self::Unchanged => "unchanged",
+            Self::Changes => "changes",
+            Self::New => "snapshot_new",
+            Self::TooOld => "snapshot_too_old",
+            Self::EpochChanged => "snapshot_epoch_changed",
+            Self::Started => "started",
+            Self::Replayed => "replayed",
+            Self::Gap => "gap",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// What a verdict came to.
+    const fn of(verdict: Verdict, begin: &Begin) -> Self {
+        if begin.gap.is_some() {
+            return Self::Gap;
+        }
+        match verdict {
+            Verdict::Changes if begin.snapshot.is_none() => Self::Changes,
+            Verdict::Snapshot(SnapshotReason::New) => Self::New,
+            Verdict::Snapshot(SnapshotReason::EpochChanged) => Self::EpochChanged,
+            Verdict::Snapshot(SnapshotReason::TooOld) | Verdict::Changes => Self::TooOld,
+            Verdict::Nothing => Self::Unchanged,
+            Verdict::Start => Self::Started,
+            Verdict::Replay | Verdict::EpochGap => Self::Replayed,
+            Verdict::Follow | Verdict::Ask | Verdict::Behind => Self::Tail,
+        }
+    }
+}
+
+/// Subscriptions that were answered, by what came of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers([u64; Way::ALL.len()]);
+
+impl Answers {
+    /// Counts a join of so many members.
+    pub(super) const fn count(&mut self, way: Way, members: usize) {
+        self.0[way as usize] += members as u64;
+    }
+    /// Adds what another partition counted.
+    pub fn add(&mut self, other: Self) {
+        self.0
+            .iter_mut()
+            .zip(other.0)
+            .for_each(|(sum, count)| *sum += count);
+    }
+    /// How many.
+    #[must_use]
+    pub const fn of(&self, way: Way) -> u64 {
+        self.0[way as usize]
+    }
+}
+
+impl serde::Serialize for Answers {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Way::ALL.map(|way| (way.word(), self.of(way))))
+    }
+}
+
 impl Partition {
     /// How the line begins, if that can be said; and whether this node is known to be behind.
     pub(super) fn begin(&mut self, join: &Join, now: Moment) -> (Option<Begin>, bool) {
@@ -26,17 +130,26 @@ impl Partition {
             applied: self.applied,
             head: self.head,
             last_change: self.last_change.get(&join.channel).copied(),
+            remembered: self.remembered(&join.channel),
         };
-        let begin = match verdict(&known, &join.from, join.arrived) {
+        let verdict = verdict(&known, &join.from, join.arrived);
+        let begin = match verdict {
             Verdict::Ask => None,
             Verdict::Behind => return (None, true),
             Verdict::Follow => self.follow(join),
             Verdict::Nothing => self.plain(Outcome::Resumed, Vec::new()),
             Verdict::Start => self.start(join),
+            Verdict::Changes => self
+                .changes(join, now)
+                .or_else(|| self.whole(&join.channel, SnapshotReason::TooOld, now)),
             Verdict::Snapshot(reason) => self.whole(&join.channel, reason, now),
             Verdict::Replay => self.replay(join),
             Verdict::EpochGap => self.gap(join, GapReason::EpochChanged),
         };
+        if let Some(begin) = &begin {
+            self.answers
+                .count(Way::of(verdict, begin), join.members.len());
+        }
         (begin, false)
     }
 
@@ -58,6 +171,29 @@ impl Partition {
         let updates = self
             .tail
             .between(&join.channel, token.offset, self.applied, usize::MAX)?;
+        self.plain(Outcome::Resumed, updates)
+    }
+
+    /// From where on the changes of a channel's view are remembered, if it is resident and may be served.
+    fn remembered(&self, channel: &Channel) -> Option<Offset> {
+        let view = self.views.get(channel)?;
+        (self.applied >= view.fence()).then(|| view.deletes().floor())
+    }
+
+    /// The rows of a view that changed after the token, from a list that others use already, and what followed it.
+    fn changes(&mut self, join: &Join, now: Moment) -> Option<Begin> {
+        let From::After(token) = &join.from else {
+            return None;
+        };
+        let (here, floor) = (self.at(self.applied)?, self.tail.floor());
+        self.sharing.insert(join.channel.clone());
+        let view = self.views.get_mut(&join.channel)?;
+        let (mut updates, at) =
+            view.changed_after(token.offset, &join.channel, &here, floor, now)?;
+        updates.extend(
+            self.tail
+                .between(&join.channel, at, self.applied, usize::MAX)?,
+        );
         self.plain(Outcome::Resumed, updates)
     }
 
@@ -123,8 +259,8 @@ impl Partition {
         if self.applied < view.fence() {
             return None;
         }
-        if !self.encoded.contains(channel) {
-            self.encoded.push(channel.clone());
+        if !self.sharing.contains(channel) {
+            self.sharing.insert(channel.clone());
         }
         Some(view.snapshot(channel, here, floor, now))
     }
