@@ -488,6 +488,7 @@ impl Factory {
                 rows: config.view_max.rows,
                 bytes: config.view_max.bytes,
             },
+            row_ttl: config.row_ttl,
         };
         let epoch = || short_random().ok().and_then(|name| Epoch::new(&name).ok());
         // Without random numbers the start has failed long before.

@@ -323,7 +323,9 @@ impl Partition {
     }
 
     fn apply(&mut self, record: &Record, now: Moment) -> Option<Arc<Shared>> {
-        self.health.last_record_at = now;
+        if !record.expired {
+            self.health.last_record_at = now;
+        }
         let change = match self.decoder.decode(record) {
             Ok(change) => change,
             Err(poison) => {

@@ -109,6 +109,13 @@ pub const LOG_BYTES: Metric = Metric {
     labels: PARTITION,
     help: "Bytes that the embedded log holds",
 };
+/// Rows that the embedded log deleted, since nobody had changed them for row_ttl.
+pub const LOG_EXPIRED: Metric = Metric {
+    name: "log_expired_rows",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Rows that the embedded log deleted, since nobody had changed them for row_ttl",
+};
 /// Age of the newest proof that this node has what the log has; absent before the first.
 pub const VIEW_AGE: Metric = Metric {
     name: "view_age_seconds",
@@ -349,13 +356,14 @@ pub const NODE_UPTIME: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 40] = [
+pub const ALL: [&Metric; 41] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
     &LOG_RECORDS,
     &LOG_BYTES,
+    &LOG_EXPIRED,
     &VIEW_AGE,
     &VIEW_LIVE,
     &VIEW_RESIDENT,

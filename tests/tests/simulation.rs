@@ -1,14 +1,16 @@
 //! Cut at every byte × conflation × `max_rate` × resume on another node equals never having been cut.
 
+use std::time::Duration;
+
 use tidegate::{
     model::{Placement, Policy},
-    partition::{Answers, Way},
+    partition::Way,
     worker::outbox::OutboxMax,
 };
-use tidegate_tests::simulation::{Scene, World};
+use tidegate_tests::simulation::{Reached, Scene, World};
 
-/// Seeds of each scene; `TIDEGATE_SEEDS` in the long run, `TIDEGATE_SEED` for one alone. Tells what came of all joins.
-fn run(scene: &Scene, seeds: u64) -> Answers {
+/// Seeds of each scene; `TIDEGATE_SEEDS` in the long run, `TIDEGATE_SEED` for one alone. Tells what was reached.
+fn run(scene: &Scene, seeds: u64) -> Reached {
     let wanted = |name: &str| {
         tidegate::config::environment()
             .find(|(key, _)| key == name)
@@ -17,10 +19,10 @@ fn run(scene: &Scene, seeds: u64) -> Answers {
     if let Some(seed) = wanted("TIDEGATE_SEED") {
         return World::run(scene, seed).unwrap_or_else(|violation| panic!("{violation}"));
     }
-    let (mut broken, mut answers) = (Vec::new(), Answers::default());
+    let (mut broken, mut reached) = (Vec::new(), Reached::default());
     for seed in 0..wanted("TIDEGATE_SEEDS").unwrap_or(seeds) {
         match World::run(scene, seed) {
-            Ok(reached) => answers.add(reached),
+            Ok(one) => reached.add(one),
             Err(violation) => broken.push((seed, violation)),
         }
     }
@@ -32,7 +34,7 @@ fn run(scene: &Scene, seeds: u64) -> Answers {
             &seeds[..seeds.len().min(20)]
         );
     }
-    answers
+    reached
 }
 
 #[test]
@@ -99,7 +101,7 @@ fn views_of_which_only_the_rows_that_changed_come() {
         max_rate: Some(4.0),
         ..Scene::view()
     };
-    let answers = run(&scene, 1000);
+    let answers = run(&scene, 1000).answers;
     assert!(answers.of(Way::Changes) > 0, "{answers:?}");
     assert!(answers.of(Way::TooOld) > 0, "{answers:?}");
 }
@@ -125,8 +127,25 @@ fn views_spread_of_which_only_the_rows_that_changed_come() {
         outbox,
         ..Scene::view()
     };
-    let answers = run(&scene, 1000);
+    let answers = run(&scene, 1000).answers;
     assert!(answers.of(Way::Changes) > 0, "{answers:?}");
+}
+
+#[test]
+fn views_whose_rows_have_a_time_to_live() {
+    let scene = Scene {
+        row_ttl: Some(Duration::from_millis(1500)),
+        tail: 8,
+        deletes: 10,
+        publish: 1,
+        rows: 8,
+        trim: 2,
+        replace: 4,
+        restart: 1,
+        ..Scene::view()
+    };
+    let reached = run(&scene, 1000);
+    assert!(reached.expired > 0, "{reached:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use tidegate::{model::Offset, source::embedded::Engine};
 use tidegate_tests::{
     gateway::{Node, Setup},
     websocket::{Client, offset},
+    wire::get,
 };
 
 /// A delay that no test outlives.
@@ -189,6 +190,41 @@ async fn a_token_that_the_tail_has_passed_gets_the_rows_that_changed_after_it() 
         assert_eq!(update["position"], next);
     }
     drop(clients);
+    node.drain().await
+}
+
+#[tokio::test]
+async fn a_row_that_nobody_changes_goes_for_who_follows_who_returns_and_who_looks()
+-> anyhow::Result<()> {
+    let node = Setup::new()
+        .open()
+        .stream("board", "mode = \"view\"\nrow_ttl = \"1s\"")
+        .start()?;
+    let mut client = Client::connect(&node).await?;
+    client.subscribe("board/JFK", json!({})).await?;
+    client.expect("snapshot").await?;
+    let token = node.publish("board/JFK", "B6", r#"{"gate":"12"}"#)?;
+    let update = client.expect("update").await?;
+    assert_eq!(update["position"], token);
+    let gone = client.expect("update").await?;
+    assert_eq!(
+        (&gone["row"], &gone["deleted"]),
+        (&json!("B6"), &json!(true))
+    );
+    assert_eq!(offset(&gone), offset(&update) + 1);
+    let mut returning = Client::connect(&node).await?;
+    let from = json!({"from": token});
+    let outcome = returning.subscribe("board/JFK", from).await?;
+    assert_eq!(outcome, json!({"outcome": "resumed"}));
+    assert_eq!(returning.expect("update").await?, gone);
+    let view = get(node.gateway.address(), "/v1/view/board/JFK")
+        .await
+        .json();
+    assert_eq!(
+        (&view["rows"], &view["position"]),
+        (&json!({}), &gone["position"])
+    );
+    drop((client, returning));
     node.drain().await
 }
 

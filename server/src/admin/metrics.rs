@@ -133,6 +133,7 @@ impl Scrape {
         self.count(&names::TAIL_BYTES, &labels, tail_bytes as u64);
         self.count(&names::LOG_RECORDS, &labels, records as u64);
         self.count(&names::LOG_BYTES, &labels, log_bytes as u64);
+        self.count(&names::LOG_EXPIRED, &labels, handle.log.expired());
         self.count(&names::PARTITION_QUEUED, &labels, queued as u64);
         if let Some(proof) = handle.tail.here().health.proof {
             let age = now.since(proof.asked_at).as_secs_f64();

@@ -20,6 +20,7 @@ struct Bench {
     partition: Partition,
     mailbox: Arc<Mailbox>,
     micros: u64,
+    wall_ms: i64,
 }
 
 impl Bench {
@@ -35,6 +36,7 @@ impl Bench {
                 rows: usize::MAX,
                 bytes: usize::MAX,
             },
+            row_ttl: Some(Duration::from_secs(60)),
         };
         let log = EmbeddedLog::new(0, Epoch::new("e").unwrap(), settings);
         let part = |pointer: &str| KeyPart::Pointer(pointer.into());
@@ -55,6 +57,7 @@ impl Bench {
             log,
             mailbox: Mailbox::new(Arc::<Wake>::default()),
             micros: 1,
+            wall_ms: 0,
         };
         bench.read();
         bench.join(From::Now);
@@ -86,7 +89,7 @@ impl Bench {
             event_time_ms: Some(7),
             id: None,
         };
-        let Appended::At(position) = self.log.append(vec![new], 0).remove(0) else {
+        let Appended::At(position) = self.log.append(vec![new], self.wall_ms).remove(0) else {
             panic!("the log takes everything")
         };
         self.read();
@@ -243,4 +246,28 @@ fn rows_that_were_read_from_the_cache_count_from_there_on() {
     let begin = bench.return_from(fence);
     assert_eq!(begin.outcome, Outcome::Resumed);
     assert_eq!(begin.updates.len(), 2);
+}
+
+#[test]
+fn a_row_whose_time_is_over_leaves_like_one_that_was_deleted_and_is_no_sign_of_a_producer() {
+    let mut bench = Bench::new(1);
+    bench.set("a", Some("1"));
+    bench.set("b", Some("1"));
+    bench.wall_ms = 30_000;
+    let p = bench.set("unchanged", Some(&large("u")));
+    let spoke_at = bench.partition.health.last_record_at;
+    bench.log.expire(60_001);
+    bench.read();
+    assert_eq!(bench.partition.health.last_record_at, spoke_at);
+    assert_eq!(bench.partition.resident(), (1, 1));
+    let last = bench.set("c", Some("1"));
+    assert!(bench.partition.health.last_record_at > spoke_at);
+    let begin = bench.return_from(p);
+    let rows: Vec<_> = told(&begin)
+        .into_iter()
+        .map(|(at, row, _)| (at, row))
+        .collect();
+    assert_eq!(begin.outcome, Outcome::Resumed);
+    let expected = [(last - 2, "a"), (last - 1, "b"), (last, "c")];
+    assert_eq!(rows, expected.map(|(at, row)| (at, row.to_owned())));
 }

@@ -65,7 +65,7 @@ impl View {
     /// Applies a change, unless the cache had it already.
     pub(super) fn apply(&mut self, change: &Change, offset: Offset) {
         if offset > self.fence {
-            self.cached.apply(change, offset);
+            drop(self.cached.apply(change, offset));
             self.deletes.note(change, offset, self.cached.rows.len());
             self.changes += 1;
             if let Some(changed) = &mut self.changed {
