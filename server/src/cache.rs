@@ -51,8 +51,8 @@ impl CachedView {
         }
     }
 
-    /// Applies a change.
-    pub fn apply(&mut self, change: &Change, offset: Offset) {
+    /// Applies a change; gives the row as it was.
+    pub fn apply(&mut self, change: &Change, offset: Offset) -> Option<Row> {
         self.last_change = offset;
         let id = change.row.as_str().len();
         let old = match &change.data {
@@ -69,7 +69,8 @@ impl CachedView {
             }
             None => self.rows.remove(&change.row),
         };
-        self.bytes -= old.map_or(0, |row| row.data.len() + id);
+        self.bytes -= old.as_ref().map_or(0, |row| row.data.len() + id);
+        old
     }
 }
 
@@ -79,8 +80,8 @@ impl MemoryCache {
     pub fn view(&self, channel: &str) -> Option<&CachedView> {
         self.views.get(channel)
     }
-    /// Folds a change.
-    pub fn apply(&mut self, change: &Change, offset: Offset) {
+    /// Folds a change; gives the row as it was.
+    pub fn apply(&mut self, change: &Change, offset: Offset) -> Option<Row> {
         match self.views.get_mut(&change.channel) {
             Some(view) => view.apply(change, offset),
             None => self

@@ -173,6 +173,7 @@ mod tests {
             value: value.map(|value| value.to_owned().into()),
             event_time_ms: None,
             append_time_ms: 5,
+            expired: false,
         }
     }
 

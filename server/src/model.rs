@@ -367,6 +367,8 @@ pub struct Record {
     pub event_time_ms: Option<i64>,
     /// When the log took it, in milliseconds since 1970.
     pub append_time_ms: i64,
+    /// Whether the log wrote it by itself, since its row's time was over: no sign of a producer.
+    pub expired: bool,
 }
 
 /// A decoded upsert or tombstone.

@@ -3,8 +3,10 @@
 //! Does: applies what the source yields, makes channels resident (fence join), answers joins by the resume table, and
 //! says how fresh everything is. Owns: views, tail, last changes, held joins. Never knows: connections, sockets, wire
 //! formats but for the snapshots that it hands on. Keeps: I3, I5, I6. [`Partition`] is pure: fetches and moments come in
-//! as arguments (I9); `partition/task.rs` drives it.
+//! as arguments (I9); `partition/task.rs` drives it, `partition/answer.rs` is how it answers.
 
+mod answer;
+mod changes;
 pub mod resume;
 pub mod tail;
 pub mod task;
@@ -16,7 +18,8 @@ use std::{
     time::Duration,
 };
 
-use resume::{From, Known, Verdict, verdict};
+pub use answer::{Answers, Way};
+use resume::From;
 use tail::{Health, Proof, Tail, Wake};
 use view::View;
 
@@ -24,8 +27,8 @@ use crate::{
     cache::CachedView,
     decode::Decoder,
     frame::{Shared, Snapshot},
-    model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Rows, Update},
-    protocol::{ErrorCode, Outcome, Refusal, SnapshotReason, write::GapReason},
+    model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Update},
+    protocol::{ErrorCode, Outcome, Refusal, write::GapReason},
     source::{Fetch, SourceError, embedded::EmbeddedLog},
     telemetry::Throttle,
 };
@@ -34,8 +37,8 @@ use crate::{
 const HELD_NEWS: Duration = Duration::from_millis(250);
 /// Names without a record that a partition remembers to have been asked for.
 const AWAITED_MAX: usize = 10_000;
-/// An encoded snapshot that nobody asked for is kept so long for those who join a little later.
-const SNAPSHOT_KEPT: Duration = Duration::from_secs(5);
+/// An encoded snapshot, or list of changes, that nobody asked for is kept so long for those who join a little later.
+const SHARED_KEPT: Duration = Duration::from_secs(5);
 
 /// What a partition is told of its stream.
 #[derive(Clone, Debug)]
@@ -198,8 +201,8 @@ pub struct Partition {
     epoch: Option<Epoch>,
     applied: Offset,
     views: HashMap<Channel, View>,
-    /// Channels whose views hold an encoding that is let go of after a while.
-    encoded: Vec<Channel>,
+    /// Channels whose views hold something shared that is let go of after a while.
+    sharing: HashSet<Channel>,
     /// Channels that somebody asked for before anything was written to them: resident from their first record on.
     awaited: HashSet<Channel>,
     last_change: HashMap<Channel, Offset>,
@@ -208,6 +211,7 @@ pub struct Partition {
     health: Health,
     readable: bool,
     joins: Vec<Join>,
+    answers: Answers,
     poisoned: u64,
     warning: Throttle,
 }
@@ -229,7 +233,7 @@ impl Partition {
             epoch: None,
             applied: Offset::BEFORE_ALL,
             views: HashMap::new(),
-            encoded: Vec::new(),
+            sharing: HashSet::new(),
             awaited: HashSet::new(),
             last_change: HashMap::new(),
             head: (Offset::BEFORE_ALL, Moment::default()),
@@ -237,6 +241,7 @@ impl Partition {
             health: Health::default(),
             readable: false,
             joins: Vec::new(),
+            answers: Answers::default(),
             poisoned: 0,
             warning: Throttle::default(),
         }
@@ -252,6 +257,12 @@ impl Partition {
     #[must_use]
     pub const fn poisoned(&self) -> u64 {
         self.poisoned
+    }
+
+    /// What came of the joins.
+    #[must_use]
+    pub const fn answers(&self) -> Answers {
+        self.answers
     }
 
     /// The log's identity; none before the first fetch.
@@ -312,7 +323,9 @@ impl Partition {
     }
 
     fn apply(&mut self, record: &Record, now: Moment) -> Option<Arc<Shared>> {
-        self.health.last_record_at = now;
+        if !record.expired {
+            self.health.last_record_at = now;
+        }
         let change = match self.decoder.decode(record) {
             Ok(change) => change,
             Err(poison) => {
@@ -384,6 +397,7 @@ impl Partition {
                 1000,
             );
             let members = std::mem::take(&mut join.members);
+            self.answers.count(Way::Refused, members.len());
             return Self::reply(&join, members, Answer::Refused(refusal));
         }
         if !self.answer(&mut join, now) {
@@ -397,9 +411,9 @@ impl Partition {
         joins.retain_mut(|join| !self.answer(join, now));
         self.joins = joins;
         let views = &mut self.views;
-        self.encoded.retain(|channel| {
+        self.sharing.retain(|channel| {
             let view = views.get_mut(channel);
-            view.is_some_and(|view| !view.forget_snapshot(now, SNAPSHOT_KEPT))
+            view.is_some_and(|view| !view.forget_shared(now, SHARED_KEPT))
         });
     }
 
@@ -409,11 +423,14 @@ impl Partition {
         let waited = now.since(join.arrived);
         let answer = match begin {
             Some(begin) => Answer::Begin(begin),
-            None if waited >= self.settings.hold => Answer::Refused(Refusal::retry(
-                ErrorCode::RetryLater,
-                "this node is behind the token or its source; another may not be",
-                1000,
-            )),
+            None if waited >= self.settings.hold => {
+                self.answers.count(Way::Refused, join.members.len());
+                Answer::Refused(Refusal::retry(
+                    ErrorCode::RetryLater,
+                    "this node is behind the token or its source; another may not be",
+                    1000,
+                ))
+            }
             None if !join.told && (behind || waited >= HELD_NEWS) => {
                 join.told = true;
                 Self::reply(join, join.members.clone(), Answer::Held);
@@ -436,224 +453,6 @@ impl Partition {
             arrived,
             answer,
         });
-    }
-
-    /// How the line begins, if that can be said; and whether this node is known to be behind.
-    fn begin(&mut self, join: &Join, now: Moment) -> (Option<Begin>, bool) {
-        let Some(epoch) = &self.epoch else {
-            return (None, !self.readable && self.health.trouble.is_some());
-        };
-        let known = Known {
-            mode: self.settings.mode,
-            epoch,
-            floor: self.tail.floor(),
-            applied: self.applied,
-            head: self.head,
-            last_change: self.last_change.get(&join.channel).copied(),
-        };
-        let begin = match verdict(&known, &join.from, join.arrived) {
-            Verdict::Ask => None,
-            Verdict::Behind => return (None, true),
-            Verdict::Follow => self.follow(join),
-            Verdict::Nothing => self.plain(Outcome::Resumed, Vec::new()),
-            Verdict::Start => self.start(join),
-            Verdict::Snapshot(reason) => self.whole(&join.channel, reason, now),
-            Verdict::Replay => self.replay(join),
-            Verdict::EpochGap => self.gap(join, GapReason::EpochChanged),
-        };
-        (begin, false)
-    }
-
-    fn plain(&self, outcome: Outcome, updates: Vec<Arc<Shared>>) -> Option<Begin> {
-        Some(Begin {
-            outcome,
-            snapshot: None,
-            gap: None,
-            updates,
-            at: self.at(self.applied)?,
-            life: self.tail.cursor().resets,
-        })
-    }
-
-    fn follow(&self, join: &Join) -> Option<Begin> {
-        let From::After(token) = &join.from else {
-            return None;
-        };
-        let updates = self
-            .tail
-            .between(&join.channel, token.offset, self.applied, usize::MAX)?;
-        self.plain(Outcome::Resumed, updates)
-    }
-
-    fn start(&self, join: &Join) -> Option<Begin> {
-        let updates = match join.from {
-            From::History(n) => self.tail.last(&join.channel, n as usize),
-            _ => Vec::new(),
-        };
-        self.plain(Outcome::Started, updates)
-    }
-
-    fn gap(&self, join: &Join, reason: GapReason) -> Option<Begin> {
-        let From::After(from) = &join.from else {
-            return None;
-        };
-        let to = self.at(self.applied)?;
-        let gap = Some(Gap {
-            from: from.clone(),
-            to,
-            dropped: None,
-            reason,
-        });
-        Some(Begin {
-            gap,
-            ..self.plain(Outcome::Resumed, Vec::new())?
-        })
-    }
-
-    /// The whole view: an encoding that others use already, and what followed it, or a new one.
-    fn whole(&mut self, channel: &Channel, reason: SnapshotReason, now: Moment) -> Option<Begin> {
-        let snapshot = self.view(channel, now)?;
-        let updates = self.tail.between(
-            channel,
-            snapshot.position().offset,
-            self.applied,
-            usize::MAX,
-        )?;
-        Some(Begin {
-            snapshot: Some(snapshot),
-            ..self.plain(Outcome::Snapshot(reason), updates)?
-        })
-    }
-
-    /// The snapshot of a channel, made resident where it was not; none until this node has applied what the cache had.
-    fn view(&mut self, channel: &Channel, now: Moment) -> Option<Arc<Snapshot>> {
-        let here = self.at(self.applied)?;
-        if !self.views.contains_key(channel) {
-            if here.epoch != *self.cache.epoch() {
-                return None;
-            }
-            let (cached, fence) = self.cache.view(channel);
-            if cached.last_change == Offset::BEFORE_ALL {
-                // Nothing was ever written to it: a name that anybody may invent takes little room, and bounded.
-                if self.awaited.len() < AWAITED_MAX {
-                    self.awaited.insert(channel.clone());
-                }
-                return Some(Snapshot::new(channel.clone(), here, Rows::new()));
-            }
-            self.views.insert(channel.clone(), View::new(cached, fence));
-        }
-        let floor = self.tail.floor();
-        let view = self.views.get_mut(channel)?;
-        if self.applied < view.fence() {
-            return None;
-        }
-        if !self.encoded.contains(channel) {
-            self.encoded.push(channel.clone());
-        }
-        Some(view.snapshot(channel, here, floor, now))
-    }
-
-    /// A view for a single answer.
-    pub fn view_now(&mut self, channel: &Channel, now: Moment) -> Option<ViewAt> {
-        let here = self.at(self.applied)?;
-        self.view(channel, now)?;
-        let rows = self
-            .views
-            .get(channel)
-            .map_or_else(Rows::new, |view| view.rows().clone());
-        Some(ViewAt {
-            snapshot: Snapshot::new(channel.clone(), here, rows),
-            last_change: self.last_change(channel),
-            health: self.health,
-        })
-    }
-
-    /// A channel's last change on this node, as far as it is known.
-    #[must_use]
-    pub fn last_change(&self, channel: &Channel) -> Option<Position> {
-        self.at(self
-            .last_change
-            .get(channel)
-            .copied()
-            .filter(|&at| at <= self.applied)?)
-    }
-
-    /// Events from the log: all that follow the token, or a gap where the log does not reach back, or too far.
-    fn replay(&mut self, join: &Join) -> Option<Begin> {
-        if !self.readable {
-            return None;
-        }
-        let (log_start, epoch) = (self.cache.extent().1, self.epoch.clone()?);
-        if epoch != *self.cache.epoch() {
-            return None;
-        }
-        let bound = Offset::new(
-            self.applied
-                .number()
-                .saturating_sub(self.settings.replay_records as u64),
-        );
-        let (after, gap) = match &join.from {
-            From::After(token) if token.offset < log_start || token.offset < bound => {
-                return self.gap(join, GapReason::TooOld);
-            }
-            From::After(token) => (token.offset, None),
-            _ => {
-                let after = log_start.max(bound);
-                let gap = (log_start < bound).then_some((log_start, after));
-                (after, gap)
-            }
-        };
-        let updates = self.read(&join.channel, after)?;
-        let outcome = if join.from == From::Earliest {
-            Outcome::Started
-        } else {
-            Outcome::Resumed
-        };
-        let mut begin = self.plain(outcome, updates)?;
-        if let Some((from, to)) = gap {
-            let (from, to) = (self.at(from)?, self.at(to)?);
-            begin.gap = Some(Gap {
-                from,
-                to,
-                dropped: None,
-                reason: GapReason::TooOld,
-            });
-        }
-        Some(begin)
-    }
-
-    /// The channel's updates after `after`, up to what this node has applied, from the log.
-    fn read(&mut self, channel: &Channel, mut after: Offset) -> Option<Vec<Arc<Shared>>> {
-        let mut updates = Vec::new();
-        while after < self.applied {
-            let fetch = self.cache.read(Some(after), 4 << 20);
-            if fetch.start > after {
-                return None;
-            }
-            for record in fetch
-                .records
-                .iter()
-                .filter(|record| record.offset <= self.applied)
-            {
-                let Ok(change) = self.decoder.decode(record) else {
-                    continue;
-                };
-                if change.channel == *channel {
-                    updates.push(Shared::new(
-                        Update {
-                            position: self.at(record.offset)?,
-                            change,
-                        },
-                        Moment::default(),
-                    ));
-                }
-            }
-            if fetch.upto <= after {
-                break;
-            }
-            after = fetch.upto;
-        }
-        Some(updates)
     }
 
     /// Resident views, and the rows of all of them.

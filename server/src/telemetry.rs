@@ -109,6 +109,13 @@ pub const LOG_BYTES: Metric = Metric {
     labels: PARTITION,
     help: "Bytes that the embedded log holds",
 };
+/// Rows that the embedded log deleted, since nobody had changed them for row_ttl.
+pub const LOG_EXPIRED: Metric = Metric {
+    name: "log_expired_rows",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Rows that the embedded log deleted, since nobody had changed them for row_ttl",
+};
 /// Age of the newest proof that this node has what the log has; absent before the first.
 pub const VIEW_AGE: Metric = Metric {
     name: "view_age_seconds",
@@ -157,6 +164,13 @@ pub const PARTITION_QUEUED: Metric = Metric {
     kind: Kind::Gauge,
     labels: PARTITION,
     help: "Requests in the partition's queue, not yet looked at",
+};
+/// Subscriptions that the partition answered, by what came of them.
+pub const PARTITION_ANSWERS: Metric = Metric {
+    name: "partition_answered_joins",
+    kind: Kind::Counter,
+    labels: &["stream", "partition", "outcome"],
+    help: "Subscriptions that the partition answered, by what came of them",
 };
 /// Joins and long-polls that the partition holds until it can answer them.
 pub const PARTITION_WAITING: Metric = Metric {
@@ -349,13 +363,14 @@ pub const NODE_UPTIME: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 40] = [
+pub const ALL: [&Metric; 42] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
     &LOG_RECORDS,
     &LOG_BYTES,
+    &LOG_EXPIRED,
     &VIEW_AGE,
     &VIEW_LIVE,
     &VIEW_RESIDENT,
@@ -364,6 +379,7 @@ pub const ALL: [&Metric; 40] = [
     &TAIL_BYTES,
     &PARTITION_QUEUED,
     &PARTITION_WAITING,
+    &PARTITION_ANSWERS,
     &FANOUT_OFFERS,
     &FANOUT_NOTICES,
     &FANOUT_JOINS,

@@ -268,6 +268,7 @@ fn reads_back(key: Bytes, event_time_ms: Option<i64>, change: &Change) {
         value: change.data.clone(),
         event_time_ms,
         append_time_ms: 5,
+        expired: false,
     };
     // A trusted log's values are not looked at again; to an untrusting reader they are good as well.
     for trusted in [true, false] {

@@ -15,6 +15,7 @@ use tidegate::{
     cache::ViewMax,
     decode::own_key,
     model::{Change, Channel, Epoch, Mode, Moment, Placement, Policy, RowId},
+    partition::Answers,
     source::embedded::{Appended, EmbeddedLog, LogSettings, NewRecord, Retention},
     streams::partition_of,
     worker::outbox::OutboxMax,
@@ -106,6 +107,8 @@ pub struct Scene {
     pub padding: usize,
     /// The outbox.
     pub outbox: OutboxMax,
+    /// How long a row lives that nobody changes.
+    pub row_ttl: Option<Duration>,
     /// Flushes a second of some subscriptions.
     pub max_rate: Option<f64>,
     /// The policy of all lines.
@@ -141,6 +144,7 @@ impl Scene {
                 bytes: 1 << 20,
                 frames: 4096,
             },
+            row_ttl: None,
             max_rate: None,
             policy: Policy::Conflate,
         }
@@ -157,6 +161,23 @@ impl Scene {
     }
 }
 
+/// What a history came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reached {
+    /// What came of the joins.
+    pub answers: Answers,
+    /// Rows that were deleted since their time was over.
+    pub expired: usize,
+}
+
+impl Reached {
+    /// Adds another history's.
+    pub fn add(&mut self, other: Self) {
+        self.answers.add(other.answers);
+        self.expired += other.expired;
+    }
+}
+
 /// One history.
 pub struct World {
     scene: Scene,
@@ -168,19 +189,27 @@ pub struct World {
     clients: Vec<Client>,
     numbers: u64,
     epochs: u64,
+    reached: Reached,
     story: String,
 }
 
 impl World {
     /// Runs one seed to its end.
     ///
+    /// Tells what it came to.
+    ///
     /// # Errors
     /// The first violation, with the story that led to it.
-    pub fn run(scene: &Scene, seed: u64) -> Result<(), String> {
+    pub fn run(scene: &Scene, seed: u64) -> Result<Reached, String> {
         let mut world = Self::new(scene.clone(), seed);
         world
             .live()
-            .map_err(|violation| format!("seed {seed}: {violation}\n{}", world.story))
+            .map_err(|violation| format!("seed {seed}: {violation}\n{}", world.story))?;
+        world
+            .nodes
+            .iter()
+            .for_each(|node| world.reached.answers.add(node.answers()));
+        Ok(world.reached)
     }
 
     fn new(scene: Scene, seed: u64) -> Self {
@@ -193,6 +222,7 @@ impl World {
             clients: Vec::new(),
             numbers: 0,
             epochs: 0,
+            reached: Reached::default(),
             story: String::new(),
             scene,
         };
@@ -206,6 +236,11 @@ impl World {
 
     fn now(&self) -> Moment {
         Moment::default().plus(TICK * u32::try_from(self.ticks).unwrap_or(u32::MAX))
+    }
+
+    /// The wall clock of this world.
+    fn wall_ms(&self) -> i64 {
+        i64::try_from(self.now().millis()).unwrap_or(i64::MAX)
     }
 
     fn tell(&mut self, text: &str) {
@@ -225,6 +260,7 @@ impl World {
                 rows: usize::MAX,
                 bytes: usize::MAX,
             },
+            row_ttl: self.scene.row_ttl,
         };
         let epoch = |partition: u32| {
             Epoch::new(&format!("e{}p{partition}", self.epochs)).expect("letters and digits")
@@ -234,6 +270,8 @@ impl World {
             .collect();
         self.truth.replace(self.ticks, self.logs.len());
         let now = self.now();
+        let gone = self.nodes.iter();
+        gone.for_each(|node| self.reached.answers.add(node.answers()));
         self.nodes = (0..self.scene.nodes)
             .map(|n| Node::new(n, &self.scene, &self.logs, now))
             .collect();
@@ -290,6 +328,7 @@ impl World {
                     .filter(|client| client.is_on(node))
                     .for_each(Client::cut);
                 let now = self.now();
+                self.reached.answers.add(self.nodes[n].answers());
                 self.nodes[n] = Node::new(n, &self.scene, &self.logs, now);
                 self.tell(&format!("node {n} restarted"));
             }
@@ -355,7 +394,9 @@ impl World {
             event_time_ms: Some(0),
             id: None,
         };
-        let appended = self.logs[partition].append(vec![new], 0).remove(0);
+        let appended = self.logs[partition]
+            .append(vec![new], self.wall_ms())
+            .remove(0);
         let Appended::At(position) = appended else {
             panic!("{appended:?}")
         };
@@ -379,6 +420,7 @@ impl World {
 
     fn tick(&mut self, calm: bool) -> Result<(), String> {
         self.ticks += 1;
+        self.expire()?;
         let now = self.now();
         for n in 0..self.nodes.len() {
             let lags = n + 1 == self.nodes.len() && self.nodes.len() > 1;
@@ -387,6 +429,42 @@ impl World {
         }
         for n in 0..self.clients.len() {
             self.step_client(n, calm, now)?;
+        }
+        Ok(())
+    }
+
+    /// The logs delete the rows whose time is over: those, no others, in the order of their last changes.
+    fn expire(&mut self) -> Result<(), String> {
+        let Some(ttl) = self.scene.row_ttl else {
+            return Ok(());
+        };
+        let ttl = u64::try_from(ttl.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
+        for partition in 0..self.logs.len() {
+            let before = self.logs[partition].extent().0;
+            self.logs[partition].expire(self.wall_ms());
+            let written = self.logs[partition].read(Some(before), usize::MAX).records;
+            let due = self
+                .truth
+                .unchanged(partition, self.ticks.saturating_sub(ttl));
+            let keys = |change: &Change| own_key(change.channel.name(), change.row.as_str());
+            let found: Vec<_> = written.iter().map(|record| record.key.clone()).collect();
+            if found != due.iter().map(keys).collect::<Vec<_>>() {
+                return Err(format!("log {partition} deleted {found:?}, not {due:?}"));
+            }
+            self.reached.expired += due.len();
+            for (record, change) in written.iter().zip(due) {
+                let data = record.value.clone();
+                let change = Change { data, ..change };
+                self.numbers += 1;
+                let (number, ticks) = (self.numbers, self.ticks);
+                self.truth
+                    .record(partition, record.offset, &change, ticks, number);
+                let row = change.row.as_str();
+                self.tell(&format!(
+                    "log {partition}: {} {} {row} is over",
+                    record.offset, change.channel
+                ));
+            }
         }
         Ok(())
     }

@@ -184,6 +184,7 @@ impl Steady {
                         max_rate: None,
                         policy: None,
                         retry_ms: 1000,
+                        chunked: true,
                     };
                     (opening, Vec::new())
                 }
@@ -297,6 +298,7 @@ fn log() -> Arc<EmbeddedLog> {
             rows: usize::MAX,
             bytes: usize::MAX,
         },
+        row_ttl: None,
     };
     EmbeddedLog::new(0, Epoch::new("e1").expect("letters and digits"), settings)
 }
@@ -331,6 +333,9 @@ fn settings() -> worker::Settings {
         drain_bytes: 1024,
         drain_over: Duration::from_secs(30),
         message_bytes: 1 << 20,
+        message_timeout: Duration::from_secs(30),
+        messages: None,
+        subscribes: None,
         channels_max: 100,
         auth_timeout: Duration::from_secs(10),
     }

@@ -1,13 +1,16 @@
 //! Cut at every byte × conflation × `max_rate` × resume on another node equals never having been cut.
 
+use std::time::Duration;
+
 use tidegate::{
     model::{Placement, Policy},
+    partition::Way,
     worker::outbox::OutboxMax,
 };
-use tidegate_tests::simulation::{Scene, World};
+use tidegate_tests::simulation::{Reached, Scene, World};
 
-/// Seeds of each scene; `TIDEGATE_SEEDS` in the long run, `TIDEGATE_SEED` for one alone.
-fn run(scene: &Scene, seeds: u64) {
+/// Seeds of each scene; `TIDEGATE_SEEDS` in the long run, `TIDEGATE_SEED` for one alone. Tells what was reached.
+fn run(scene: &Scene, seeds: u64) -> Reached {
     let wanted = |name: &str| {
         tidegate::config::environment()
             .find(|(key, _)| key == name)
@@ -16,10 +19,11 @@ fn run(scene: &Scene, seeds: u64) {
     if let Some(seed) = wanted("TIDEGATE_SEED") {
         return World::run(scene, seed).unwrap_or_else(|violation| panic!("{violation}"));
     }
-    let mut broken = Vec::new();
+    let (mut broken, mut reached) = (Vec::new(), Reached::default());
     for seed in 0..wanted("TIDEGATE_SEEDS").unwrap_or(seeds) {
-        if let Err(violation) = World::run(scene, seed) {
-            broken.push((seed, violation));
+        match World::run(scene, seed) {
+            Ok(one) => reached.add(one),
+            Err(violation) => broken.push((seed, violation)),
         }
     }
     if let Some((_, first)) = broken.first() {
@@ -30,6 +34,7 @@ fn run(scene: &Scene, seeds: u64) {
             &seeds[..seeds.len().min(20)]
         );
     }
+    reached
 }
 
 #[test]
@@ -80,6 +85,67 @@ fn views_with_short_tails_and_small_outboxes() {
         },
         1000,
     );
+}
+
+/// Large views over tails that hold next to nothing: most who return are older than the tail.
+#[test]
+fn views_of_which_only_the_rows_that_changed_come() {
+    let scene = Scene {
+        tail: 4,
+        rows: 12,
+        deletes: 40,
+        padding: 60,
+        cut: 8,
+        slow: 50,
+        publish: 3,
+        max_rate: Some(4.0),
+        ..Scene::view()
+    };
+    let answers = run(&scene, 1000).answers;
+    assert!(answers.of(Way::Changes) > 0, "{answers:?}");
+    assert!(answers.of(Way::TooOld) > 0, "{answers:?}");
+}
+
+#[test]
+fn views_spread_of_which_only_the_rows_that_changed_come() {
+    let outbox = OutboxMax {
+        bytes: 4000,
+        frames: 6,
+    };
+    let scene = Scene {
+        placement: Placement::Spread,
+        channels: 2,
+        tail: 4,
+        rows: 20,
+        deletes: 30,
+        padding: 60,
+        cut: 8,
+        slow: 50,
+        lag: 10,
+        publish: 3,
+        restart: 1,
+        outbox,
+        ..Scene::view()
+    };
+    let answers = run(&scene, 1000).answers;
+    assert!(answers.of(Way::Changes) > 0, "{answers:?}");
+}
+
+#[test]
+fn views_whose_rows_have_a_time_to_live() {
+    let scene = Scene {
+        row_ttl: Some(Duration::from_millis(1500)),
+        tail: 8,
+        deletes: 10,
+        publish: 1,
+        rows: 8,
+        trim: 2,
+        replace: 4,
+        restart: 1,
+        ..Scene::view()
+    };
+    let reached = run(&scene, 1000);
+    assert!(reached.expired > 0, "{reached:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use tidegate::{model::Offset, source::embedded::Engine};
 use tidegate_tests::{
     gateway::{Node, Setup},
     websocket::{Client, offset},
+    wire::get,
 };
 
 /// A delay that no test outlives.
@@ -138,6 +139,92 @@ async fn a_token_that_the_tail_has_passed_gets_a_snapshot_that_says_so() -> anyh
     assert_eq!(snapshot["rows"]["A"]["data"], 1);
     assert_eq!(snapshot["rows"]["B"]["data"], 49);
     drop(client);
+    node.drain().await
+}
+
+#[tokio::test]
+async fn a_token_that_the_tail_has_passed_gets_the_rows_that_changed_after_it() -> anyhow::Result<()>
+{
+    let node = tiny().start()?;
+    let large = format!("\"{}\"", "x".repeat(900));
+    for row in ["A", "B"] {
+        node.publish("board/JFK", row, &large)?;
+    }
+    let mut first = Client::connect(&node).await?;
+    first.subscribe("board/JFK", json!({})).await?;
+    let token = node.publish("board/JFK", "C", "1")?;
+    first
+        .find(|message| message["op"] == "update" && message["position"] == token)
+        .await?;
+    drop(first);
+    let gone = node.publish("board/JFK", "C", "null")?;
+    let mut last = String::new();
+    for n in 0..50 {
+        last = node.publish("board/JFK", "D", &n.to_string())?;
+        node.applied("board", &last).await?;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(&node).await?;
+        let from = json!({"from": token});
+        let outcome = client.subscribe("board/JFK", from).await?;
+        assert_eq!(outcome, json!({"outcome": "resumed"}));
+        let update = client.expect("update").await?;
+        assert_eq!(
+            (&update["row"], &update["deleted"], &update["position"]),
+            (&json!("C"), &json!(true), &json!(gone))
+        );
+        let update = client.expect("update").await?;
+        assert_eq!(
+            (&update["row"], &update["data"], &update["position"]),
+            (&json!("D"), &json!(49), &json!(last))
+        );
+        let beat = client.heartbeat().await?;
+        assert_eq!(offset(&beat), offset(&update));
+        assert!(beat["proved_at_ms"].is_u64(), "{beat}");
+        clients.push(client);
+    }
+    let next = node.publish("board/JFK", "E", "1")?;
+    for client in &mut clients {
+        let update = client.expect("update").await?;
+        assert_eq!(update["position"], next);
+    }
+    drop(clients);
+    node.drain().await
+}
+
+#[tokio::test]
+async fn a_row_that_nobody_changes_goes_for_who_follows_who_returns_and_who_looks()
+-> anyhow::Result<()> {
+    let node = Setup::new()
+        .open()
+        .stream("board", "mode = \"view\"\nrow_ttl = \"1s\"")
+        .start()?;
+    let mut client = Client::connect(&node).await?;
+    client.subscribe("board/JFK", json!({})).await?;
+    client.expect("snapshot").await?;
+    let token = node.publish("board/JFK", "B6", r#"{"gate":"12"}"#)?;
+    let update = client.expect("update").await?;
+    assert_eq!(update["position"], token);
+    let gone = client.expect("update").await?;
+    assert_eq!(
+        (&gone["row"], &gone["deleted"]),
+        (&json!("B6"), &json!(true))
+    );
+    assert_eq!(offset(&gone), offset(&update) + 1);
+    let mut returning = Client::connect(&node).await?;
+    let from = json!({"from": token});
+    let outcome = returning.subscribe("board/JFK", from).await?;
+    assert_eq!(outcome, json!({"outcome": "resumed"}));
+    assert_eq!(returning.expect("update").await?, gone);
+    let view = get(node.gateway.address(), "/v1/view/board/JFK")
+        .await
+        .json();
+    assert_eq!(
+        (&view["rows"], &view["position"]),
+        (&json!({}), &gone["position"])
+    );
+    drop((client, returning));
     node.drain().await
 }
 

@@ -18,6 +18,7 @@ use super::{Admin, Asked, inspect::freshness_of};
 use crate::{
     frame::{PARTS_ENCODED, UPDATES_ENCODED},
     model::{FreshnessState, Moment},
+    partition::Way,
     protocol::CloseCode,
     telemetry::{self as names, Closed, Kind, Metric, TimesRead, WorkerCounts},
 };
@@ -132,6 +133,7 @@ impl Scrape {
         self.count(&names::TAIL_BYTES, &labels, tail_bytes as u64);
         self.count(&names::LOG_RECORDS, &labels, records as u64);
         self.count(&names::LOG_BYTES, &labels, log_bytes as u64);
+        self.count(&names::LOG_EXPIRED, &labels, handle.log.expired());
         self.count(&names::PARTITION_QUEUED, &labels, queued as u64);
         if let Some(proof) = handle.tail.here().health.proof {
             let age = now.since(proof.asked_at).as_secs_f64();
@@ -150,6 +152,10 @@ impl Scrape {
         let [stream, number] = labels;
         for (outcome, count) in [("ok", task.fetches), ("failed", task.failed_fetches)] {
             self.count(&names::SOURCE_FETCHES, &[stream, number, outcome], count);
+        }
+        for way in Way::ALL {
+            let labels = [stream, number, way.word()];
+            self.count(&names::PARTITION_ANSWERS, &labels, task.answers.of(way));
         }
     }
 

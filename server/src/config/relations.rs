@@ -11,7 +11,7 @@ use super::{
     units::{show_duration, show_size},
     walk::Walk,
 };
-use crate::model::Placement;
+use crate::model::{Mode, Placement};
 
 /// Most partitions of a stream whose rows are spread: so many positions fit in a token.
 const SPREAD_PARTITIONS_MAX: u32 = 64;
@@ -96,6 +96,14 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
             "at most {SPREAD_PARTITIONS_MAX} where placement is \"spread\", so that a token fits"
         );
         walk.note(&key, stream.partitions.to_string(), expected);
+    }
+    let (key, mode) = (format!("{path}.row_ttl"), format!("{path}.mode"));
+    if let Some(ttl) = stream.row_ttl
+        && stream.mode == Mode::Events
+        && walk.clean(&[&key, &mode])
+    {
+        let expected = "no time, since mode is \"events\" and events have no rows".to_owned();
+        walk.note(&key, format!("{:?}", show_duration(ttl)), expected);
     }
     let default = stream.default.as_ref().map_or(0, String::len);
     if default > record.1 && walk.clean(&[record.0]) {

@@ -41,6 +41,8 @@ pub struct StreamConfig {
     pub slow_consumer: Policy,
     /// How large a view may become.
     pub view_max: ViewMax,
+    /// Rows of a view whose last change the log took so long ago are deleted, 1 s to 3650 d; default: none, so never.
+    pub row_ttl: Option<Duration>,
     /// After which silence the producer counts as dead, 100 ms to 3650 d; default: none, so never.
     pub expect_every: Option<Duration>,
     /// JSON text that is served, marked, when nothing else is known, `limits.record_bytes` at most; default: none.
@@ -118,6 +120,7 @@ impl Default for StreamConfig {
                 rows: 100_000,
                 bytes: 16 * MIB,
             },
+            row_ttl: None,
             expect_every: None,
             default: None,
         }
@@ -191,6 +194,7 @@ impl StreamConfig {
                     .size("bytes", KIB..=SIZE_MAX)
                     .unwrap_or(default.view_max.bytes),
             },
+            row_ttl: section.duration("row_ttl", AGES),
             expect_every: section.duration("expect_every", SHORTEST..=DURATION_MAX),
             default: section.json("default"),
         }

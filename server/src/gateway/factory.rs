@@ -204,6 +204,7 @@ fn log_settings(config: &StreamConfig) -> LogSettings {
             rows: config.view_max.rows,
             bytes: config.view_max.bytes,
         },
+        row_ttl: config.row_ttl,
     }
 }
 

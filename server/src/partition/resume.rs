@@ -36,6 +36,8 @@ pub struct Known<'a> {
     pub head: (Offset, Moment),
     /// The channel's last change; none when it is not known (which is not "never").
     pub last_change: Option<Offset>,
+    /// The channel's view remembers every change after this; none where there is no view that may be served.
+    pub remembered: Option<Offset>,
 }
 
 /// What is to be done.
@@ -49,6 +51,8 @@ pub enum Verdict {
     Follow,
     /// Nothing was missed.
     Nothing,
+    /// The rows of the view that changed after the token.
+    Changes,
     /// The whole view.
     Snapshot(SnapshotReason),
     /// Events from now on.
@@ -100,6 +104,9 @@ pub fn verdict(known: &Known<'_>, from: &From, arrived: Moment) -> Verdict {
     }
     match known.mode {
         Mode::Events => Verdict::Replay,
+        Mode::View if known.remembered.is_some_and(|since| since <= token.offset) => {
+            Verdict::Changes
+        }
         Mode::View => Verdict::Snapshot(SnapshotReason::TooOld),
     }
 }
@@ -118,6 +125,7 @@ mod tests {
             applied: Offset::new(20),
             head: (Offset::new(25), Moment::from_micros(100)),
             last_change: Some(Offset::new(12)),
+            remembered: Some(Offset::new(8)),
         };
         let token = Position {
             partition: 0,
@@ -155,7 +163,9 @@ mod tests {
             Verdict::Snapshot(SnapshotReason::EpochChanged),
         );
         check(Events, "f", 5, 50, Verdict::Ask); // until the head is applied
-        check(View, "e", 9, 50, Verdict::Snapshot(SnapshotReason::TooOld));
+        check(View, "e", 9, 50, Verdict::Changes);
+        check(View, "e", 8, 50, Verdict::Changes);
+        check(View, "e", 7, 50, Verdict::Snapshot(SnapshotReason::TooOld));
         check(Events, "e", 9, 50, Verdict::Replay);
     }
 
@@ -169,6 +179,7 @@ mod tests {
             applied: Offset::new(20),
             head: (Offset::new(25), Moment::from_micros(100)),
             last_change: None,
+            remembered: None,
         };
         let from = From::After(Position {
             partition: 0,
@@ -193,6 +204,7 @@ mod tests {
             applied: Offset::new(20),
             head: (Offset::new(20), Moment::from_micros(100)),
             last_change: Some(Offset::new(5)),
+            remembered: None,
         };
         let from = From::After(Position {
             partition: 0,
@@ -217,6 +229,7 @@ mod tests {
             applied: Offset::BEFORE_ALL,
             head: (Offset::BEFORE_ALL, Moment::default()),
             last_change: None,
+            remembered: None,
         };
         assert_eq!(
             verdict(&known, &From::Now, Moment::default()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Join, Partition, ViewAt};
+use super::{Answers, Join, Partition, ViewAt};
 use crate::{
     clock::Clock,
     model::{Channel, Moment, Position},
@@ -70,6 +70,8 @@ pub struct Inspection {
     pub failed_fetches: u64,
     /// Joins and long-polls that wait.
     pub waiting: usize,
+    /// What came of the joins.
+    pub answers: Answers,
 }
 
 #[derive(Default)]
@@ -176,6 +178,7 @@ fn take(
                 fetches: counts.fetches,
                 failed_fetches: counts.failed,
                 waiting: partition.waiting() + watchers.len(),
+                answers: partition.answers(),
             };
             // Who asked may have gone.
             drop(reply.send(inspection));

@@ -1,17 +1,19 @@
-//! A resident view: its rows, the fence from which it may be served, and the encoding that its readers share.
+//! A resident view: its rows, the fence from which it may be served, the deletes that it remembers, and what its readers
+//! share: an encoding of the whole, and the list of what changed last.
 
 use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
 
+use super::changes::{Changes, Deletes, length_of, length_of_whole};
 use crate::{
     cache::CachedView,
-    frame::Snapshot,
+    frame::{Shared, Snapshot},
     model::{Change, Channel, Moment, Offset, Position, Rows},
 };
 
-/// A shared encoding is used for those who join later while so many changes followed it at most.
+/// A shared encoding, or list of changes, is used for those who join later while so many changes followed it at most.
 const CHANGES_SHARED: usize = 64;
 /// … or as many as this part of its rows.
 const CHANGES_SHARED_PART: usize = 4;
@@ -22,6 +24,8 @@ pub(super) struct View {
     newest: Option<Arc<Snapshot>>,
     older: Weak<Snapshot>,
     changes: usize,
+    deletes: Deletes,
+    changed: Option<Changes>,
     asked_at: Moment,
 }
 
@@ -34,6 +38,8 @@ impl View {
             newest: None,
             older: Weak::new(),
             changes: 0,
+            deletes: Deletes::since(fence),
+            changed: None,
             asked_at: Moment::default(),
         }
     }
@@ -46,12 +52,57 @@ impl View {
         &self.cached.rows
     }
 
+    /// Bytes of its rows' ids and data.
+    pub(super) const fn bytes(&self) -> usize {
+        self.cached.bytes
+    }
+
+    /// The deletes that it remembers.
+    pub(super) const fn deletes(&self) -> &Deletes {
+        &self.deletes
+    }
+
     /// Applies a change, unless the cache had it already.
     pub(super) fn apply(&mut self, change: &Change, offset: Offset) {
         if offset > self.fence {
-            self.cached.apply(change, offset);
+            drop(self.cached.apply(change, offset));
+            self.deletes.note(change, offset, self.cached.rows.len());
             self.changes += 1;
+            if let Some(changed) = &mut self.changed {
+                changed.followed_by += 1;
+            }
         }
+    }
+
+    /// So few that what others read already is good enough for who joins now, with what followed it.
+    fn are_few(&self, changes: usize) -> bool {
+        changes <= CHANGES_SHARED.max(self.cached.rows.len() / CHANGES_SHARED_PART)
+    }
+
+    /// The rows changed and deleted after `after`, in the order of their last changes, up to an offset from which the tail
+    /// reaches on; none where nobody remembers them all, or where the whole view is shorter.
+    pub(super) fn changed_after(
+        &mut self,
+        after: Offset,
+        channel: &Channel,
+        here: &Position,
+        floor: Offset,
+        now: Moment,
+    ) -> Option<(Vec<Arc<Shared>>, Offset)> {
+        self.asked_at = now;
+        let mut changed = self.changed.take();
+        if let Some(list) = changed.as_mut().filter(|list| list.followed_by == 0) {
+            list.at = here.offset;
+        }
+        let good = |list: &Changes| list.at >= floor && self.are_few(list.followed_by);
+        let list = match changed {
+            Some(list) if good(&list) => list,
+            before => Changes::of(self, before.as_ref(), channel, here, now),
+        };
+        let whole = length_of_whole(self);
+        let list = self.changed.insert(list);
+        let updates = list.after(after)?;
+        (length_of(updates) <= whole).then(|| (updates.to_vec(), list.at))
     }
 
     /// A snapshot at or before `here`, from which the tail reaches on. At most two encodings live at a time: readers of
@@ -64,9 +115,9 @@ impl View {
         now: Moment,
     ) -> Arc<Snapshot> {
         self.asked_at = now;
-        let few = self.changes <= CHANGES_SHARED.max(self.cached.rows.len() / CHANGES_SHARED_PART);
+        let few = self.are_few(self.changes);
         if let Some(newest) = &self.newest
-            && (self.changes == 0 || few)
+            && few
             && newest.position().offset >= floor
         {
             return newest.clone();
@@ -83,11 +134,12 @@ impl View {
         snapshot
     }
 
-    /// Lets go of an encoding that nobody asked for lately; tells whether it did.
-    pub(super) fn forget_snapshot(&mut self, now: Moment, kept: Duration) -> bool {
+    /// Lets go of what nobody asked for lately; tells whether it did.
+    pub(super) fn forget_shared(&mut self, now: Moment, kept: Duration) -> bool {
         if now.since(self.asked_at) <= kept {
             return false;
         }
+        self.changed = None;
         if let Some(newest) = self.newest.take() {
             // Who still reads it counts among the two.
             self.older = Arc::downgrade(&newest);

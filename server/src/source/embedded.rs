@@ -2,7 +2,10 @@
 //!
 //! The epoch changes with each start, since nothing survives it. Records go by bytes and age; the folded rows stay. An
 //! append folds under the same short lock, so that a publisher who has its answer finds the record in every view that is
-//! read later.
+//! read later. Where rows have a time to live, the log writes the tombstones of those whose time is over itself, so that every
+//! node and everybody who resumes meets them as ordinary records.
+
+mod expiry;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,6 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::watch;
+
+use expiry::Expiry;
 
 use super::{Fetch, Source, SourceError};
 use crate::{
@@ -23,6 +28,8 @@ use crate::{
 pub const ID_WINDOW: usize = 100_000;
 /// … and within so long.
 pub const ID_WINDOW_AGE_MS: i64 = 10 * 60 * 1000;
+/// Rows deleted in one go, since their time was over: the lock is held no longer.
+const EXPIRED_BATCH: usize = 1024;
 /// What a record costs beside its key and value, about.
 const RECORD_OVERHEAD: usize = 96;
 
@@ -44,6 +51,8 @@ pub struct LogSettings {
     pub retention: Retention,
     /// How large a view may become.
     pub view_max: ViewMax,
+    /// Rows of a view whose last change is older than this are deleted.
+    pub row_ttl: Option<Duration>,
 }
 
 /// A record as a publisher gives it. `key` is what logs compact by; `change` is what it says.
@@ -88,6 +97,8 @@ struct State {
     head: Offset,
     ids: IdWindow,
     cache: MemoryCache,
+    expiry: Expiry,
+    expired: u64,
 }
 
 /// The ids of the last records.
@@ -115,6 +126,13 @@ impl IdWindow {
             };
             self.seen.remove(&id);
         }
+    }
+}
+
+impl State {
+    fn keep(&mut self, record: Record) {
+        self.bytes += weight(&record);
+        self.records.push_back(record);
     }
 }
 
@@ -153,6 +171,7 @@ impl EmbeddedLog {
     pub fn append(&self, batch: Vec<NewRecord>, now_ms: i64) -> Vec<Appended> {
         let mut state = self.state();
         let before = state.head;
+        self.expire_rows(&mut state, now_ms);
         let answers = batch
             .into_iter()
             .map(|new| self.append_one(&mut state, new, now_ms))
@@ -180,25 +199,75 @@ impl EmbeddedLog {
                 return Appended::ViewFull;
             }
         }
-        let offset = Offset::new(state.head.number() + 1);
-        state.head = offset;
-        match self.settings.mode {
-            Mode::View => state.cache.apply(&change, offset),
-            Mode::Events => state.cache.touch(&change.channel, offset),
-        }
+        let offset = self.fold(state, &new.key, &change, now_ms);
         if let Some(id) = new.id {
             state.ids.insert(id, offset, now_ms);
         }
-        let record = Record {
+        state.keep(Record {
             offset,
             key: new.key,
             value: change.data,
             event_time_ms: new.event_time_ms,
             append_time_ms: now_ms,
-        };
-        state.bytes += weight(&record);
-        state.records.push_back(record);
+            expired: false,
+        });
         Appended::At(self.at(offset))
+    }
+
+    /// Gives a change the next offset, and folds it.
+    fn fold(&self, state: &mut State, key: &Bytes, change: &Change, now_ms: i64) -> Offset {
+        let offset = Offset::new(state.head.number() + 1);
+        state.head = offset;
+        match self.settings.mode {
+            Mode::View => {
+                let old = state.cache.apply(change, offset).map(|row| row.offset);
+                if self.settings.row_ttl.is_some() {
+                    state.expiry.note(old, offset, (key, change), now_ms);
+                }
+            }
+            Mode::Events => state.cache.touch(&change.channel, offset),
+        }
+        offset
+    }
+
+    /// Deletes rows whose time is over, by ordinary records; a batch at most, so that the lock is held for a moment only.
+    /// Whoever reads the log or appends to it asks for that.
+    pub fn expire(&self, now_ms: i64) {
+        if self.settings.row_ttl.is_none() {
+            return;
+        }
+        let mut state = self.state();
+        let before = state.head;
+        self.expire_rows(&mut state, now_ms);
+        let head = state.head;
+        if head == before {
+            return;
+        }
+        self.retain(&mut state, now_ms);
+        drop(state);
+        self.head.send_replace(head);
+    }
+
+    fn expire_rows(&self, state: &mut State, now_ms: i64) {
+        let Some(ttl) = self.settings.row_ttl else {
+            return;
+        };
+        for _ in 0..EXPIRED_BATCH {
+            let Some((key, mut tombstone)) = state.expiry.next_due(ttl, now_ms) else {
+                return;
+            };
+            tombstone.ts_ms = now_ms;
+            let offset = self.fold(state, &key, &tombstone, now_ms);
+            state.expired += 1;
+            state.keep(Record {
+                offset,
+                key,
+                value: None,
+                event_time_ms: None,
+                append_time_ms: now_ms,
+                expired: true,
+            });
+        }
     }
 
     fn retain(&self, state: &mut State, now_ms: i64) {
@@ -278,6 +347,12 @@ impl EmbeddedLog {
     pub fn extent(&self) -> (Offset, Offset, usize, usize) {
         let state = self.state();
         (state.head, state.start, state.records.len(), state.bytes)
+    }
+
+    /// Rows that were deleted since their time was over.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.state().expired
     }
 
     /// Drops every record up to `upto`, as age would: for tests of what has gone.
@@ -382,6 +457,7 @@ impl Source for EmbeddedSource {
         if hindrance.paused {
             return Err(SourceError::Paused);
         }
+        self.log.expire((self.wall_ms)());
         self.head.borrow_and_update();
         let fetch = self.log.read(after, bytes);
         Ok(if hindrance.delay.is_zero() {
@@ -417,6 +493,7 @@ mod tests {
             mode: Mode::View,
             retention: Retention { bytes, age },
             view_max,
+            row_ttl: Some(Duration::from_secs(100)),
         };
         EmbeddedLog::new(0, Epoch::new("e1").unwrap(), settings)
     }
@@ -513,6 +590,49 @@ mod tests {
         );
         assert_eq!(answers[3], Appended::ViewFull);
         assert!(matches!(answers[4], Appended::At(_)));
+    }
+
+    #[test]
+    fn a_row_that_nobody_updates_is_deleted_by_an_ordinary_record() {
+        let log = log(1 << 20, Duration::from_secs(1000));
+        let set = |row, data, now_ms| drop(log.append(vec![record(row, data, None)], now_ms));
+        set("a", Some("1"), 0);
+        set("b", Some("1"), 10);
+        set("c", Some("1"), 20);
+        set("c", None, 30);
+        set("a", Some("2"), 50_000);
+        log.expire(100_010);
+        assert_eq!(
+            log.extent().0,
+            Offset::new(5),
+            "not before its time is over"
+        );
+        log.expire(100_011);
+        let written = log.read(Some(Offset::new(5)), 1 << 20).records;
+        let [tombstone] = &written[..] else {
+            panic!("{written:?}")
+        };
+        assert_eq!(tombstone.key, record("b", None, None).key);
+        assert_eq!((&tombstone.value, tombstone.expired), (&None, true));
+        assert_eq!(log.view("s/c").0.rows.len(), 1);
+        // Whoever appends finds the room of those whose time is over.
+        set("d", Some("1"), 200_000);
+        assert_eq!(offsets(&log.read(Some(Offset::new(6)), 1 << 20)), [7, 8]);
+        assert_eq!((log.view("s/c").0.rows.len(), log.expired()), (1, 2));
+    }
+
+    #[test]
+    fn many_rows_are_deleted_a_batch_at_a_time() {
+        let log = log(1 << 20, Duration::from_secs(1000));
+        for n in 0..=EXPIRED_BATCH {
+            let mut new = record("a", Some("1"), None);
+            new.change.channel = format!("s/{n}").parse().unwrap();
+            log.append(vec![new], 0);
+        }
+        for expected in [EXPIRED_BATCH, EXPIRED_BATCH + 1, EXPIRED_BATCH + 1] {
+            log.expire(200_000);
+            assert_eq!(log.expired(), expected as u64);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tidegate::{
     decode::{Decoder, KeyPart},
     model::Moment,
     partition::{
-        Partition, Settings,
+        Answers, Partition, Settings,
         tail::{Tail, TailMax},
         task::Request,
     },
@@ -160,6 +160,14 @@ impl Node {
             worker,
             claims,
         }
+    }
+
+    /// What came of the joins of all partitions.
+    pub(super) fn answers(&self) -> Answers {
+        let mut answers = Answers::default();
+        let lanes = self.lanes.iter();
+        lanes.for_each(|lane| answers.add(lane.partition.answers()));
+        answers
     }
 
     pub(super) fn adopt(&mut self, pipe: &Rc<RefCell<Pipe>>, now: Moment) {

@@ -79,6 +79,21 @@ impl Truth {
             .filter(move |fact| fact.change.channel == *channel)
     }
 
+    /// The last changes of all rows that are there and that nobody has changed since `tick`, in order.
+    pub(super) fn unchanged(&self, partition: usize, tick: u64) -> Vec<Change> {
+        let facts = self.lives.last().map_or(&[][..], |life| &life[partition]);
+        let mut last = BTreeMap::new();
+        for fact in facts {
+            last.insert((&fact.change.channel, &fact.change.row), fact);
+        }
+        let mut due: Vec<&Fact> = last
+            .into_values()
+            .filter(|fact| fact.change.data.is_some() && fact.tick < tick)
+            .collect();
+        due.sort_unstable_by_key(|fact| fact.offset);
+        due.into_iter().map(|fact| fact.change.clone()).collect()
+    }
+
     /// The rows of a channel in one partition at one offset.
     pub(super) fn fold(
         &self,

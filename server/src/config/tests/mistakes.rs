@@ -114,6 +114,12 @@ fn streams_are_checked() {
         ],
     );
     check(
+        &stream("mode = \"events\"\nrow_ttl = \"1d\""),
+        &[
+            "streams[0].row_ttl: found \"1d\", expected no time, since mode is \"events\" and events have no rows",
+        ],
+    );
+    check(
         &stream("slow_consumer = \"drop_oldest\""),
         &[
             "streams[0].slow_consumer: found \"drop_oldest\", expected \"conflate\" or \"disconnect\", since mode is \"view\"",

@@ -1,0 +1,370 @@
+//! How a line begins: each verdict of the resume table, carried out with what this node holds.
+
+use std::sync::Arc;
+
+use super::{
+    AWAITED_MAX, Begin, Gap, Join, Partition, ViewAt,
+    resume::{From, Known, Verdict, verdict},
+    view::View,
+};
+use crate::{
+    frame::{Shared, Snapshot},
+    model::{Channel, Moment, Offset, Position, Rows, Update},
+    protocol::{Outcome, SnapshotReason, write::GapReason},
+};
+
+/// What came of a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The tail had what followed the token.
+    Tail,
+    /// Nothing had followed it.
+    Unchanged,
+    /// The rows of the view that changed after it.
+    Changes,
+    /// The view, since the client had nothing.
+    New,
+    /// The view, since nobody remembers what followed the token.
+    TooOld,
+    /// The view, since the token is of another log.
+    EpochChanged,
+    /// Events from now on.
+    Started,
+    /// Events read from the log again.
+    Replayed,
+    /// Events, some of which will not come.
+    Gap,
+    /// None in time, or too many at once.
+    Refused,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Tail,
+        Self::Unchanged,
+        Self::Changes,
+        Self::New,
+        Self::TooOld,
+        Self::EpochChanged,
+        Self::Started,
+        Self::Replayed,
+        Self::Gap,
+        Self::Refused,
+    ];
+
+    /// Its word in metrics.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tail => "tail",
+            Self::Unchanged => "unchanged",
+            Self::Changes => "changes",
+            Self::New => "snapshot_new",
+            Self::TooOld => "snapshot_too_old",
+            Self::EpochChanged => "snapshot_epoch_changed",
+            Self::Started => "started",
+            Self::Replayed => "replayed",
+            Self::Gap => "gap",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// What a verdict came to.
+    const fn of(verdict: Verdict, begin: &Begin) -> Self {
+        if begin.gap.is_some() {
+            return Self::Gap;
+        }
+        match verdict {
+            Verdict::Changes if begin.snapshot.is_none() => Self::Changes,
+            Verdict::Snapshot(SnapshotReason::New) => Self::New,
+            Verdict::Snapshot(SnapshotReason::EpochChanged) => Self::EpochChanged,
+            Verdict::Snapshot(SnapshotReason::TooOld) | Verdict::Changes => Self::TooOld,
+            Verdict::Nothing => Self::Unchanged,
+            Verdict::Start => Self::Started,
+            Verdict::Replay | Verdict::EpochGap => Self::Replayed,
+            Verdict::Follow | Verdict::Ask | Verdict::Behind => Self::Tail,
+        }
+    }
+}
+
+/// Subscriptions that were answered, by what came of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers([u64; Way::ALL.len()]);
+
+impl Answers {
+    /// Counts a join of so many members.
+    pub(super) const fn count(&mut self, way: Way, members: usize) {
+        self.0[way as usize] += members as u64;
+    }
+    /// Adds what another partition counted.
+    pub fn add(&mut self, other: Self) {
+        self.0
+            .iter_mut()
+            .zip(other.0)
+            .for_each(|(sum, count)| *sum += count);
+    }
+    /// How many.
+    #[must_use]
+    pub const fn of(&self, way: Way) -> u64 {
+        self.0[way as usize]
+    }
+}
+
+impl serde::Serialize for Answers {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Way::ALL.map(|way| (way.word(), self.of(way))))
+    }
+}
+
+impl Partition {
+    /// How the line begins, if that can be said; and whether this node is known to be behind.
+    pub(super) fn begin(&mut self, join: &Join, now: Moment) -> (Option<Begin>, bool) {
+        let Some(epoch) = &self.epoch else {
+            return (None, !self.readable && self.health.trouble.is_some());
+        };
+        let known = Known {
+            mode: self.settings.mode,
+            epoch,
+            floor: self.tail.floor(),
+            applied: self.applied,
+            head: self.head,
+            last_change: self.last_change.get(&join.channel).copied(),
+            remembered: self.remembered(&join.channel),
+        };
+        let verdict = verdict(&known, &join.from, join.arrived);
+        let begin = match verdict {
+            Verdict::Ask => None,
+            Verdict::Behind => return (None, true),
+            Verdict::Follow => self.follow(join),
+            Verdict::Nothing => self.plain(Outcome::Resumed, Vec::new()),
+            Verdict::Start => self.start(join),
+            Verdict::Changes => self
+                .changes(join, now)
+                .or_else(|| self.whole(&join.channel, SnapshotReason::TooOld, now)),
+            Verdict::Snapshot(reason) => self.whole(&join.channel, reason, now),
+            Verdict::Replay => self.replay(join),
+            Verdict::EpochGap => self.gap(join, GapReason::EpochChanged),
+        };
+        if let Some(begin) = &begin {
+            self.answers
+                .count(Way::of(verdict, begin), join.members.len());
+        }
+        (begin, false)
+    }
+
+    fn plain(&self, outcome: Outcome, updates: Vec<Arc<Shared>>) -> Option<Begin> {
+        Some(Begin {
+            outcome,
+            snapshot: None,
+            gap: None,
+            updates,
+            at: self.at(self.applied)?,
+            life: self.tail.cursor().resets,
+        })
+    }
+
+    fn follow(&self, join: &Join) -> Option<Begin> {
+        let From::After(token) = &join.from else {
+            return None;
+        };
+        let updates = self
+            .tail
+            .between(&join.channel, token.offset, self.applied, usize::MAX)?;
+        self.plain(Outcome::Resumed, updates)
+    }
+
+    /// From where on the changes of a channel's view are remembered, if it is resident and may be served.
+    fn remembered(&self, channel: &Channel) -> Option<Offset> {
+        let view = self.views.get(channel)?;
+        (self.applied >= view.fence()).then(|| view.deletes().floor())
+    }
+
+    /// The rows of a view that changed after the token, from a list that others use already, and what followed it.
+    fn changes(&mut self, join: &Join, now: Moment) -> Option<Begin> {
+        let From::After(token) = &join.from else {
+            return None;
+        };
+        let (here, floor) = (self.at(self.applied)?, self.tail.floor());
+        self.sharing.insert(join.channel.clone());
+        let view = self.views.get_mut(&join.channel)?;
+        let (mut updates, at) =
+            view.changed_after(token.offset, &join.channel, &here, floor, now)?;
+        updates.extend(
+            self.tail
+                .between(&join.channel, at, self.applied, usize::MAX)?,
+        );
+        self.plain(Outcome::Resumed, updates)
+    }
+
+    fn start(&self, join: &Join) -> Option<Begin> {
+        let updates = match join.from {
+            From::History(n) => self.tail.last(&join.channel, n as usize),
+            _ => Vec::new(),
+        };
+        self.plain(Outcome::Started, updates)
+    }
+
+    fn gap(&self, join: &Join, reason: GapReason) -> Option<Begin> {
+        let From::After(from) = &join.from else {
+            return None;
+        };
+        let to = self.at(self.applied)?;
+        let gap = Some(Gap {
+            from: from.clone(),
+            to,
+            dropped: None,
+            reason,
+        });
+        Some(Begin {
+            gap,
+            ..self.plain(Outcome::Resumed, Vec::new())?
+        })
+    }
+
+    /// The whole view: an encoding that others use already, and what followed it, or a new one.
+    fn whole(&mut self, channel: &Channel, reason: SnapshotReason, now: Moment) -> Option<Begin> {
+        let snapshot = self.view(channel, now)?;
+        let updates = self.tail.between(
+            channel,
+            snapshot.position().offset,
+            self.applied,
+            usize::MAX,
+        )?;
+        Some(Begin {
+            snapshot: Some(snapshot),
+            ..self.plain(Outcome::Snapshot(reason), updates)?
+        })
+    }
+
+    /// The snapshot of a channel, made resident where it was not; none until this node has applied what the cache had.
+    fn view(&mut self, channel: &Channel, now: Moment) -> Option<Arc<Snapshot>> {
+        let here = self.at(self.applied)?;
+        if !self.views.contains_key(channel) {
+            if here.epoch != *self.cache.epoch() {
+                return None;
+            }
+            let (cached, fence) = self.cache.view(channel);
+            if cached.last_change == Offset::BEFORE_ALL {
+                // Nothing was ever written to it: a name that anybody may invent takes little room, and bounded.
+                if self.awaited.len() < AWAITED_MAX {
+                    self.awaited.insert(channel.clone());
+                }
+                return Some(Snapshot::new(channel.clone(), here, Rows::new()));
+            }
+            self.views.insert(channel.clone(), View::new(cached, fence));
+        }
+        let floor = self.tail.floor();
+        let view = self.views.get_mut(channel)?;
+        if self.applied < view.fence() {
+            return None;
+        }
+        if !self.sharing.contains(channel) {
+            self.sharing.insert(channel.clone());
+        }
+        Some(view.snapshot(channel, here, floor, now))
+    }
+
+    /// A view for a single answer.
+    pub fn view_now(&mut self, channel: &Channel, now: Moment) -> Option<ViewAt> {
+        let here = self.at(self.applied)?;
+        self.view(channel, now)?;
+        let rows = self
+            .views
+            .get(channel)
+            .map_or_else(Rows::new, |view| view.rows().clone());
+        Some(ViewAt {
+            snapshot: Snapshot::new(channel.clone(), here, rows),
+            last_change: self.last_change(channel),
+            health: self.health,
+        })
+    }
+
+    /// A channel's last change on this node, as far as it is known.
+    #[must_use]
+    pub fn last_change(&self, channel: &Channel) -> Option<Position> {
+        self.at(self
+            .last_change
+            .get(channel)
+            .copied()
+            .filter(|&at| at <= self.applied)?)
+    }
+
+    /// Events from the log: all that follow the token, or a gap where the log does not reach back, or too far.
+    fn replay(&mut self, join: &Join) -> Option<Begin> {
+        if !self.readable {
+            return None;
+        }
+        let (log_start, epoch) = (self.cache.extent().1, self.epoch.clone()?);
+        if epoch != *self.cache.epoch() {
+            return None;
+        }
+        let bound = Offset::new(
+            self.applied
+                .number()
+                .saturating_sub(self.settings.replay_records as u64),
+        );
+        let (after, gap) = match &join.from {
+            From::After(token) if token.offset < log_start || token.offset < bound => {
+                return self.gap(join, GapReason::TooOld);
+            }
+            From::After(token) => (token.offset, None),
+            _ => {
+                let after = log_start.max(bound);
+                let gap = (log_start < bound).then_some((log_start, after));
+                (after, gap)
+            }
+        };
+        let updates = self.read(&join.channel, after)?;
+        let outcome = if join.from == From::Earliest {
+            Outcome::Started
+        } else {
+            Outcome::Resumed
+        };
+        let mut begin = self.plain(outcome, updates)?;
+        if let Some((from, to)) = gap {
+            let (from, to) = (self.at(from)?, self.at(to)?);
+            begin.gap = Some(Gap {
+                from,
+                to,
+                dropped: None,
+                reason: GapReason::TooOld,
+            });
+        }
+        Some(begin)
+    }
+
+    /// The channel's updates after `after`, up to what this node has applied, from the log.
+    fn read(&mut self, channel: &Channel, mut after: Offset) -> Option<Vec<Arc<Shared>>> {
+        let mut updates = Vec::new();
+        while after < self.applied {
+            let fetch = self.cache.read(Some(after), 4 << 20);
+            if fetch.start > after {
+                return None;
+            }
+            for record in fetch
+                .records
+                .iter()
+                .filter(|record| record.offset <= self.applied)
+            {
+                let Ok(change) = self.decoder.decode(record) else {
+                    continue;
+                };
+                if change.channel == *channel {
+                    updates.push(Shared::new(
+                        Update {
+                            position: self.at(record.offset)?,
+                            change,
+                        },
+                        Moment::default(),
+                    ));
+                }
+            }
+            if fetch.upto <= after {
+                break;
+            }
+            after = fetch.upto;
+        }
+        Some(updates)
+    }
+}
