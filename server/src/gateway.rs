@@ -25,7 +25,7 @@ use crate::{
     auth::{self, ApiKey, Authority, GrantSpec, JwtKey},
     cache::ViewMax,
     clock::Clock,
-    config::{self, Config, Selector, SourceConfig, StreamConfig},
+    config::{self, Config, EmbeddedConfig, Selector, SourceConfig, StreamConfig},
     decode::{Decoder, KeyPart},
     model::Epoch,
     partition::{
@@ -34,7 +34,10 @@ use crate::{
         task,
     },
     publish::Publisher,
-    source::embedded::{EmbeddedSource, Engine, LogSettings, Retention},
+    source::{
+        durable::{DataDir, DataError, Files, KeptStream, SyncPolicy},
+        embedded::{EmbeddedSource, Engine, LogSettings, LogSpec, Retention},
+    },
     streams::{PartitionHandle, Stream, Streams},
     telemetry::{NodeCounts, WorkerCounts},
     transport::{
@@ -65,6 +68,9 @@ pub enum StartError {
     /// The keys contradict each other.
     #[error("access: {0}")]
     Access(String),
+    /// The data directory can't be used.
+    #[error("embedded.dir: {0}")]
+    Data(#[from] DataError),
     /// The operating system gives no thread, runtime or random number.
     #[error("can't start {what}: {error}")]
     System {
@@ -80,6 +86,8 @@ pub struct Gateway {
     address: SocketAddr,
     admin_address: SocketAddr,
     app: Arc<App>,
+    engine: Arc<Engine>,
+    owns_engine: bool,
     workers: Vec<WorkerHandle>,
     threads: Vec<JoinHandle<()>>,
     control: Option<Runtime>,
@@ -118,8 +126,10 @@ impl Gateway {
             CancellationToken::new(),
         );
         let streams = Arc::<Streams>::default();
+        let owns_engine = engine.is_none();
+        let engine = engine.map_or_else(|| open_engine(&config.embedded), Ok)?;
         let factory = Arc::new(Factory {
-            engine: engine.unwrap_or_default(),
+            engine: engine.clone(),
             streams: streams.clone(),
             clock,
             handle: control.handle().clone(),
@@ -130,8 +140,8 @@ impl Gateway {
             hold: config.limits.resume_hold,
             creating: Mutex::default(),
         });
-        for stream in &config.streams {
-            factory.make(stream);
+        for stream in config.streams.iter().chain(&kept(config, &engine)?) {
+            factory.make(stream)?;
         }
         let listeners = bind(config)?;
         let address = listeners[0].local_addr().map_err(system("the listener"))?;
@@ -175,6 +185,8 @@ impl Gateway {
             address,
             admin_address,
             app,
+            engine,
+            owns_engine,
             workers,
             threads,
             control: Some(control),
@@ -248,6 +260,11 @@ impl Gateway {
         self.tasks.close();
         let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
         let tasks = if ended.is_ok() { 0 } else { self.tasks.len() };
+        // Who shares the engine with other nodes closes it after the last of them.
+        if self.owns_engine {
+            let engine = self.engine.clone();
+            drop(tokio::task::spawn_blocking(move || engine.close()).await);
+        }
         if let Some(control) = self.control.take() {
             control.shutdown_background();
         }
@@ -280,6 +297,53 @@ impl Drop for Gateway {
             control.shutdown_background();
         }
     }
+}
+
+/// The engine of a node that was given none: in memory, or on its data directory.
+fn open_engine(config: &EmbeddedConfig) -> Result<Arc<Engine>, StartError> {
+    let Some(dir) = &config.dir else {
+        return Ok(Arc::default());
+    };
+    let policy = match config.sync {
+        config::Sync::Commit => SyncPolicy::Commit,
+        config::Sync::Interval => SyncPolicy::Interval(config.sync_every),
+        config::Sync::Never => SyncPolicy::Never,
+    };
+    let data = DataDir::open(dir, policy, Arc::new(Files), new_epoch)?;
+    Ok(Arc::new(Engine::on(data)))
+}
+
+/// The streams that publishing created before, where it may create them.
+fn kept(config: &Config, engine: &Engine) -> Result<Vec<StreamConfig>, StartError> {
+    let is_configured = |name: &str| config.streams.iter().any(|stream| stream.name == name);
+    let mut all = engine.kept()?;
+    all.retain(|kept| !is_configured(&kept.name));
+    if !config.creates_streams {
+        for kept in all.drain(..) {
+            tracing::warn!(
+                stream = kept.name,
+                "the data directory keeps a stream that is not configured: it is not served"
+            );
+        }
+    }
+    let revived = |kept: KeptStream| StreamConfig {
+        mode: kept.mode,
+        placement: kept.placement,
+        partitions: kept.partitions,
+        slow_consumer: StreamConfig::slow_consumer_of(kept.mode),
+        ..config.stream_defaults.named(&kept.name)
+    };
+    Ok(all.into_iter().map(revived).collect())
+}
+
+/// A name that no log had before.
+fn new_epoch() -> Epoch {
+    let random = short_random().ok().and_then(|name| Epoch::new(&name).ok());
+    // Without random numbers the start has failed long before.
+    let by_time = || Epoch::new(&format!("w{}", Clock::start().wall_ms())).ok();
+    random
+        .or_else(by_time)
+        .unwrap_or_else(|| unreachable!("letters and digits are an epoch"))
 }
 
 fn spawn_worker(number: usize, thread: Thread) -> io::Result<JoinHandle<()>> {
@@ -350,6 +414,7 @@ fn app(
     factory: &Arc<Factory>,
 ) -> Result<App, StartError> {
     let counts = Arc::<NodeCounts>::default();
+    let log_counts = factory.engine.counts();
     let (limits, makes) = (&config.limits, config.creates_streams);
     let creator = {
         let factory = factory.clone();
@@ -375,6 +440,7 @@ fn app(
         publisher: Arc::new(publisher),
         clock,
         counts,
+        log_counts,
         workers,
         origins: config.listen.origins.clone(),
         cookie: config.access.cookie.clone(),
@@ -473,14 +539,19 @@ impl Factory {
         if self.streams.all().len() >= CREATED_MAX {
             return None;
         }
-        Some(self.make(&self.defaults.named(name)))
+        let made = self.make(&self.defaults.named(name));
+        made.inspect_err(
+            |error| tracing::error!(stream = name, %error, "a stream can't be created"),
+        )
+        .ok()
     }
 
-    fn make(&self, config: &StreamConfig) -> Arc<Stream> {
+    fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
         let SourceConfig::Embedded { retention } = &config.source;
         let settings = LogSettings {
             mode: config.mode,
             retention: Retention {
+                records: retention.records,
                 bytes: retention.bytes,
                 age: retention.age,
             },
@@ -489,15 +560,14 @@ impl Factory {
                 bytes: config.view_max.bytes,
             },
         };
-        let epoch = || short_random().ok().and_then(|name| Epoch::new(&name).ok());
-        // Without random numbers the start has failed long before.
-        let fallback = Epoch::new(&format!("w{}", self.clock.wall_ms()));
-        let epoch = || epoch().or_else(|| fallback.clone().ok());
-        let logs = self
-            .engine
-            .logs(&config.name, config.partitions, settings, || {
-                epoch().unwrap_or_else(|| unreachable!("letters and digits are an epoch"))
-            });
+        let spec = LogSpec {
+            stream: &config.name,
+            partitions: config.partitions,
+            placement: config.placement,
+            settings,
+            hot_bytes: config.tail.bytes,
+        };
+        let logs = self.engine.logs(&spec, new_epoch)?;
         let hindrance = watch::Sender::default();
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
         for (number, log) in (0u32..).zip(logs) {
@@ -553,7 +623,7 @@ impl Factory {
             );
             self.tasks.spawn_on(run, &self.handle);
         }
-        self.streams.add(stream)
+        Ok(self.streams.add(stream))
     }
 }
 

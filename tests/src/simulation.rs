@@ -218,6 +218,7 @@ impl World {
         let settings = LogSettings {
             mode: self.scene.mode,
             retention: Retention {
+                records: None,
                 bytes: usize::MAX,
                 age: Duration::from_secs(1 << 30),
             },

@@ -172,6 +172,17 @@ pub struct NodeCounts {
     pub refused_connections: Counter,
 }
 
+/// What the writer of a data directory counts.
+#[derive(Debug, Default)]
+pub struct LogCounts {
+    /// Commits that were stored.
+    pub commits: Counter,
+    /// Commits, syncs and removals that failed.
+    pub failures: Counter,
+    /// How long syncs took.
+    pub syncs: Times,
+}
+
 /// Lets one warning through in a while, and says how many it kept back.
 #[derive(Debug, Default)]
 pub struct Throttle {
