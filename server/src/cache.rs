@@ -29,7 +29,7 @@ pub struct CachedView {
 }
 
 /// The fold of one partition's log.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MemoryCache {
     views: HashMap<Channel, CachedView>,
 }
@@ -97,6 +97,14 @@ impl MemoryCache {
             Some(view) => view.last_change = offset,
             None => self.views.entry(channel.clone()).or_default().last_change = offset,
         }
+    }
+    /// Puts a channel's view, folded elsewhere, in place of what it has.
+    pub fn put(&mut self, channel: Channel, view: CachedView) {
+        self.views.insert(channel, view);
+    }
+    /// Every channel with its view.
+    pub fn views(&self) -> impl Iterator<Item = (&Channel, &CachedView)> {
+        self.views.iter()
     }
     /// The last change of every channel.
     pub fn manifest(&self) -> impl Iterator<Item = (&Channel, Offset)> {

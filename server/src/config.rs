@@ -8,6 +8,7 @@
 //! this room reads files and the environment.
 
 mod access;
+mod embedded;
 mod listen;
 mod pattern;
 mod public_key;
@@ -28,6 +29,7 @@ use std::{
 };
 
 pub use access::{AccessConfig, ApiKeyConfig, Grant, JwtAlgorithm, JwtKeyConfig, Permission};
+pub use embedded::{EmbeddedConfig, Sync};
 pub use listen::{AdminConfig, ListenConfig};
 pub use pattern::ChannelPattern;
 pub use selector::Selector;
@@ -54,6 +56,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// What the node keeps to.
     pub limits: LimitsConfig,
+    /// Where the embedded engine keeps its logs.
+    pub embedded: EmbeddedConfig,
     /// The streams, in the order of the file. No two have the same name.
     pub streams: Vec<StreamConfig>,
     /// What a stream gets that a permitted publish creates; its name is empty ([`StreamConfig::named`] fills it in).
@@ -70,6 +74,7 @@ impl Default for Config {
             access: AccessConfig::default(),
             session: SessionConfig::default(),
             limits: LimitsConfig::default(),
+            embedded: EmbeddedConfig::default(),
             streams: Vec::new(),
             stream_defaults: StreamConfig::default(),
             creates_streams: true,
@@ -154,6 +159,7 @@ impl Config {
             access: root.within("access", AccessConfig::read),
             session: root.within("session", SessionConfig::read),
             limits: root.within("limits", LimitsConfig::read),
+            embedded: root.within("embedded", EmbeddedConfig::read),
             creates_streams: streams.is_none(),
             streams: streams
                 .into_iter()

@@ -55,15 +55,17 @@ pub async fn replay(publisher: Arc<Publisher>, claims: Arc<Claims>) {
     loop {
         let (start, mut rows) = (Instant::now(), HashSet::new());
         let mut minute = first / MINUTE_MS;
-        player.set_clock(minute);
+        player.set_clock(minute).await;
         for event in &events {
             while minute < event.ts / MINUTE_MS {
                 minute += 1;
                 sleep_until(start + scaled(minute * MINUTE_MS - first)).await;
-                player.set_clock(minute);
+                player.set_clock(minute).await;
             }
             sleep_until(start + scaled(event.ts - first)).await;
-            player.publish(event.channel, event.row, event.data.get());
+            player
+                .publish(event.channel, event.row, event.data.get())
+                .await;
             if event.data.get() == "null" {
                 rows.remove(&(event.channel, event.row));
             } else {
@@ -71,7 +73,7 @@ pub async fn replay(publisher: Arc<Publisher>, claims: Arc<Claims>) {
             }
         }
         for (channel, row) in rows {
-            player.publish(channel, row, "null");
+            player.publish(channel, row, "null").await;
         }
     }
 }
@@ -89,7 +91,7 @@ struct Player {
 }
 
 impl Player {
-    fn publish(&mut self, channel: &str, row: &str, data: &str) {
+    async fn publish(&mut self, channel: &str, row: &str, data: &str) {
         let line = format!(
             "{{\"channel\":{},\"row\":{},\"data\":{data}}}",
             quoted(channel),
@@ -99,10 +101,11 @@ impl Player {
             return;
         };
         let record = self.publisher.read(&stream, line.as_bytes());
-        for answer in self
+        let flow = &mut self.flow;
+        let appending = self
             .publisher
-            .append(&stream, &self.claims, &mut self.flow, vec![record])
-        {
+            .append(&stream, &self.claims, flow, vec![record]);
+        for answer in appending.await {
             if let Err(refusal) = answer {
                 tracing::warn!(
                     channel,
@@ -114,14 +117,14 @@ impl Player {
         }
     }
 
-    fn set_clock(&mut self, minute: i64) {
+    async fn set_clock(&mut self, minute: i64) {
         let of_day = (minute + ZONE_MS / MINUTE_MS).rem_euclid(24 * 60);
         let clock = format!(
             "{{\"clock\":\"{:02}:{:02}\",\"day\":\"{DATE}\"}}",
             of_day / 60,
             of_day % 60
         );
-        self.publish("clock", "clock", &clock);
+        self.publish("clock", "clock", &clock).await;
     }
 }
 

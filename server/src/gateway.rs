@@ -5,6 +5,7 @@
 
 mod access;
 mod app;
+mod engine;
 mod factory;
 mod workers;
 
@@ -28,7 +29,7 @@ use crate::{
     admin,
     clock::Clock,
     config::{self, Config},
-    source::embedded::Engine,
+    source::{durable::DataError, embedded::Engine},
     streams::Streams,
     telemetry::WorkerCounts,
     transport::{
@@ -57,6 +58,9 @@ pub enum StartError {
     /// The keys contradict each other.
     #[error("access: {0}")]
     Access(String),
+    /// The data directory can't be used.
+    #[error("embedded.dir: {0}")]
+    Data(#[from] DataError),
     /// The operating system gives no thread, runtime or random number.
     #[error("can't start {what}: {error}")]
     System {
@@ -79,6 +83,8 @@ pub struct Gateway {
     address: SocketAddr,
     admin_address: SocketAddr,
     app: Arc<App>,
+    engine: Arc<Engine>,
+    owns_engine: bool,
     workers: Vec<WorkerHandle>,
     threads: Vec<JoinHandle<()>>,
     control: Option<Runtime>,
@@ -112,10 +118,12 @@ impl Gateway {
             tasks: ends.tasks.clone(),
             stop: ends.stop.clone(),
         };
-        let engine = engine.unwrap_or_default();
-        let factory = Arc::new(Factory::new(config, engine, streams.clone(), ground));
-        for stream in &config.streams {
-            factory.make(stream);
+        let owns_engine = engine.is_none();
+        let engine = engine.map_or_else(|| engine::open(&config.embedded), Ok)?;
+        let factory = Factory::new(config, engine.clone(), streams.clone(), ground);
+        let factory = Arc::new(factory);
+        for stream in config.streams.iter().chain(&engine::kept(config, &engine)?) {
+            factory.make(stream)?;
         }
         let listeners = workers::bind(config)?;
         let address = local_address(&listeners[0], "the listener")?;
@@ -134,6 +142,8 @@ impl Gateway {
             address,
             admin_address,
             app,
+            engine,
+            owns_engine,
             workers,
             threads,
             control: Some(control),
@@ -207,6 +217,11 @@ impl Gateway {
         self.tasks.close();
         let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
         let tasks = if ended.is_ok() { 0 } else { self.tasks.len() };
+        // Who shares the engine with other nodes closes it after the last of them.
+        if self.owns_engine {
+            let engine = self.engine.clone();
+            drop(tokio::task::spawn_blocking(move || engine.close()).await);
+        }
         if let Some(control) = self.control.take() {
             control.shutdown_background();
         }

@@ -1,8 +1,9 @@
 //! The publish API: records in, positions out, once the log has them.
 //!
 //! Does: reads records, checks what the publisher may do, appends batch by batch, answers per record and in order. Owns:
-//! the publishers' rates. Never knows: who follows the channels; the answer does not wait for the fan-out. Keeps: I1 (the
-//! only buffer is one unfinished line; who does not read its answers is not read from either).
+//! the publishers' rates. Never knows: who follows the channels; the answer does not wait for the fan-out. Keeps: I1 (a
+//! connection has one unfinished line and a bounded number of lines that are being stored; who does not read its answers is
+//! not read from either).
 
 pub mod http;
 pub mod record;
@@ -14,13 +15,14 @@ use std::{
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tokio::sync::oneshot;
 
 use crate::{
     auth::{Claims, Permission},
     clock::Clock,
     model::{Channel, Position},
     protocol::{ErrorCode, Refusal},
-    source::embedded::{Appended, NewRecord},
+    source::embedded::{Appended, Lost, NewRecord, Submitted},
     streams::{Stream, Streams},
     telemetry::NodeCounts,
 };
@@ -51,6 +53,40 @@ pub struct Publisher {
 #[derive(Debug, Default)]
 pub struct Flow {
     failed: HashSet<Channel>,
+    lost: Arc<Lost>,
+}
+
+/// Records that were submitted: what is known of them, and what is waited for.
+#[derive(Debug)]
+pub struct Pending {
+    told: Vec<Option<Result<Appended, Refusal>>>,
+    waits: Vec<(Vec<usize>, oneshot::Receiver<Vec<Appended>>)>,
+}
+
+impl Pending {
+    /// One record that never came so far.
+    fn refused(refusal: Refusal) -> Self {
+        Self {
+            told: vec![Some(Err(refusal))],
+            waits: Vec::new(),
+        }
+    }
+
+    /// Returns once all is known that will be. Cancel safe.
+    pub async fn known(&mut self) {
+        while let Some((_, answer)) = self.waits.last_mut() {
+            let appended = answer.await.unwrap_or_default();
+            if let Some((places, _)) = self.waits.pop() {
+                self.tell(&places, appended);
+            }
+        }
+    }
+
+    fn tell(&mut self, places: &[usize], appended: Vec<Appended>) {
+        for (&place, appended) in places.iter().zip(appended) {
+            self.told[place] = Some(Ok(appended));
+        }
+    }
 }
 
 impl Publisher {
@@ -130,16 +166,33 @@ impl Publisher {
         )
     }
 
-    /// Appends records in order, those of one partition under one lock, and answers each.
-    pub fn append(
+    /// Appends records in order and answers each, once the log has it.
+    pub async fn append(
         &self,
         stream: &Stream,
         claims: &Claims,
         flow: &mut Flow,
         records: Vec<Result<NewRecord, Refusal>>,
     ) -> Vec<Answer> {
+        let mut pending = self.submit(stream, claims, flow, records).await;
+        pending.known().await;
+        self.answers(pending)
+    }
+
+    /// Hands records to the log in order, those of one partition together. Of one flow, what is submitted later is also
+    /// appended later, so more may be submitted before the answers are known.
+    pub async fn submit(
+        &self,
+        stream: &Stream,
+        claims: &Claims,
+        flow: &mut Flow,
+        records: Vec<Result<NewRecord, Refusal>>,
+    ) -> Pending {
         let now_ms = self.clock.wall_ms();
-        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(records.len());
+        let mut pending = Pending {
+            told: Vec::with_capacity(records.len()),
+            waits: Vec::new(),
+        };
         let mut batches: HashMap<u32, (Vec<usize>, Vec<NewRecord>)> = HashMap::new();
         for (at, record) in records.into_iter().enumerate() {
             match record.and_then(|record| self.admit(record, claims, flow)) {
@@ -149,24 +202,33 @@ impl Publisher {
                     let (places, batch) = batches.entry(partition).or_default();
                     places.push(at);
                     batch.push(record);
-                    answers.push(None);
+                    pending.told.push(None);
                 }
-                Err(refusal) => answers.push(Some(Err(refusal))),
+                Err(refusal) => pending.told.push(Some(Err(refusal))),
             }
         }
         for (partition, (places, batch)) in batches {
-            let appended = stream.partitions[partition as usize]
-                .log
-                .append(batch, now_ms);
-            for (place, appended) in places.into_iter().zip(appended) {
-                answers[place] = Some(self.answer(appended));
+            let log = &stream.partitions[partition as usize].log;
+            match log.submit(batch, now_ms, &flow.lost).await {
+                Submitted::Done(appended) => pending.tell(&places, appended),
+                Submitted::Waiting(answer) => pending.waits.push((places, answer)),
             }
         }
-        let unanswered = || Err(Refusal::new(ErrorCode::Internal, "the log gave no answer"));
-        let answers: Vec<Answer> = answers
-            .into_iter()
-            .map(|answer| answer.unwrap_or_else(unanswered))
-            .collect();
+        pending
+    }
+
+    /// The answers to what was submitted, in order, once they are [known](Pending::known).
+    pub fn answers(&self, pending: Pending) -> Vec<Answer> {
+        let unanswered = || {
+            let message = "the log was closed before it had the record: publish it to another node";
+            Err(Refusal::retry(ErrorCode::Draining, message, 1000))
+        };
+        let answer = |told: Option<Result<Appended, Refusal>>| match told {
+            Some(Ok(appended)) => self.answer(appended),
+            Some(Err(refusal)) => Err(refusal),
+            None => unanswered(),
+        };
+        let answers: Vec<Answer> = pending.told.into_iter().map(answer).collect();
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         self.counts.publish_refused.add(refused as u64);
         answers
@@ -186,13 +248,7 @@ impl Publisher {
             ));
         }
         if flow.failed.contains(channel) || flow.failed.len() >= FAILED_MAX {
-            return Err(Refusal::retry(
-                ErrorCode::AfterFailed,
-                format!(
-                    "an earlier record of {channel}, or of too many channels, failed: send both again, in order"
-                ),
-                1000,
-            ));
+            return Err(after_failed(channel));
         }
         let Some(rates) = &self.rates else {
             return Ok(record);
@@ -225,6 +281,12 @@ impl Publisher {
                 ErrorCode::ViewFull,
                 "the view has as many rows or bytes as the stream's view_max allows; delete rows first",
             )),
+            Appended::NotStored => Err(Refusal::retry(
+                ErrorCode::NotStored,
+                "the log's disk is full or failing, and did not take the record",
+                1000,
+            )),
+            Appended::AfterFailed => Err(after_failed("the channel")),
         }
     }
 
@@ -232,12 +294,18 @@ impl Publisher {
     ///
     /// # Errors
     /// What [`Self::stream`], [`Self::read`] and [`Self::append`] refuse.
-    pub fn publish_one(&self, stream: &str, claims: &Claims, line: &[u8]) -> Answer {
+    pub async fn publish_one(&self, stream: &str, claims: &Claims, line: &[u8]) -> Answer {
         let stream = self.stream(stream, claims)?;
         let record = self.read(&stream, line);
-        let mut answers = self.append(&stream, claims, &mut Flow::default(), vec![record]);
+        let mut flow = Flow::default();
+        let mut answers = self.append(&stream, claims, &mut flow, vec![record]).await;
         answers
             .pop()
             .unwrap_or_else(|| Err(Refusal::new(ErrorCode::Internal, "the log gave no answer")))
     }
+}
+
+fn after_failed(channel: &str) -> Refusal {
+    let message = format!("an earlier record of {channel} failed: send both again, in order");
+    Refusal::retry(ErrorCode::AfterFailed, message, 1000)
 }

@@ -4,6 +4,7 @@
 //! continuity at every start. Owns: the connection to the stream's engine. Never knows: views, sockets, wire formats.
 //! Keeps: I2 (a worker never reads a source) and, with the epoch it reports, I5.
 
+pub mod durable;
 pub mod embedded;
 
 use std::future::Future;

@@ -8,7 +8,8 @@
 mod counts;
 
 pub use counts::{
-    Closed, Counter, NodeCounts, TIME_BOUNDS_US, Throttle, Times, TimesRead, WorkerCounts,
+    Closed, Counter, LogCounts, NodeCounts, TIME_BOUNDS_US, Throttle, Times, TimesRead,
+    WorkerCounts,
 };
 
 /// What begins every metric's name.
@@ -102,12 +103,33 @@ pub const LOG_RECORDS: Metric = Metric {
     labels: PARTITION,
     help: "Records that the embedded log holds",
 };
-/// Bytes that the embedded log holds.
+/// Bytes that the embedded log holds, in memory or on disk.
 pub const LOG_BYTES: Metric = Metric {
     name: "log_held_bytes",
     kind: Kind::Gauge,
     labels: PARTITION,
-    help: "Bytes that the embedded log holds",
+    help: "Bytes that the embedded log holds, in memory or on disk",
+};
+/// Commits that the data directory took: the records of one partition that were written and made durable together.
+pub const LOG_COMMITS: Metric = Metric {
+    name: "log_commits",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Commits that the data directory took: the records of one partition that were written and made durable together",
+};
+/// Commits, syncs and removals of old segments that the data directory's disk refused.
+pub const LOG_FAILURES: Metric = Metric {
+    name: "log_failures",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Commits, syncs and removals of old segments that the data directory's disk refused",
+};
+/// How long the data directory's disk took to sync.
+pub const LOG_SYNC: Metric = Metric {
+    name: "log_sync_seconds",
+    kind: Kind::Histogram,
+    labels: &[],
+    help: "How long the data directory's disk took to sync",
 };
 /// Rows that the embedded log deleted, since nobody had changed them for row_ttl.
 pub const LOG_EXPIRED: Metric = Metric {
@@ -363,13 +385,16 @@ pub const NODE_UPTIME: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 42] = [
+pub const ALL: [&Metric; 45] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
     &LOG_RECORDS,
     &LOG_BYTES,
+    &LOG_COMMITS,
+    &LOG_FAILURES,
+    &LOG_SYNC,
     &LOG_EXPIRED,
     &VIEW_AGE,
     &VIEW_LIVE,

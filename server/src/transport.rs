@@ -35,7 +35,7 @@ use crate::{
     protocol::{ErrorCode, Refusal},
     publish::{self, Publisher},
     streams::{Stream, Streams},
-    telemetry::{NodeCounts, WorkerCounts},
+    telemetry::{LogCounts, NodeCounts, WorkerCounts},
 };
 
 pub use takeover::HttpMax;
@@ -52,6 +52,8 @@ pub struct App {
     pub clock: Clock,
     /// What the node counts.
     pub counts: Arc<NodeCounts>,
+    /// What the writer of its data directory counts; nothing without one.
+    pub log_counts: Arc<LogCounts>,
     /// What its workers count.
     pub workers: Vec<Arc<WorkerCounts>>,
     /// Origins whose pages may connect beside our own; `*` for all.

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
+use futures_util::FutureExt;
 use tidegate::{
     auth::{self, GrantSpec, JwtKey, Permission, TokenSpec},
     config::Config,
@@ -252,10 +253,11 @@ impl Node {
             app.publisher.read(&stream, line.as_bytes())
         });
         let records = records.collect();
-        let answers = app
-            .publisher
-            .append(&stream, &claims, &mut Flow::default(), records);
+        let mut flow = Flow::default();
+        let appending = app.publisher.append(&stream, &claims, &mut flow, records);
+        let answers = appending.now_or_never();
         answers
+            .context("a log in memory answers at once")?
             .into_iter()
             .map(|answer| {
                 answer

@@ -253,6 +253,7 @@ impl World {
         let settings = LogSettings {
             mode: self.scene.mode,
             retention: Retention {
+                records: None,
                 bytes: usize::MAX,
                 age: Duration::from_secs(1 << 30),
             },
@@ -442,7 +443,8 @@ impl World {
         for partition in 0..self.logs.len() {
             let before = self.logs[partition].extent().0;
             self.logs[partition].expire(self.wall_ms());
-            let written = self.logs[partition].read(Some(before), usize::MAX).records;
+            let written = self.logs[partition].read(Some(before), usize::MAX);
+            let written = written.expect("a log in memory").records;
             let due = self
                 .truth
                 .unchanged(partition, self.ticks.saturating_sub(ttl));

@@ -247,6 +247,7 @@ impl Steady {
         self.now = self.now.plus(Duration::from_micros(1));
         loop {
             let fetch = self.log.read(self.partition.next_after(), FETCH_BYTES);
+            let fetch = fetch.expect("a log in memory");
             let done = fetch.upto >= fetch.head;
             self.partition.take(&fetch, self.now, self.now);
             if done {
@@ -291,6 +292,7 @@ fn log() -> Arc<EmbeddedLog> {
     let settings = LogSettings {
         mode: Mode::Events,
         retention: Retention {
+            records: None,
             bytes: HELD_BYTES,
             age: Duration::from_secs(1 << 30),
         },

@@ -4,7 +4,7 @@
 //! Never knows: the gateway's insides. Keeps: messages are handed out in the order in which they came, each once; a time-out
 //! tells what came instead.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
@@ -67,13 +67,21 @@ impl Connect {
     /// # Errors
     /// When the handshake fails: the cause is tungstenite's error.
     pub async fn open(&self, node: &Node) -> anyhow::Result<(Client, Response)> {
+        self.open_at(node.gateway.address()).await
+    }
+
+    /// Connects to whoever listens there; gives the answer to the handshake, too.
+    ///
+    /// # Errors
+    /// When the handshake fails: the cause is tungstenite's error.
+    pub async fn open_at(&self, address: SocketAddr) -> anyhow::Result<(Client, Response)> {
         let socket = TcpSocket::new_v4()?;
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
         }
-        let stream = timeout(SOON, socket.connect(node.gateway.address())).await??;
+        let stream = timeout(SOON, socket.connect(address)).await??;
         stream.set_nodelay(true)?;
-        let mut request = format!("ws://{}/v1/ws", node.gateway.address()).into_client_request()?;
+        let mut request = format!("ws://{address}/v1/ws").into_client_request()?;
         for (name, value) in &self.headers {
             request
                 .headers_mut()

@@ -143,7 +143,7 @@ impl World {
     fn records(&self, channel: &str, partition: u32) -> Vec<(Offset, String, Option<Value>)> {
         let name = channel.split_once('/').unwrap().1;
         let log = &self.stream.partitions[partition as usize].log;
-        let records = log.read(None, usize::MAX).records.into_iter();
+        let records = log.read(None, usize::MAX).unwrap().records.into_iter();
         let read = records.filter_map(|record| {
             let [of, row]: [String; 2] = serde_json::from_slice(&record.key).unwrap();
             let value = record.value.map(|v| serde_json::from_slice(&v).unwrap());

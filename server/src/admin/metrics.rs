@@ -181,6 +181,8 @@ impl Scrape {
         let plain = [
             (&names::TRANSPORT_REQUESTS, app.counts.requests.get()),
             (&names::TRANSPORT_HTTP, app.counts.http.get()),
+            (&names::LOG_COMMITS, app.log_counts.commits.get()),
+            (&names::LOG_FAILURES, app.log_counts.failures.get()),
             (&names::FRAME_UPDATES, UPDATES_ENCODED.load(relaxed)),
             (&names::FRAME_PARTS, PARTS_ENCODED.load(relaxed)),
             (&names::NODE_READY, u64::from(!app.is_draining())),
@@ -188,6 +190,8 @@ impl Scrape {
         for (metric, count) in plain {
             self.count(metric, &[], count);
         }
+        let syncs = Value::Times(app.log_counts.syncs.read());
+        self.put(&names::LOG_SYNC, &[], syncs);
         let uptime = now.since(Moment::default()).as_secs_f64();
         self.put(&names::NODE_UPTIME, &[], Value::Seconds(uptime));
     }

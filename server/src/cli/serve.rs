@@ -29,6 +29,9 @@ pub(super) struct Serve {
     /// Replays a real day of departures, lets everybody look, and prints a token for publishing
     #[arg(long)]
     demo: bool,
+    /// Keeps the embedded engine's logs in this directory, instead of the configuration's, or of memory
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// Where clients connect, instead of the configuration's address
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -42,6 +45,9 @@ impl Serve {
     pub(super) fn run(self) -> Result<(), String> {
         let mut config =
             Config::load(self.config.as_deref(), config::environment()).map_err(text)?;
+        if let Some(dir) = self.data_dir {
+            config.embedded.dir = Some(dir);
+        }
         if let Some(address) = self.listen {
             config.listen.address = address;
         }

@@ -163,7 +163,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     let held = config
         .streams
         .iter()
-        .map(held_bytes)
+        .map(|stream| held_bytes(stream, config.embedded.dir.is_none()))
         .fold(0, usize::saturating_add);
     if held > config.limits.memory {
         warnings.push(format!(
@@ -176,13 +176,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Most bytes that a stream's tails and logs may hold.
-fn held_bytes(stream: &StreamConfig) -> usize {
+/// Most bytes of memory that a stream's tails and logs may hold. Of a log on disk memory holds what the tail has as well.
+fn held_bytes(stream: &StreamConfig, logs_in_memory: bool) -> usize {
     let SourceConfig::Embedded { retention } = &stream.source;
+    let log = if logs_in_memory { retention.bytes } else { 0 };
     let partitions = usize::try_from(stream.partitions).unwrap_or(usize::MAX);
     stream
         .tail
         .bytes
-        .saturating_add(retention.bytes)
+        .saturating_add(log)
         .saturating_mul(partitions)
 }

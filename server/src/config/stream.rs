@@ -52,16 +52,18 @@ pub struct StreamConfig {
 /// Where a stream's records come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceConfig {
-    /// The log in this process's memory.
+    /// The embedded engine's log: in this process's memory, or in its data directory.
     Embedded {
         /// What each partition of the log keeps.
         retention: Retention,
     },
 }
 
-/// What each partition of a log keeps: what is within both bounds.
+/// What each partition of a log keeps: what is within all bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
+    /// Records, 1 to 2^32 − 1; default: none, so as many as the other bounds allow.
+    pub records: Option<usize>,
     /// Bytes of records, at least `limits.record_bytes`; default 256 MiB.
     pub bytes: usize,
     /// Age of a record, 1 s to 3650 d; default 1 h.
@@ -102,6 +104,7 @@ impl Default for StreamConfig {
             placement: Placement::ByChannel,
             source: SourceConfig::Embedded {
                 retention: Retention {
+                    records: None,
                     bytes: 256 * MIB,
                     age: Duration::from_secs(3600),
                 },
@@ -141,6 +144,15 @@ impl StreamConfig {
         Self {
             name: name.to_owned(),
             ..self.clone()
+        }
+    }
+
+    /// What happens by default to a line of such a stream whose socket takes no more.
+    #[must_use]
+    pub const fn slow_consumer_of(mode: Mode) -> Policy {
+        match mode {
+            Mode::View => Policy::Conflate,
+            Mode::Events => Policy::DropOldest,
         }
     }
 
@@ -227,16 +239,24 @@ fn read_source(section: &mut Section<'_>) -> SourceConfig {
         .size("bytes", KIB..=SIZE_MAX)
         .unwrap_or(default.bytes);
     let age = retention.duration("age", AGES).unwrap_or(default.age);
+    let records = retention
+        .count("records", 0..=u32::MAX)
+        .filter(|&records| records > 0);
     SourceConfig::Embedded {
-        retention: Retention { bytes, age },
+        retention: Retention {
+            records,
+            bytes,
+            age,
+        },
     }
 }
 
 /// Views keep each row's last value, which `drop_oldest` may drop; events keep each record, which `conflate` drops.
 fn read_policy(section: &mut Section<'_>, mode: Mode) -> Policy {
-    let (default, word, name) = match mode {
-        Mode::View => (Policy::Conflate, "conflate", "view"),
-        Mode::Events => (Policy::DropOldest, "drop_oldest", "events"),
+    let default = StreamConfig::slow_consumer_of(mode);
+    let (word, name) = match mode {
+        Mode::View => ("conflate", "view"),
+        Mode::Events => ("drop_oldest", "events"),
     };
     let expected = format!("{word:?} or \"disconnect\", since mode is {name:?}");
     let policy = section.text("slow_consumer", &expected, |text| match text {

@@ -39,6 +39,7 @@ pub(super) fn app(
         publisher: Arc::new(publisher),
         clock,
         counts,
+        log_counts: factory.log_counts(),
         workers,
         origins: config.listen.origins.clone(),
         cookie: config.access.cookie.clone(),

@@ -13,20 +13,26 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::short_random;
+use super::engine::new_epoch;
 use crate::{
     cache::ViewMax,
     clock::Clock,
     config::{Config, Selector, SourceConfig, StreamConfig},
     decode::{Decoder, KeyPart},
-    model::{self, Epoch},
+    model,
     partition::{
         Partition, Settings,
         tail::{Tail, TailMax},
         task,
     },
-    source::embedded::{EmbeddedLog, EmbeddedSource, Engine, Hindrance, LogSettings, Retention},
+    source::{
+        durable::DataError,
+        embedded::{
+            EmbeddedLog, EmbeddedSource, Engine, Hindrance, LogSettings, LogSpec, Retention,
+        },
+    },
     streams::{PartitionHandle, Stream, Streams},
+    telemetry::LogCounts,
 };
 
 /// Streams that publishing may create.
@@ -89,6 +95,11 @@ impl Factory {
         }
     }
 
+    /// What the engine counts.
+    pub(super) fn log_counts(&self) -> Arc<LogCounts> {
+        self.engine.counts()
+    }
+
     /// A stream that nobody configured.
     pub(super) fn create(&self, name: &str) -> Option<Arc<Stream>> {
         model::check_stream_name(name).ok()?;
@@ -99,14 +110,18 @@ impl Factory {
         if self.streams.all().len() >= CREATED_MAX {
             return None;
         }
-        Some(self.make(&self.defaults.named(name)))
+        let made = self.make(&self.defaults.named(name));
+        made.inspect_err(
+            |error| tracing::error!(stream = name, %error, "a stream can't be created"),
+        )
+        .ok()
     }
 
     /// A stream as configured, running.
-    pub(super) fn make(&self, config: &StreamConfig) -> Arc<Stream> {
+    pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
         let hindrance = watch::Sender::default();
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
-        for (number, log) in (0u32..).zip(self.logs(config)) {
+        for (number, log) in (0u32..).zip(self.logs(config)?) {
             let (handle, start) = self.partition(config, number, log, &hindrance);
             partitions.push(handle);
             starts.push(start);
@@ -124,21 +139,19 @@ impl Factory {
         for start in starts {
             self.run(start, config.freshness_slo);
         }
-        self.streams.add(stream)
+        Ok(self.streams.add(stream))
     }
 
     /// The stream's logs, as the engine has them, or new ones.
-    fn logs(&self, config: &StreamConfig) -> Vec<Arc<EmbeddedLog>> {
-        let epoch = || short_random().ok().and_then(|name| Epoch::new(&name).ok());
-        // Without random numbers the start has failed long before.
-        let fallback = Epoch::new(&format!("w{}", self.clock.wall_ms()));
-        let epoch = || epoch().or_else(|| fallback.clone().ok());
-        self.engine.logs(
-            &config.name,
-            config.partitions,
-            log_settings(config),
-            || epoch().unwrap_or_else(|| unreachable!("letters and digits are an epoch")),
-        )
+    fn logs(&self, config: &StreamConfig) -> Result<Vec<Arc<EmbeddedLog>>, DataError> {
+        let spec = LogSpec {
+            stream: &config.name,
+            partitions: config.partitions,
+            placement: config.placement,
+            settings: log_settings(config),
+            hot_bytes: config.tail.bytes,
+        };
+        self.engine.logs(&spec, new_epoch)
     }
 
     fn partition(
@@ -197,6 +210,7 @@ fn log_settings(config: &StreamConfig) -> LogSettings {
     LogSettings {
         mode: config.mode,
         retention: Retention {
+            records: retention.records,
             bytes: retention.bytes,
             age: retention.age,
         },

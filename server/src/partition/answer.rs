@@ -338,7 +338,8 @@ impl Partition {
     fn read(&mut self, channel: &Channel, mut after: Offset) -> Option<Vec<Arc<Shared>>> {
         let mut updates = Vec::new();
         while after < self.applied {
-            let fetch = self.cache.read(Some(after), 4 << 20);
+            // Held until its files can be read again.
+            let fetch = self.cache.read(Some(after), 4 << 20).ok()?;
             if fetch.start > after {
                 return None;
             }

@@ -29,6 +29,7 @@ impl Bench {
         let settings = LogSettings {
             mode: Mode::View,
             retention: Retention {
+                records: None,
                 bytes: usize::MAX,
                 age: Duration::from_secs(1 << 30),
             },
@@ -71,7 +72,7 @@ impl Bench {
 
     fn read(&mut self) {
         let (asked, now) = (self.now(), self.now());
-        let fetch = self.log.read(self.partition.next_after(), 1 << 20);
+        let fetch = self.log.read(self.partition.next_after(), 1 << 20).unwrap();
         self.partition.take(&fetch, asked, now);
     }
 

@@ -53,6 +53,8 @@ pub enum ErrorCode {
     RetryLater,
     /// An earlier line of this channel failed in a way that passes: send both again.
     AfterFailed,
+    /// The log's disk is full or failing; it may pass.
+    NotStored,
     /// The node is leaving.
     Draining,
     /// A fault of ours.
@@ -61,7 +63,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them, as the page lists them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::BadMessage,
         Self::UnknownOp,
         Self::BadChannel,
@@ -87,6 +89,7 @@ impl ErrorCode {
         Self::Overloaded,
         Self::RetryLater,
         Self::AfterFailed,
+        Self::NotStored,
         Self::Draining,
         Self::Internal,
     ];
@@ -120,6 +123,7 @@ impl ErrorCode {
             Self::Overloaded => "overloaded",
             Self::RetryLater => "retry_later",
             Self::AfterFailed => "after_failed",
+            Self::NotStored => "not_stored",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -147,7 +151,11 @@ impl ErrorCode {
             Self::BadRecord | Self::ViewFull => 422,
             Self::TooManyConnections | Self::RateLimited => 429,
             Self::Internal => 500,
-            Self::Overloaded | Self::RetryLater | Self::AfterFailed | Self::Draining => 503,
+            Self::Overloaded
+            | Self::RetryLater
+            | Self::AfterFailed
+            | Self::NotStored
+            | Self::Draining => 503,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `POST /v1/publish/{stream}`: one JSON record, or NDJSON, streamed both ways.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
@@ -11,13 +11,19 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Answer, Flow};
+use super::{Answer, Flow, Pending};
 use crate::{
     auth::Claims,
     protocol::{ErrorCode, Refusal, write},
+    source::embedded::NewRecord,
     streams::Stream,
     transport::{App, bad_path, bearer_of, problem::Problem},
 };
+
+/// Bytes of a connection's lines that may be on their way into the log; beyond it, nothing more is read.
+const STORING_BYTES: usize = 8 << 20;
+/// What a chunk counts at least.
+const CHUNK_BYTES: usize = 4 << 10;
 
 /// Handles a publish request.
 ///
@@ -98,7 +104,10 @@ async fn single(
         })?;
         record.id.get_or_insert_with(|| id.into());
     }
-    let mut answers = publisher.append(stream, claims, &mut Flow::default(), vec![Ok(record)]);
+    let mut flow = Flow::default();
+    let mut answers = publisher
+        .append(stream, claims, &mut flow, vec![Ok(record)])
+        .await;
     let (position, duplicate) = answers
         .pop()
         .unwrap_or_else(|| Err(Refusal::new(ErrorCode::Internal, "the log gave no answer")))?;
@@ -130,7 +139,17 @@ struct Lines {
     /// Bytes of a line that is too long, and whose rest is passed over.
     overlong: usize,
     line: u64,
+    /// Lines that the log was handed, in order.
+    storing: VecDeque<Storing>,
+    storing_bytes: usize,
     ended: bool,
+}
+
+/// Lines of one chunk on their way into the log.
+struct Storing {
+    numbers: Vec<u64>,
+    pending: Pending,
+    bytes: usize,
 }
 
 impl Lines {
@@ -144,47 +163,94 @@ impl Lines {
             begun: Vec::new(),
             overlong: 0,
             line: 0,
+            storing: VecDeque::new(),
+            storing_bytes: 0,
             ended: false,
         }
     }
 
-    /// The answers to the next lines; none at the end. A line must be whole in time, counted from the one before: a body
-    /// that trickles holds a connection no longer than one that is silent.
+    /// The answers to the next lines; none at the end. Reads on while earlier lines are being stored. A line must be whole in
+    /// time, counted from the one before: a body that trickles holds a connection no longer than one that is silent.
     async fn next(&mut self) -> Option<Bytes> {
         let patience = self.app.http.body_timeout;
         let (mut line, mut due) = (self.line, Instant::now() + patience);
         loop {
-            if self.ended {
-                return None;
-            }
             if self.line > line {
                 (line, due) = (self.line, Instant::now() + patience);
             }
-            let answers = match timeout_at(due, self.body.next()).await {
-                Ok(Some(Ok(chunk))) => self.take(&chunk),
-                Ok(Some(Err(_))) => {
+            let may_read = !self.ended && self.storing_bytes < STORING_BYTES;
+            tokio::select! {
+                biased;
+                () = known(&mut self.storing), if !self.storing.is_empty() => {
+                    let answers = self.answers();
+                    if !answers.is_empty() {
+                        return Some(answers.into());
+                    }
+                }
+                chunk = timeout_at(due, self.body.next()), if may_read => match chunk {
+                    Ok(Some(Ok(chunk))) => self.take(&chunk).await,
                     // The connection broke: nobody is there to be answered.
-                    self.ended = true;
-                    return None;
-                }
-                Ok(None) => {
-                    self.ended = true;
-                    self.take(b"\n")
-                }
-                Err(_) => {
-                    self.ended = true;
-                    let mut out = Vec::new();
-                    write_answer(&mut out, self.line + 1, Err(late("the line")));
-                    out
-                }
-            };
-            if !answers.is_empty() {
-                return Some(answers.into());
+                    Ok(Some(Err(_))) => return None,
+                    Ok(None) => {
+                        self.ended = true;
+                        self.take(b"\n").await;
+                    }
+                    Err(_) => {
+                        self.ended = true;
+                        self.give_up();
+                    }
+                },
+                else => return None,
             }
         }
     }
 
-    fn take(&mut self, chunk: &[u8]) -> Vec<u8> {
+    /// The line that did not come in time is answered behind those before it.
+    fn give_up(&mut self) {
+        self.storing.push_back(Storing {
+            numbers: vec![self.line + 1],
+            pending: Pending::refused(late("the line")),
+            bytes: 0,
+        });
+    }
+
+    /// The answers to the oldest lines that are known.
+    fn answers(&mut self) -> Vec<u8> {
+        let Some(Storing {
+            numbers,
+            pending,
+            bytes,
+        }) = self.storing.pop_front()
+        else {
+            return Vec::new();
+        };
+        self.storing_bytes -= bytes;
+        let mut out = Vec::with_capacity(numbers.len() * 40);
+        for (number, answer) in numbers.into_iter().zip(self.app.publisher.answers(pending)) {
+            write_answer(&mut out, number, answer);
+        }
+        out
+    }
+
+    /// Hands the lines of a chunk to the log.
+    async fn take(&mut self, chunk: &[u8]) {
+        let (numbers, records) = self.read(chunk);
+        let publisher = &self.app.publisher;
+        let pending = publisher
+            .submit(&self.stream, &self.claims, &mut self.flow, records)
+            .await;
+        // A chunk costs something also without a line.
+        let bytes = chunk.len().max(CHUNK_BYTES);
+        self.storing_bytes += bytes;
+        self.storing.push_back(Storing {
+            numbers,
+            pending,
+            bytes,
+        });
+    }
+
+    /// The lines that end in this chunk, by their numbers.
+    fn read(&mut self, chunk: &[u8]) -> (Vec<u64>, Vec<Result<NewRecord, Refusal>>) {
         let (mut records, mut numbers) = (Vec::new(), Vec::new());
         for piece in chunk.split_inclusive(|&byte| byte == b'\n') {
             let whole = piece.ends_with(b"\n");
@@ -222,15 +288,14 @@ impl Lines {
             numbers.push(self.line);
             records.push(self.app.publisher.read(&self.stream, line));
         }
-        let answers =
-            self.app
-                .publisher
-                .append(&self.stream, &self.claims, &mut self.flow, records);
-        let mut out = Vec::with_capacity(answers.len() * 40);
-        for (number, answer) in numbers.into_iter().zip(answers) {
-            write_answer(&mut out, number, answer);
-        }
-        out
+        (numbers, records)
+    }
+}
+
+/// Returns once the answers to the oldest lines are known. Cancel safe.
+async fn known(storing: &mut VecDeque<Storing>) {
+    if let Some(oldest) = storing.front_mut() {
+        oldest.pending.known().await;
     }
 }
 

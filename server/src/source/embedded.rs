@@ -1,41 +1,45 @@
 //! The embedded engine: a partitioned log in memory, with the cache of its views beside it.
 //!
-//! The epoch changes with each start, since nothing survives it. Records go by bytes and age; the folded rows stay. An
-//! append folds under the same short lock, so that a publisher who has its answer finds the record in every view that is
-//! read later. Where rows have a time to live, the log writes the tombstones of those whose time is over itself, so that every
-//! node and everybody who resumes meets them as ordinary records.
+//! Records go by number, bytes and age; the folded rows stay. An append folds under the same short lock, so that a publisher
+//! who has its answer finds the record in every view that is read later. Where rows have a time to live, the log writes the
+//! tombstones of those whose time is over itself, so that every node and everybody who resumes meets them as ordinary
+//! records. By itself the log is gone with the process, and its epoch changes with each start. With a data directory,
+//! records take the way of `durable.rs`: they are appended here once they are stored, and memory holds only the newest.
 
 mod expiry;
+mod state;
+
+pub(super) use expiry::Expiry;
+pub(super) use state::State;
+pub use state::{ID_WINDOW, ID_WINDOW_AGE_MS};
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use expiry::Expiry;
-
-use super::{Fetch, Source, SourceError};
+use super::{
+    Fetch, Source, SourceError,
+    durable::{Batch, DataDir, DataError, KeptStream, Store, Work},
+};
 use crate::{
-    cache::{CachedView, MemoryCache, ViewMax},
-    model::{Change, Channel, Epoch, Mode, Offset, Position, Record},
+    cache::{CachedView, ViewMax},
+    model::{Change, Channel, Epoch, Mode, Offset, Placement, Position, Record},
+    telemetry::LogCounts,
 };
 
-/// Repeats of an `id` are known within the last so many.
-pub const ID_WINDOW: usize = 100_000;
-/// … and within so long.
-pub const ID_WINDOW_AGE_MS: i64 = 10 * 60 * 1000;
 /// Rows deleted in one go, since their time was over: the lock is held no longer.
-const EXPIRED_BATCH: usize = 1024;
-/// What a record costs beside its key and value, about.
-const RECORD_OVERHEAD: usize = 96;
+pub(super) const EXPIRED_BATCH: usize = 1024;
 
 /// How long records are kept. Whichever limit is reached first.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
+    /// Records of a partition; none: as many as the other limits allow.
+    pub records: Option<usize>,
     /// Bytes of a partition's records.
     pub bytes: usize,
     /// Since the log took them.
@@ -77,6 +81,36 @@ pub enum Appended {
     Duplicate(Position),
     /// The view has no room for it.
     ViewFull,
+    /// The disk did not take it; it may later.
+    NotStored,
+    /// An earlier one of its channel was not stored: so this one is not either, to keep their order.
+    AfterFailed,
+}
+
+/// What becomes of a batch: at once in memory, later on disk.
+#[derive(Debug)]
+pub enum Submitted {
+    /// This, of each record in order.
+    Done(Vec<Appended>),
+    /// It will be told. When nobody is left to tell, the log has been closed.
+    Waiting(oneshot::Receiver<Vec<Appended>>),
+}
+
+/// The channels of which a record of one publisher was not stored: what it submitted behind that one is not stored either.
+#[derive(Debug, Default)]
+pub struct Lost(Mutex<HashSet<Channel>>);
+
+impl Lost {
+    fn channels(&self) -> MutexGuard<'_, HashSet<Channel>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(super) fn add(&self, channel: Channel) {
+        self.channels().insert(channel);
+    }
+    pub(super) fn has(&self, channel: &Channel) -> bool {
+        let channels = self.channels();
+        !channels.is_empty() && channels.contains(channel)
+    }
 }
 
 /// One partition's log and the cache of its views.
@@ -84,56 +118,10 @@ pub enum Appended {
 pub struct EmbeddedLog {
     partition: u32,
     epoch: Epoch,
-    settings: LogSettings,
+    pub(super) settings: LogSettings,
     state: Mutex<State>,
     head: watch::Sender<Offset>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    records: VecDeque<Record>,
-    bytes: usize,
-    start: Offset,
-    head: Offset,
-    ids: IdWindow,
-    cache: MemoryCache,
-    expiry: Expiry,
-    expired: u64,
-}
-
-/// The ids of the last records.
-#[derive(Debug, Default)]
-struct IdWindow {
-    seen: HashMap<Arc<str>, Offset>,
-    order: VecDeque<(i64, Arc<str>)>,
-}
-
-impl IdWindow {
-    fn insert(&mut self, id: Arc<str>, offset: Offset, now_ms: i64) {
-        self.seen.insert(id.clone(), offset);
-        self.order.push_back((now_ms, id));
-        self.expire(now_ms);
-    }
-    fn expire(&mut self, now_ms: i64) {
-        while self.order.len() > ID_WINDOW
-            || self
-                .order
-                .front()
-                .is_some_and(|(at, _)| now_ms - at > ID_WINDOW_AGE_MS)
-        {
-            let Some((_, id)) = self.order.pop_front() else {
-                return;
-            };
-            self.seen.remove(&id);
-        }
-    }
-}
-
-impl State {
-    fn keep(&mut self, record: Record) {
-        self.bytes += weight(&record);
-        self.records.push_back(record);
-    }
+    disk: Option<(Store, mpsc::Sender<Work>)>,
 }
 
 impl EmbeddedLog {
@@ -146,14 +134,38 @@ impl EmbeddedLog {
             settings,
             state: Mutex::default(),
             head: watch::Sender::new(Offset::BEFORE_ALL),
+            disk: None,
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// A log whose records are in these files, with what memory holds of it.
+    pub(super) fn durable(
+        partition: u32,
+        epoch: Epoch,
+        settings: LogSettings,
+        state: State,
+        disk: (Store, mpsc::Sender<Work>),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            partition,
+            epoch,
+            settings,
+            head: watch::Sender::new(state.head),
+            state: Mutex::new(state),
+            disk: Some(disk),
+        })
+    }
+
+    /// Its files, if it has any.
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.disk.as_ref().map(|(store, _)| store)
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at(&self, offset: Offset) -> Position {
+    pub(super) fn at(&self, offset: Offset) -> Position {
         Position {
             partition: self.partition,
             epoch: self.epoch.clone(),
@@ -167,7 +179,45 @@ impl EmbeddedLog {
         &self.epoch
     }
 
-    /// Takes records in order, under one lock, and tells for each what became of it.
+    /// Takes records in order: at once in memory, or, where the log has files, by way of the writer. Waits only for room in
+    /// its queue. `lost` is the publisher's own.
+    pub async fn submit(
+        self: &Arc<Self>,
+        records: Vec<NewRecord>,
+        now_ms: i64,
+        lost: &Arc<Lost>,
+    ) -> Submitted {
+        let Some((_, writer)) = &self.disk else {
+            return Submitted::Done(self.append(records, now_ms));
+        };
+        let (reply, answer) = oneshot::channel();
+        let (log, lost) = (self.clone(), lost.clone());
+        // A writer that is gone drops the batch, and so the asker is told.
+        drop(
+            writer
+                .send(Work::Append(Batch {
+                    log,
+                    records,
+                    now_ms,
+                    lost,
+                    reply,
+                }))
+                .await,
+        );
+        Submitted::Waiting(answer)
+    }
+
+    /// Takes into memory what is stored, and tells the readers.
+    pub(super) fn carry_out(&self, plan: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        plan(&mut state);
+        state.keep_newest(self.store().map_or(usize::MAX, |store| store.hot_bytes));
+        let head = state.head;
+        drop(state);
+        self.head.send_replace(head);
+    }
+
+    /// Takes records in order, under one lock, and tells for each what became of it. For logs without files.
     pub fn append(&self, batch: Vec<NewRecord>, now_ms: i64) -> Vec<Appended> {
         let mut state = self.state();
         let before = state.head;
@@ -186,8 +236,7 @@ impl EmbeddedLog {
     }
 
     fn append_one(&self, state: &mut State, new: NewRecord, now_ms: i64) -> Appended {
-        state.ids.expire(now_ms);
-        if let Some(&offset) = new.id.as_ref().and_then(|id| state.ids.seen.get(id)) {
+        if let Some(offset) = new.id.as_ref().and_then(|id| state.ids.known(id, now_ms)) {
             return Appended::Duplicate(self.at(offset));
         }
         let mut change = new.change;
@@ -203,7 +252,7 @@ impl EmbeddedLog {
         if let Some(id) = new.id {
             state.ids.insert(id, offset, now_ms);
         }
-        state.keep(Record {
+        state.push(Record {
             offset,
             key: new.key,
             value: change.data,
@@ -232,11 +281,19 @@ impl EmbeddedLog {
 
     /// Deletes rows whose time is over, by ordinary records; a batch at most, so that the lock is held for a moment only.
     /// Whoever reads the log or appends to it asks for that.
-    pub fn expire(&self, now_ms: i64) {
-        if self.settings.row_ttl.is_none() {
+    pub fn expire(self: &Arc<Self>, now_ms: i64) {
+        let Some(ttl) = self.settings.row_ttl else {
+            return;
+        };
+        let mut state = self.state();
+        if let Some((_, writer)) = &self.disk {
+            let is_due = state.expiry.due(ttl, now_ms).next().is_some();
+            drop(state);
+            if is_due {
+                self.ask_to_expire(writer, now_ms);
+            }
             return;
         }
-        let mut state = self.state();
         let before = state.head;
         self.expire_rows(&mut state, now_ms);
         let head = state.head;
@@ -248,18 +305,27 @@ impl EmbeddedLog {
         self.head.send_replace(head);
     }
 
+    /// A batch without records makes the writer look for rows whose time is over; when its queue is full, the next reader asks.
+    fn ask_to_expire(self: &Arc<Self>, writer: &mpsc::Sender<Work>, now_ms: i64) {
+        let batch = Batch {
+            log: self.clone(),
+            records: Vec::new(),
+            now_ms,
+            lost: Arc::default(),
+            reply: oneshot::channel().0,
+        };
+        drop(writer.try_send(Work::Append(batch)));
+    }
+
     fn expire_rows(&self, state: &mut State, now_ms: i64) {
         let Some(ttl) = self.settings.row_ttl else {
             return;
         };
-        for _ in 0..EXPIRED_BATCH {
-            let Some((key, mut tombstone)) = state.expiry.next_due(ttl, now_ms) else {
-                return;
-            };
-            tombstone.ts_ms = now_ms;
+        let due: Vec<_> = state.expiry.due(ttl, now_ms).take(EXPIRED_BATCH).collect();
+        for (key, tombstone) in due {
             let offset = self.fold(state, &key, &tombstone, now_ms);
             state.expired += 1;
-            state.keep(Record {
+            state.push(Record {
                 offset,
                 key,
                 value: None,
@@ -271,51 +337,57 @@ impl EmbeddedLog {
     }
 
     fn retain(&self, state: &mut State, now_ms: i64) {
-        let oldest = now_ms.saturating_sub(
-            i64::try_from(self.settings.retention.age.as_millis()).unwrap_or(i64::MAX),
-        );
-        let expired = |state: &State| {
-            state.bytes > self.settings.retention.bytes
-                || state
-                    .records
-                    .front()
-                    .is_some_and(|record| record.append_time_ms < oldest)
+        let keep = &self.settings.retention;
+        let oldest = now_ms.saturating_sub(i64::try_from(keep.age.as_millis()).unwrap_or(i64::MAX));
+        let records = keep.records.unwrap_or(usize::MAX);
+        state.drop_while(|state, record| {
+            state.bytes > keep.bytes
+                || state.records.len() > records
+                || record.append_time_ms < oldest
+        });
+    }
+
+    /// Reads what follows `after` (without it: from the earliest record that memory holds), about `bytes` at most, at least
+    /// one record.
+    ///
+    /// # Errors
+    /// [`SourceError::Unavailable`]: the records are in files that can't be read.
+    pub fn read(&self, after: Option<Offset>, bytes: usize) -> Result<Fetch, SourceError> {
+        let state = self.state();
+        let Some(after) = after else {
+            // Records that only the disk has are read by those who ask for them.
+            let start = state.start;
+            return Ok(Fetch {
+                start,
+                ..self.fetched(start, &state, state.read(start, bytes))
+            });
         };
-        while expired(state) {
-            let Some(record) = state.records.pop_front() else {
-                return;
-            };
-            state.bytes -= weight(&record);
-            state.start = record.offset;
+        let Some(store) = self.store().filter(|_| after < state.start) else {
+            return Ok(self.fetched(after, &state, state.read(after, bytes)));
+        };
+        drop(state);
+        let records = store.read(after, bytes).map_err(|error| {
+            tracing::error!(%error, "stored records can't be read");
+            SourceError::Unavailable
+        })?;
+        Ok(self.fetched(after, &self.state(), records))
+    }
+
+    fn fetched(&self, after: Offset, state: &State, records: Vec<Record>) -> Fetch {
+        Fetch {
+            epoch: self.epoch.clone(),
+            start: self.start(state),
+            upto: records
+                .last()
+                .map_or(state.head.max(after), |record| record.offset),
+            records,
+            head: state.head,
         }
     }
 
-    /// Reads what follows `after` (without it: from the earliest record), about `bytes` at most, at least one record.
-    #[must_use]
-    pub fn read(&self, after: Option<Offset>, bytes: usize) -> Fetch {
-        let state = self.state();
-        let after = after.unwrap_or(state.start);
-        let first = state
-            .records
-            .partition_point(|record| record.offset <= after);
-        let (mut room, mut records) = (bytes, Vec::new());
-        for record in state.records.range(first..) {
-            if !records.is_empty() && room < weight(record) {
-                break;
-            }
-            room = room.saturating_sub(weight(record));
-            records.push(record.clone());
-        }
-        let upto = records
-            .last()
-            .map_or(state.head.max(after), |record| record.offset);
-        Fetch {
-            epoch: self.epoch.clone(),
-            start: state.start,
-            records,
-            upto,
-            head: state.head,
-        }
+    /// Just before the earliest record, in memory or on disk.
+    fn start(&self, state: &State) -> Offset {
+        self.store().and_then(Store::start).unwrap_or(state.start)
     }
 
     /// The view of a channel and the log's head at the same moment.
@@ -346,7 +418,16 @@ impl EmbeddedLog {
     #[must_use]
     pub fn extent(&self) -> (Offset, Offset, usize, usize) {
         let state = self.state();
-        (state.head, state.start, state.records.len(), state.bytes)
+        let (records, bytes) = self
+            .store()
+            .map_or((state.records.len(), state.bytes), Store::size);
+        (state.head, self.start(&state), records, bytes)
+    }
+
+    /// The newest offset.
+    #[must_use]
+    pub fn head(&self) -> Offset {
+        self.state().head
     }
 
     /// Rows that were deleted since their time was over.
@@ -357,46 +438,86 @@ impl EmbeddedLog {
 
     /// Drops every record up to `upto`, as age would: for tests of what has gone.
     pub fn trim(&self, upto: Offset) {
-        let mut state = self.state();
-        while state
-            .records
-            .front()
-            .is_some_and(|record| record.offset <= upto)
-        {
-            if let Some(record) = state.records.pop_front() {
-                state.bytes -= weight(&record);
-                state.start = record.offset;
-            }
-        }
+        self.state().drop_while(|_, record| record.offset <= upto);
     }
 }
 
-fn weight(record: &Record) -> usize {
-    record.key.len() + record.value.as_ref().map_or(0, Bytes::len) + RECORD_OVERHEAD
+/// What the engine is told of a stream.
+#[derive(Clone, Debug)]
+pub struct LogSpec<'a> {
+    /// Its name.
+    pub stream: &'a str,
+    /// Its lanes.
+    pub partitions: u32,
+    /// How records are placed in them.
+    pub placement: Placement,
+    /// What each is told.
+    pub settings: LogSettings,
+    /// Of logs with files: bytes of the newest records of each partition that memory holds as well.
+    pub hot_bytes: usize,
 }
 
 /// The engine of a process: the logs of all its streams. Two gateways of one process may share it.
 #[derive(Debug, Default)]
 pub struct Engine {
     logs: Mutex<HashMap<String, Vec<Arc<EmbeddedLog>>>>,
+    data: Option<DataDir>,
 }
 
 impl Engine {
-    /// The logs of a stream, made at first asking; `epoch` names each.
+    /// An engine whose logs are in this directory.
+    #[must_use]
+    pub fn on(data: DataDir) -> Self {
+        Self {
+            data: Some(data),
+            ..Self::default()
+        }
+    }
+
+    /// The logs of a stream, made, or read from their files, at first asking; `epoch` names each new one.
+    ///
+    /// # Errors
+    /// [`DataError`].
     pub fn logs(
         &self,
-        stream: &str,
-        partitions: u32,
-        settings: LogSettings,
+        spec: &LogSpec<'_>,
         epoch: impl Fn() -> Epoch,
-    ) -> Vec<Arc<EmbeddedLog>> {
+    ) -> Result<Vec<Arc<EmbeddedLog>>, DataError> {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = || {
-            (0..partitions)
-                .map(|partition| EmbeddedLog::new(partition, epoch(), settings))
-                .collect()
+        if let Some(made) = logs.get(spec.stream) {
+            return Ok(made.clone());
+        }
+        let made: Vec<_> = match &self.data {
+            Some(data) => data.logs(spec, epoch)?,
+            None => (0..spec.partitions)
+                .map(|partition| EmbeddedLog::new(partition, epoch(), spec.settings))
+                .collect(),
         };
-        logs.entry(stream.to_owned()).or_insert_with(made).clone()
+        logs.insert(spec.stream.to_owned(), made.clone());
+        Ok(made)
+    }
+
+    /// The streams that the directory keeps from before; none without one.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn kept(&self) -> Result<Vec<KeptStream>, DataError> {
+        self.data.as_ref().map_or(Ok(Vec::new()), DataDir::kept)
+    }
+
+    /// Stores what was submitted, and closes the directory. Blocks until that is done; nothing is taken afterwards.
+    pub fn close(&self) {
+        if let Some(data) = &self.data {
+            data.close();
+        }
+    }
+
+    /// What the directory's writer counts.
+    #[must_use]
+    pub fn counts(&self) -> Arc<LogCounts> {
+        self.data
+            .as_ref()
+            .map_or_else(Arc::default, DataDir::counts)
     }
 }
 
@@ -459,7 +580,7 @@ impl Source for EmbeddedSource {
         }
         self.log.expire((self.wall_ms)());
         self.head.borrow_and_update();
-        let fetch = self.log.read(after, bytes);
+        let fetch = self.log.read(after, bytes)?;
         Ok(if hindrance.delay.is_zero() {
             fetch
         } else {
@@ -480,178 +601,4 @@ impl Source for EmbeddedSource {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::RowId;
-
-    fn log(bytes: usize, age: Duration) -> Arc<EmbeddedLog> {
-        let view_max = ViewMax {
-            rows: 3,
-            bytes: 1000,
-        };
-        let settings = LogSettings {
-            mode: Mode::View,
-            retention: Retention { bytes, age },
-            view_max,
-            row_ttl: Some(Duration::from_secs(100)),
-        };
-        EmbeddedLog::new(0, Epoch::new("e1").unwrap(), settings)
-    }
-
-    fn record(row: &str, data: Option<&str>, id: Option<&str>) -> NewRecord {
-        let change = Change {
-            channel: "s/c".parse().unwrap(),
-            row: RowId::new(row).unwrap(),
-            data: data.map(|data| data.to_owned().into()),
-            ts_ms: 0,
-        };
-        NewRecord {
-            key: format!("[\"c\",\"{row}\"]").into(),
-            change,
-            event_time_ms: None,
-            id: id.map(Into::into),
-        }
-    }
-
-    fn offsets(fetch: &Fetch) -> Vec<u64> {
-        fetch
-            .records
-            .iter()
-            .map(|record| record.offset.number())
-            .collect()
-    }
-
-    #[test]
-    fn what_is_appended_is_read_in_order() {
-        let log = log(1 << 20, Duration::from_secs(60));
-        log.append(
-            vec![record("a", Some("1"), None), record("b", Some("2"), None)],
-            1000,
-        );
-        log.append(vec![record("a", None, None)], 1001);
-        assert_eq!(offsets(&log.read(None, 1 << 20)), [1, 2, 3]);
-        assert_eq!(offsets(&log.read(Some(Offset::new(1)), 1)), [2]);
-        let end = log.read(Some(Offset::new(3)), 1);
-        assert_eq!(
-            (offsets(&end).len(), end.upto, end.head),
-            (0, Offset::new(3), Offset::new(3))
-        );
-        assert_eq!(log.view("s/c").0.rows.len(), 1);
-    }
-
-    #[test]
-    fn a_repeated_id_is_dropped_within_its_window() {
-        let log = log(1 << 20, Duration::from_secs(60));
-        let first = log
-            .append(vec![record("a", Some("1"), Some("x"))], 0)
-            .remove(0);
-        let Appended::At(at) = first else {
-            panic!("{first:?}")
-        };
-        assert_eq!(
-            log.append(vec![record("a", Some("2"), Some("x"))], 1),
-            [Appended::Duplicate(at)]
-        );
-        assert!(matches!(
-            log.append(
-                vec![record("a", Some("2"), Some("x"))],
-                ID_WINDOW_AGE_MS + 1
-            )[..],
-            [Appended::At(_)]
-        ));
-    }
-
-    #[test]
-    fn records_go_by_bytes_and_age_and_rows_stay() {
-        let log = log(250, Duration::from_secs(1));
-        log.append(
-            vec![
-                record("a", Some("1"), None),
-                record("b", Some("2"), None),
-                record("c", Some("3"), None),
-            ],
-            0,
-        );
-        let fetch = log.read(None, 1 << 20);
-        assert_eq!((offsets(&fetch), fetch.start), (vec![2, 3], Offset::new(1)));
-        log.append(vec![record("a", Some("4"), None)], 2000);
-        assert_eq!(offsets(&log.read(None, 1 << 20)), [4]);
-        assert_eq!(log.view("s/c").0.rows.len(), 3);
-    }
-
-    #[test]
-    fn a_full_view_refuses_new_rows_and_takes_the_others() {
-        let log = log(1 << 20, Duration::from_secs(60));
-        let answers = log.append(
-            ["a", "b", "c", "d", "a"]
-                .map(|row| record(row, Some("1"), None))
-                .to_vec(),
-            0,
-        );
-        assert_eq!(answers[3], Appended::ViewFull);
-        assert!(matches!(answers[4], Appended::At(_)));
-    }
-
-    #[test]
-    fn a_row_that_nobody_updates_is_deleted_by_an_ordinary_record() {
-        let log = log(1 << 20, Duration::from_secs(1000));
-        let set = |row, data, now_ms| drop(log.append(vec![record(row, data, None)], now_ms));
-        set("a", Some("1"), 0);
-        set("b", Some("1"), 10);
-        set("c", Some("1"), 20);
-        set("c", None, 30);
-        set("a", Some("2"), 50_000);
-        log.expire(100_010);
-        assert_eq!(
-            log.extent().0,
-            Offset::new(5),
-            "not before its time is over"
-        );
-        log.expire(100_011);
-        let written = log.read(Some(Offset::new(5)), 1 << 20).records;
-        let [tombstone] = &written[..] else {
-            panic!("{written:?}")
-        };
-        assert_eq!(tombstone.key, record("b", None, None).key);
-        assert_eq!((&tombstone.value, tombstone.expired), (&None, true));
-        assert_eq!(log.view("s/c").0.rows.len(), 1);
-        // Whoever appends finds the room of those whose time is over.
-        set("d", Some("1"), 200_000);
-        assert_eq!(offsets(&log.read(Some(Offset::new(6)), 1 << 20)), [7, 8]);
-        assert_eq!((log.view("s/c").0.rows.len(), log.expired()), (1, 2));
-    }
-
-    #[test]
-    fn many_rows_are_deleted_a_batch_at_a_time() {
-        let log = log(1 << 20, Duration::from_secs(1000));
-        for n in 0..=EXPIRED_BATCH {
-            let mut new = record("a", Some("1"), None);
-            new.change.channel = format!("s/{n}").parse().unwrap();
-            log.append(vec![new], 0);
-        }
-        for expected in [EXPIRED_BATCH, EXPIRED_BATCH + 1, EXPIRED_BATCH + 1] {
-            log.expire(200_000);
-            assert_eq!(log.expired(), expected as u64);
-        }
-    }
-
-    #[test]
-    fn a_delayed_reader_sees_the_head_but_not_what_is_too_new() {
-        let log = log(1 << 20, Duration::from_secs(60));
-        log.append(vec![record("a", Some("1"), None)], 1000);
-        log.append(vec![record("a", Some("2"), None)], 2000);
-        let fetch = delayed(log.read(None, 1 << 20), None, Duration::from_secs(1), 2500);
-        assert_eq!(
-            (offsets(&fetch), fetch.upto, fetch.head),
-            (vec![1], Offset::new(1), Offset::new(2))
-        );
-        let after = Some(Offset::new(1));
-        let fetch = delayed(
-            log.read(after, 1 << 20),
-            after,
-            Duration::from_secs(1),
-            2500,
-        );
-        assert_eq!((offsets(&fetch).len(), fetch.upto), (0, Offset::new(1)));
-    }
-}
+mod tests;

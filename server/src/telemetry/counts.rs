@@ -210,6 +210,17 @@ impl TurnedAway {
     }
 }
 
+/// What the writer of a data directory counts.
+#[derive(Debug, Default)]
+pub struct LogCounts {
+    /// Commits that were stored.
+    pub commits: Counter,
+    /// Commits, syncs and removals that failed.
+    pub failures: Counter,
+    /// How long syncs took.
+    pub syncs: Times,
+}
+
 /// Lets one warning through in a while, and says how many it kept back.
 #[derive(Debug, Default)]
 pub struct Throttle {

@@ -6,11 +6,12 @@ use std::{
 };
 
 use axum::Router;
+use futures_util::FutureExt;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::unix::AsyncFd,
     net::TcpListener,
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::sleep_until,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,7 +25,7 @@ use crate::{
     auth::Claims,
     clock::Clock,
     model::Channel,
-    protocol::{PublishMessage, Refusal},
+    protocol::{ErrorCode, PublishMessage, Refusal},
     publish::Answer,
     streams::Stream,
     worker::{
@@ -34,6 +35,8 @@ use crate::{
     },
 };
 
+/// Records that came over WebSockets of one worker and are being stored; beyond it the publisher is told to come back.
+const STORING_MAX: usize = 4096;
 /// Commands that may wait for a worker.
 const COMMANDS_MAX: usize = 64;
 
@@ -68,14 +71,23 @@ pub fn commands() -> (WorkerHandle, mpsc::Receiver<Command>) {
     (WorkerHandle { commands }, taken)
 }
 
-type Answers = Rc<RefCell<Vec<(u64, u64, Answer)>>>;
 /// The seats of the worker's connections, where seats are counted.
 pub(super) type Seats = Rc<RefCell<HashMap<u64, Seat>>>;
+
+/// Answers to what was published over WebSockets.
+#[derive(Default)]
+struct Answers {
+    known: RefCell<Vec<(u64, u64, Answer)>>,
+    /// Told when one came that was waited for.
+    came: Notify,
+}
 
 /// The rest of the node, as a worker sees it.
 pub struct Node {
     app: Arc<App>,
-    answers: Answers,
+    answers: Rc<Answers>,
+    /// Records that are being stored.
+    storing: TaskTracker,
     seats: Seats,
 }
 
@@ -87,11 +99,26 @@ impl Outside for Node {
         self.app.streams.get(name)
     }
     fn publish(&self, from: u64, id: u64, record: PublishMessage, claims: Arc<Claims>) {
-        let answer =
-            self.app
-                .publisher
-                .publish_one(&record.stream, &claims, record.record.as_bytes());
-        self.answers.borrow_mut().push((from, id, answer));
+        let answers = self.answers.clone();
+        if self.storing.len() >= STORING_MAX {
+            let message = "too many records are being stored";
+            let refusal = Refusal::retry(ErrorCode::Overloaded, message, 1000);
+            return answers.known.borrow_mut().push((from, id, Err(refusal)));
+        }
+        let publisher = self.app.publisher.clone();
+        let mut publishing = Box::pin(async move {
+            let line = record.record.as_bytes();
+            publisher.publish_one(&record.stream, &claims, line).await
+        });
+        // A log in memory answers at once.
+        if let Some(answer) = (&mut publishing).now_or_never() {
+            return answers.known.borrow_mut().push((from, id, answer));
+        }
+        self.storing.spawn_local(async move {
+            let answer = publishing.await;
+            answers.known.borrow_mut().push((from, id, answer));
+            answers.came.notify_one();
+        });
     }
     fn wall_s(&self) -> u64 {
         self.app.clock.wall_s()
@@ -146,15 +173,18 @@ impl Thread {
     /// # Errors
     /// When the operating system has no epoll or socket for it.
     pub async fn run(self) -> io::Result<()> {
-        let (answers, seats) = <(Answers, Seats)>::default();
+        let (answers, seats) = <(Rc<Answers>, Seats)>::default();
+        let tasks = TaskTracker::new();
         let clock = self.app.clock;
         let epoll = Epoll::new()?;
         let watched = await_readable(&epoll)?;
         let node = Node {
             app: self.app.clone(),
             answers: answers.clone(),
+            storing: TaskTracker::new(),
             seats: seats.clone(),
         };
+        let storing = node.storing.clone();
         let worker = Rc::new(RefCell::new(Worker::new(
             self.settings,
             epoll,
@@ -162,7 +192,6 @@ impl Thread {
             self.counts,
             clock.now(),
         )));
-        let tasks = TaskTracker::new();
         let listener = TcpListener::from_std(self.listener)?;
         let door = Rc::new(Door {
             app: self.app,
@@ -182,8 +211,10 @@ impl Thread {
             &self.stop,
         )
         .await?;
-        tasks.close();
-        tasks.wait().await;
+        for tracker in [tasks, storing] {
+            tracker.close();
+            tracker.wait().await;
+        }
         Ok(())
     }
 }
@@ -204,7 +235,7 @@ async fn drive(
         let turn = worker.borrow_mut().step(began, &ready);
         worker.borrow_mut().turned(began, clock.now());
         ready.clear();
-        let published = std::mem::take(&mut *answers.borrow_mut());
+        let published = std::mem::take(&mut *answers.known.borrow_mut());
         let more = turn.more || !published.is_empty();
         for (key, id, answer) in published {
             let answer = answer.map(|(position, duplicate)| (position.to_string(), duplicate));
@@ -228,6 +259,7 @@ async fn drive(
             () = stop.cancelled() => break,
             Some(command) = commands.recv() => obey(worker, command, clock),
             () = wake.raised() => {}
+            () = answers.came.notified() => {}
             guard = watched.readable() => {
                 let mut guard = guard?;
                 if !worker.borrow_mut().sockets.take(&mut ready)? {

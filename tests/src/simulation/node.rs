@@ -215,7 +215,7 @@ impl Lane {
                 self.asked = None;
                 self.partition.fail(SourceError::Unavailable);
             }
-            (Some(_), None) => self.answer = Some(self.log.read(self.partition.next_after(), 1500)),
+            (Some(_), None) => self.answer = self.log.read(self.partition.next_after(), 1500).ok(),
             (Some(asked), Some(fetch)) => {
                 self.asked = None;
                 self.partition.take(&fetch, asked, now);

@@ -7,11 +7,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
-use crate::model::{Change, Offset};
+use crate::{
+    cache::MemoryCache,
+    decode::own_key,
+    model::{Change, Offset},
+};
 
 /// The rows of one log by their last change.
 #[derive(Debug, Default)]
-pub(super) struct Expiry {
+pub(in crate::source) struct Expiry {
     rows: BTreeMap<Offset, Last>,
 }
 
@@ -24,8 +28,30 @@ struct Last {
 }
 
 impl Expiry {
+    /// Of rows that were recovered. When the log took their last changes is not kept: their time begins anew at `now_ms`.
+    pub(in crate::source) fn recovered(cache: &MemoryCache, now_ms: i64) -> Self {
+        let mut rows = BTreeMap::new();
+        for (channel, view) in cache.views() {
+            for (id, row) in &view.rows {
+                let tombstone = Change {
+                    channel: channel.clone(),
+                    row: id.clone(),
+                    data: None,
+                    ts_ms: now_ms,
+                };
+                let last = Last {
+                    at_ms: now_ms,
+                    key: own_key(channel.name(), id.as_str()),
+                    tombstone,
+                };
+                rows.insert(row.offset, last);
+            }
+        }
+        Self { rows }
+    }
+
     /// The row of `change` had its last change at `old`, if it was there; now it has this one.
-    pub(super) fn note(
+    pub(in crate::source) fn note(
         &mut self,
         old: Option<Offset>,
         offset: Offset,
@@ -50,11 +76,19 @@ impl Expiry {
         }
     }
 
-    /// The row that has waited longest, if its time is over: its key, and the tombstone that deletes it.
-    pub(super) fn next_due(&self, ttl: Duration, now_ms: i64) -> Option<(Bytes, Change)> {
+    /// The rows whose time is over, those that have waited longest first: their keys, and the tombstones that delete them.
+    pub(in crate::source) fn due(
+        &self,
+        ttl: Duration,
+        now_ms: i64,
+    ) -> impl Iterator<Item = (Bytes, Change)> {
         let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-        let (_, last) = self.rows.first_key_value()?;
-        (now_ms.saturating_sub(last.at_ms) > ttl_ms)
-            .then(|| (last.key.clone(), last.tombstone.clone()))
+        let is_over = move |last: &&Last| now_ms.saturating_sub(last.at_ms) > ttl_ms;
+        let tombstone = move |last: &Last| Change {
+            ts_ms: now_ms,
+            ..last.tombstone.clone()
+        };
+        let due = self.rows.values().take_while(is_over);
+        due.map(move |last| (last.key.clone(), tombstone(last)))
     }
 }
