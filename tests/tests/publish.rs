@@ -382,6 +382,8 @@ async fn a_full_view_takes_changes_and_deletions_but_no_new_rows() {
     assert_eq!(send(1, "1").await.status(), 200);
     assert_eq!(send(2, "2").await.status(), 200);
     send(3, "3").await.problem(422, "view_full");
+    let other = one(at, r#"{"channel":"b","row":"3","data":3}"#).await;
+    assert_eq!(other.status(), 200, "another channel has room of its own");
     assert_eq!(send(1, "9").await.status(), 200);
     assert_eq!(send(2, "null").await.status(), 200);
     assert_eq!(send(3, "3").await.status(), 200);

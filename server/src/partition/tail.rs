@@ -4,8 +4,9 @@
 //! held for a few instructions a batch, so no worker stops a partition and no partition a worker (I2). A tail never
 //! bridges a hole: when the log's epoch changes, or the log lost what follows, it is cleared and its `resets` moves on.
 
+mod held;
+
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use held::Held;
 use tokio::sync::Notify;
 
 use crate::{
@@ -157,8 +159,7 @@ struct Inner {
     resets: u64,
     floor: Offset,
     applied: Offset,
-    updates: VecDeque<Arc<Shared>>,
-    bytes: usize,
+    held: Held,
     health: Health,
 }
 
@@ -211,8 +212,7 @@ impl Tail {
         let mut inner = self.inner();
         inner.resets += 1;
         (inner.epoch, inner.floor, inner.applied) = (Some(epoch), at, at);
-        inner.updates.clear();
-        inner.bytes = 0;
+        inner.held = Held::default();
         inner.health = Health {
             last_record_at: now,
             ..Health::default()
@@ -224,20 +224,18 @@ impl Tail {
     /// Appends a batch, and what is known of freshness after it. Everything up to `applied` has been applied.
     pub fn push(&self, batch: Vec<Arc<Shared>>, applied: Offset, health: Health, now: Moment) {
         let mut inner = self.inner();
-        inner.bytes += batch.iter().map(|shared| shared.weight()).sum::<usize>();
-        inner.updates.extend(batch);
+        inner.held.extend(batch);
         inner.applied = applied;
         inner.health = health;
-        while inner.bytes > self.max.bytes
+        while inner.held.bytes() > self.max.bytes
             || inner
-                .updates
-                .front()
+                .held
+                .oldest()
                 .is_some_and(|shared| now.since(shared.applied_at) > self.max.age)
         {
-            let Some(oldest) = inner.updates.pop_front() else {
+            let Some(oldest) = inner.held.pop() else {
                 break;
             };
-            inner.bytes -= oldest.weight();
             inner.floor = oldest.update.position.offset;
         }
         drop(inner);
@@ -254,7 +252,7 @@ impl Tail {
     #[must_use]
     pub fn extent(&self) -> (usize, usize, Offset) {
         let inner = self.inner();
-        (inner.updates.len(), inner.bytes, inner.floor)
+        (inner.held.len(), inner.held.bytes(), inner.floor)
     }
 
     // === the workers' side
@@ -293,9 +291,9 @@ impl Tail {
         let reset = cursor.resets != inner.resets;
         let fell_off = reset || cursor.offset < inner.floor;
         let from = if fell_off { inner.floor } else { cursor.offset };
-        let first = inner.first_after(from);
-        let updates: Vec<_> = inner.updates.range(first..).take(max).cloned().collect();
-        let all = first + updates.len() == inner.updates.len();
+        let behind = inner.held.after(from);
+        let all = behind.len() <= max;
+        let updates: Vec<_> = behind.take(max).cloned().collect();
         let offset = match updates.last() {
             Some(last) if !all => last.update.position.offset,
             _ => inner.applied.max(from),
@@ -327,27 +325,17 @@ impl Tail {
         if after < inner.floor {
             return None;
         }
-        let behind = inner.updates.range(inner.first_after(after)..);
+        let behind = inner.held.of_channel_after(channel, after);
         let found = behind.take_while(|shared| shared.update.position.offset <= upto);
-        Some(
-            found
-                .filter(|shared| shared.update.change.channel == *channel)
-                .take(most)
-                .cloned()
-                .collect(),
-        )
+        Some(found.take(most).cloned().collect())
     }
 
     /// The last `n` updates of a channel, in order, and the position before the first of them.
     #[must_use]
     pub fn last(&self, channel: &Channel, n: usize) -> Vec<Arc<Shared>> {
         let inner = self.inner();
-        let newest_first = inner
-            .updates
-            .iter()
-            .rev()
-            .filter(|shared| shared.update.change.channel == *channel);
-        let mut found: Vec<_> = newest_first.take(n).cloned().collect();
+        let all = inner.held.of_channel_after(channel, Offset::BEFORE_ALL);
+        let mut found: Vec<_> = all.rev().take(n).cloned().collect();
         found.reverse();
         found
     }
@@ -362,20 +350,13 @@ impl Tail {
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
         let inner = self.inner();
-        (inner.updates.len(), inner.bytes)
+        (inner.held.len(), inner.held.bytes())
     }
 
     /// How the partition is doing.
     #[must_use]
     pub fn health(&self) -> Health {
         self.inner().health
-    }
-}
-
-impl Inner {
-    fn first_after(&self, offset: Offset) -> usize {
-        self.updates
-            .partition_point(|shared| shared.update.position.offset <= offset)
     }
 }
 
