@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One figure each, beside those who are to be beaten: load/bench.sh MEASURE…
 #
-#   stream     1 channel × 1,000 and × 10,000, saturated through one stream of publications      limit-coalesce, bun
+#   stream     1 channel × 1,000, saturated through one stream of publications                    limit-coalesce, bun
+#   rate       1 channel × 10,000, streamed: the highest rate with p99 < 200 ms                   limit-coalesce, bun
 #   channels   1,000 channels × 10: the highest rate with p99 < 200 ms                            bun, nats
 #   one        1 channel × 1,000 and × 10,000, one request in flight                              limit-write, bun, nats
 #   fanout     100,000 deliveries/s to 10,000, WebSocket and SSE                                  limit-write, bun
@@ -60,7 +61,11 @@ rounds() {
 bench_stream() {
     among tidegate limit-coalesce bun
     rounds ws stream --subscribers 1000 --seconds "$RUN_SECONDS"
-    rounds ws stream --subscribers "$SUBSCRIBERS" --seconds "$RUN_SECONDS"
+}
+
+bench_rate() {
+    among tidegate limit-coalesce bun
+    rounds ws sweep --subscribers "$SUBSCRIBERS" --channels 1 --rate 100 --window 32
 }
 
 bench_channels() {
@@ -140,7 +145,7 @@ bench_resume() {
     stop
 }
 
-MEASURES="stream channels one fanout memory connect slow publish resume"
+MEASURES="stream rate channels one fanout memory connect slow publish resume"
 wanted=()
 for name in "$@"; do
     if [[ $name == all ]]; then
