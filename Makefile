@@ -1,7 +1,7 @@
 # Every recipe is one line; what is longer is in tools/.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup run test test-full check build fmt doc bench-quick
+.PHONY: help setup run test test-full check build fmt doc bench bench-quick instructions
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -30,6 +30,12 @@ fmt: ## Formats the code
 
 doc: ## The API's pages
 	@tools/setup.sh run && cargo doc --no-deps --locked -p tidegate
+
+bench: ## Every figure beside the limits, Bun and NATS; MEASURE=connect for one
+	@tools/setup.sh run && load/bench.sh $(or $(MEASURE),all)
+
+instructions: ## The instructions of a delivery beside those of the last release
+	@tools/setup.sh run instructions && load/instructions.sh
 
 bench-quick: ## Tidegate beside the bare-socket limits, in five minutes
 	@tools/setup.sh run && load/bench-quick.sh

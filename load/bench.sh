@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One figure each, beside those who are to be beaten: load/bench.sh MEASURE…
 #
-#   stream     1 channel × 1,000 and × 10,000, saturated through one stream of publications      limit-coalesce, bun
+#   stream     1 channel × 1,000, saturated through one stream of publications                    limit-coalesce, bun
+#   rate       1 channel × 10,000, streamed: the highest rate with p99 < 200 ms                   limit-coalesce, bun
 #   channels   1,000 channels × 10: the highest rate with p99 < 200 ms                            bun, nats
 #   one        1 channel × 1,000 and × 10,000, one request in flight                              limit-write, bun, nats
 #   fanout     100,000 deliveries/s to 10,000, WebSocket and SSE                                  limit-write, bun
@@ -15,6 +16,8 @@
 # ROUNDS       rounds of what is compared (5)             SERVERS      those to measure (each measure has its own)
 # FIRST_ROUND  number of the first round (1): with the same OUT a series goes on
 # RUN_SECONDS  publishing time of each measure (3)        SUBSCRIBERS  of the large channels (10000)
+# WINDOW       stream: publications that may wait for their answer (256). A limit server batches no more than that, while
+#              Tidegate, which answers before it fans out, batches what gathers: with few, the limit is no limit
 # SERVE_ARGS   further arguments of `tidegate serve`      OUT          directory for figures.jsonl and table.md
 # EXTRA_CONFIG further lines of its configuration         DURABLE=1    resume: the log outlives the node (by SERVE_ARGS)
 # SERVER_CORE, DRIVER_CORE   cores to pin to (0, 1); on a machine with one core nothing is pinned
@@ -25,6 +28,7 @@ ROUNDS=${ROUNDS:-5}
 FIRST_ROUND=${FIRST_ROUND:-1}
 RUN_SECONDS=${RUN_SECONDS:-3}
 SUBSCRIBERS=${SUBSCRIBERS:-10000}
+WINDOW=${WINDOW:-256}
 ONLY=${SERVERS:-}
 DURABLE=${DURABLE:-}
 MODE=events
@@ -59,8 +63,12 @@ rounds() {
 
 bench_stream() {
     among tidegate limit-coalesce bun
-    rounds ws stream --subscribers 1000 --seconds "$RUN_SECONDS"
-    rounds ws stream --subscribers "$SUBSCRIBERS" --seconds "$RUN_SECONDS"
+    rounds ws stream --subscribers 1000 --window "$WINDOW" --seconds "$RUN_SECONDS"
+}
+
+bench_rate() {
+    among tidegate limit-coalesce bun
+    rounds ws sweep --subscribers "$SUBSCRIBERS" --channels 1 --rate 50 --window "$WINDOW"
 }
 
 bench_channels() {
@@ -140,7 +148,7 @@ bench_resume() {
     stop
 }
 
-MEASURES="stream channels one fanout memory connect slow publish resume"
+MEASURES="stream rate channels one fanout memory connect slow publish resume"
 wanted=()
 for name in "$@"; do
     if [[ $name == all ]]; then

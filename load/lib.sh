@@ -24,7 +24,10 @@ pinned() {
     if (($(nproc) > 1)); then exec taskset -c "$core" "$@"; else exec "$@"; fi
 }
 
+# NO_BUILD=1: what was built before is measured.
 build() {
+    BUN=$TARGET/peers/bun/node_modules/.bin/bun
+    if [[ -n ${NO_BUILD:-} ]]; then return; fi
     local packages=(-p tidegate-load)
     if measured tidegate; then packages+=(-p tidegate); fi
     cargo build --quiet --release --locked "${packages[@]}" --target-dir "$TARGET"
@@ -35,7 +38,6 @@ build() {
 
 # Bun's npm package holds the program itself; what it would download besides is not needed.
 install_bun() {
-    BUN=$TARGET/peers/bun/node_modules/.bin/bun
     local wanted
     wanted=$(sed -n 's/.*"bun": "\([0-9.]*\)".*/\1/p' load/peers/bun/package.json)
     if [[ $("$BUN" --version 2>/dev/null) == "$wanted" ]]; then return; fi

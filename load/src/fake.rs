@@ -269,6 +269,7 @@ mod tests {
         net,
         publisher::{Bounds, Plan},
         run::{GroupSetup, Run, Setup},
+        tokens::Tokens,
         wire::{Publications, Publish, Target},
     };
 
@@ -298,7 +299,9 @@ mod tests {
             address,
             target: Target::Tidegate,
             transport,
-            token: None,
+            publish_address: address,
+            tokens: Tokens::None,
+            each: 1,
             in_flight: 2,
             groups,
         })
@@ -308,6 +311,10 @@ mod tests {
     fn published(run: &mut Run, count: u64) {
         run.subscribe_all().unwrap();
         run.open_publishers().unwrap();
+        published_once_more(run, count);
+    }
+
+    fn published_once_more(run: &mut Run, count: u64) {
         let start = net::now();
         run.publish(&[Plan {
             start,
@@ -373,6 +380,35 @@ mod tests {
                 assert_eq!((lost, tally.skipped, tally.repeated), (5, 5, 5));
             },
         );
+    }
+
+    #[test]
+    fn who_stops_reading_is_counted_apart_and_has_the_newest_when_it_reads_again() {
+        with_fake(Manners::default(), |address| {
+            let mut run = run(address, Transport::Ws, Publish::One, 1);
+            run.subscribe_all().unwrap();
+            run.open_publishers().unwrap();
+            let stalled = run.stall(2).unwrap();
+            published_once_more(&mut run, 6);
+            let counted = (run.tallies[0].deliveries, run.tallies[stalled].deliveries);
+            assert_eq!((run.publishers[0].expected, counted), (18, (18, 0)));
+            let (have, _) = run
+                .resume_reading(std::time::Duration::from_secs(30))
+                .unwrap();
+            assert_eq!((have, run.tallies[stalled].deliveries), (2, 12));
+        });
+    }
+
+    #[test]
+    fn who_comes_and_goes_leaves_the_others_alone() {
+        with_fake(Manners::default(), |address| {
+            let mut run = run(address, Transport::Ws, Publish::One, 1);
+            run.subscribe_all().unwrap();
+            run.churn(7).unwrap();
+            run.open_publishers().unwrap();
+            published_once_more(&mut run, 3);
+            assert_eq!((run.tallies[0].deliveries, run.tallies[0].closed), (15, 0));
+        });
     }
 
     #[test]

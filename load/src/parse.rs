@@ -459,7 +459,7 @@ mod tests {
                 r#"{"op":"snapshot","rows":{"":{"data":{"t":7,"n":8}}}}"#,
                 Message::Other,
             ),
-            (r#"{"op":"heartbeat","channel":"bench/c0"}"#, Message::Other),
+            (r#"{"op":"heartbeat","channel":"bench/c0"}"#, Message::Beat),
             (r#"{"op":"gap","dropped":17}"#, Message::Gap),
             (r#"{"id":1,"ok":{"outcome":"started"}}"#, Message::Accepted),
             (r#"{"id":1,"error":{"code":"forbidden"}}"#, Message::Refused),

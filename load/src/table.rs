@@ -187,6 +187,13 @@ fn what(line: &Map<String, Value>, scenario: &str) -> String {
         "stream" if scenario == "run" => what.push_str(", streamed"),
         _ => {}
     }
+    if let Some(window) = line
+        .get("window")
+        .and_then(Value::as_u64)
+        .filter(|_| scenario == "stream")
+    {
+        what.push_str(&format!(", {window} unanswered"));
+    }
     if let Some(each) = line
         .get("each")
         .and_then(Value::as_u64)
@@ -247,7 +254,7 @@ mod tests {
     use super::*;
 
     fn line(label: &str, round: u64, per_second: f64) -> Map<String, Value> {
-        let value = serde_json::json!({"scenario":"stream","transport":"ws","subscribers":1000,"channels":1,"label":label,"round":round,"deliveries_per_second":per_second});
+        let value = serde_json::json!({"scenario":"stream","transport":"ws","subscribers":1000,"channels":1,"window":32,"label":label,"round":round,"deliveries_per_second":per_second});
         value.as_object().cloned().unwrap()
     }
 
@@ -268,7 +275,7 @@ mod tests {
         let last = table.lines().last().unwrap();
         assert_eq!(
             last,
-            "| stream ws 1000 × 1 | deliveries_per_second | 100 | 90 | 0.90 (0.80–1.50), tie |"
+            "| stream ws 1000 × 1, 32 unanswered | deliveries_per_second | 100 | 90 | 0.90 (0.80–1.50), tie |"
         );
     }
 }

@@ -9,6 +9,7 @@ use super::{Part, QUIET, head, server, setup};
 use crate::{
     net,
     options::{Common, Load},
+    process::Usage,
     report::Output,
     run::Run,
     wire::Transport,
@@ -33,7 +34,9 @@ pub(crate) fn measure(
     let mut setup = setup(common, transport, &[part])?;
     setup.each = each;
     let mut run = Run::new(setup)?;
+    let driver = Usage::of(None)?;
     let took = run.subscribe_all()?;
+    let driver_us = Usage::of(None)?.cpu_us - driver.cpu_us;
     run.settle(QUIET)?;
     let (subscribed, start) = (server(common)?, net::now());
     run.idle(Duration::from_secs_f64(load.seconds))?;
@@ -46,6 +49,10 @@ pub(crate) fn measure(
         figures.memory(before, after, load.subscribers);
         let connect_us = (subscribed.cpu_us - before.cpu_us) / u64::from(load.subscribers.max(1));
         figures.set("server_cpu_us_per_subscribe", connect_us);
+        figures.set(
+            "driver_cpu_us_per_subscribe",
+            driver_us / u64::from(load.subscribers.max(1)),
+        );
         figures.set(
             "idle_cpu_us_per_second",
             (after.cpu_us - subscribed.cpu_us) * 1000 / u64::try_from(wall.as_millis())?.max(1),

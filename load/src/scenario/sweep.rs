@@ -37,14 +37,18 @@ pub(crate) fn measure(
     run.settle(QUIET)?;
     run.open_publishers()?;
     probe(&mut run, &parts)?;
-    let (mut passed, mut failed) = (0.0, None);
+    let (mut passed, mut failed, mut worst) = (0.0, None, None);
     let (mut rate, mut halvings, mut best) = (load.rate, 0, None);
     while halvings <= HALVINGS && rate <= RATE_MAX {
-        let tried = try_rate(&mut run, load, rate)?;
+        let mut tried = try_rate(&mut run, load, rate)?;
+        if !tried.keeps_up(p99_ms) {
+            // The machine may have done something else for a moment.
+            tried = try_rate(&mut run, load, rate)?;
+        }
         if tried.keeps_up(p99_ms) {
             (passed, best) = (rate, Some(tried));
         } else {
-            failed = Some(rate);
+            (failed, worst) = (Some(rate), Some(tried));
         }
         rate = match failed {
             None => rate * 2.0,
@@ -63,6 +67,11 @@ pub(crate) fn measure(
         figures.set("p99_ms", best.p99_ms);
         figures.set("p50_ms", best.p50_ms);
         figures.set("frame_bytes", run.tallies[0].frame_bytes);
+    }
+    if let Some(worst) = worst {
+        figures.set("too_much_p99_ms", worst.p99_ms);
+        figures.set("too_much_lost", worst.lost);
+        figures.set("too_much_behind", worst.behind);
     }
     Output::new(common.json.clone()).write(&figures)
 }
