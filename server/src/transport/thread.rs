@@ -81,7 +81,7 @@ struct Answers {
 pub struct Node {
     app: Arc<App>,
     answers: Rc<Answers>,
-    /// Records that are being stored.
+    /// Records that are being stored. Nobody waits for them at the end: those who would be told are gone.
     storing: TaskTracker,
 }
 
@@ -174,7 +174,6 @@ impl Thread {
             answers: answers.clone(),
             storing: TaskTracker::new(),
         };
-        let storing = node.storing.clone();
         let worker = Rc::new(RefCell::new(Worker::new(
             self.settings,
             epoll,
@@ -201,10 +200,8 @@ impl Thread {
             &self.stop,
         )
         .await?;
-        for tracker in [tasks, storing] {
-            tracker.close();
-            tracker.wait().await;
-        }
+        tasks.close();
+        tasks.wait().await;
         Ok(())
     }
 }
