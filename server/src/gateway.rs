@@ -217,15 +217,27 @@ impl Gateway {
         self.tasks.close();
         let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
         let tasks = if ended.is_ok() { 0 } else { self.tasks.len() };
-        // Who shares the engine with other nodes closes it after the last of them.
-        if self.owns_engine {
-            let engine = self.engine.clone();
-            drop(tokio::task::spawn_blocking(move || engine.close()).await);
-        }
+        self.close_engine(deadline).await;
         if let Some(control) = self.control.take() {
             control.shutdown_background();
         }
         Drained { left, tasks }
+    }
+
+    /// Closes the data directory, which a disk that hangs may hold up. Who shares the engine with other nodes closes it after
+    /// the last of them.
+    async fn close_engine(&self, deadline: tokio::time::Instant) {
+        if !self.owns_engine {
+            return;
+        }
+        let engine = self.engine.clone();
+        let closing = tokio::task::spawn_blocking(move || engine.close());
+        let deadline = deadline.max(tokio::time::Instant::now() + Duration::from_secs(2));
+        if tokio::time::timeout_at(deadline, closing).await.is_err() {
+            tracing::error!(
+                "the data directory's disk does not answer: nothing acknowledged is lost, but the directory was not left in order"
+            );
+        }
     }
 
     /// Connections that are left, as far as the workers say so before the deadline.

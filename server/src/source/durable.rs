@@ -11,7 +11,9 @@
 //! the segments and the fold.
 
 mod commit;
+mod directory;
 mod disk;
+mod error;
 mod fold;
 mod plan;
 mod recovery;
@@ -22,18 +24,21 @@ mod tests;
 mod writer;
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 pub use disk::{Disk, Files};
+pub use error::DataError;
 pub(super) use store::Store;
 pub(super) use writer::{Batch, Work};
 
@@ -43,17 +48,12 @@ use crate::{
     source::embedded::{EmbeddedLog, Expiry, LogSpec},
     telemetry::{LogCounts, Throttle},
 };
+use directory::{
+    ABOUT, About, RUNNING, STREAMS, read_about, renew, streams_in, take, was_weak_and_unclean,
+};
 use disk::replace;
 use store::{Home, Place};
 use writer::{Known, Writer};
-
-/// The file that says whose directory this is, and its content in this version.
-const MARK: (&str, &str) = ("tidegate-data", "tidegate data directory, format 1\n");
-const LOCK: &str = "lock";
-const RUNNING: &str = "running";
-const STREAMS: &str = "streams";
-/// What a stream is: in its directory.
-const ABOUT: &str = "about";
 
 /// When a record counts as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,116 +81,6 @@ impl SyncPolicy {
             Self::Interval(every) => Some(every),
             Self::Commit | Self::Never => None,
         }
-    }
-}
-
-/// Why a data directory can't be used. Nothing in it was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum DataError {
-    /// Another process has it.
-    #[error("another process uses the data directory {}: stop it, or name another directory", dir.display())]
-    InUse {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// There is something, but no directory.
-    #[error("the data directory {} is not a directory: name one that is, or one that does not exist yet", path.display())]
-    NotADirectory {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A directory of something else.
-    #[error("{} has files, but none of Tidegate's: name an empty directory, or one that does not exist yet", dir.display())]
-    NotOurs {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// Another version's.
-    #[error("the data directory {} is marked {found:?}, but this version knows {:?} only: run the version that wrote it", dir.display(), MARK.1.trim_end())]
-    Version {
-        /// The directory.
-        dir: PathBuf,
-        /// What it says of itself.
-        found: String,
-    },
-    /// The configuration says something else of a stream than its files.
-    #[error("the stream {stream} has {kept} in {}, but the configuration says {wanted}: configure it as it was, or move that directory away to begin afresh", dir.display())]
-    Differs {
-        /// The stream.
-        stream: String,
-        /// What the files say.
-        kept: String,
-        /// What the configuration says.
-        wanted: String,
-        /// The stream's directory.
-        dir: PathBuf,
-    },
-    /// What is in a file makes no sense, and is not the end of a write that was cut off.
-    #[error("{} is damaged at byte {at} ({flaw}): put the stream's directory back from a backup, or move it away to begin afresh", path.display())]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        at: u64,
-        /// What is wrong.
-        flaw: String,
-    },
-    /// A file is not there.
-    #[error("{} has no segment that begins at offset {first}: put the stream's directory back from a backup, or move it away to begin afresh", dir.display())]
-    Missing {
-        /// The partition's directory.
-        dir: PathBuf,
-        /// The first offset that is missing.
-        first: Offset,
-    },
-    /// The operating system refuses.
-    #[error("can't {what} {}: {error}", path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        error: io::Error,
-    },
-}
-
-impl DataError {
-    fn io(what: &'static str, path: &Path, error: io::Error) -> Self {
-        Self::Io {
-            what,
-            path: path.to_owned(),
-            error,
-        }
-    }
-    fn missing(dir: &Path, first: Offset) -> Self {
-        Self::Missing {
-            dir: dir.to_owned(),
-            first,
-        }
-    }
-}
-
-/// What a stream is, as its directory says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct About {
-    mode: Mode,
-    placement: Placement,
-    /// Of each partition.
-    epochs: Vec<String>,
-}
-
-impl About {
-    fn says(&self) -> String {
-        let (mode, placement) = (
-            serde_json::to_string(&self.mode),
-            serde_json::to_string(&self.placement),
-        );
-        let (mode, placement) = (mode.unwrap_or_default(), placement.unwrap_or_default());
-        format!(
-            "mode = {mode}, placement = {placement}, partitions = {}",
-            self.epochs.len()
-        )
     }
 }
 
@@ -329,6 +219,10 @@ impl DataDir {
             at: 0,
             flaw: format!("{epoch:?} is no epoch"),
         })?;
+        // Made with the stream: an empty one is a partition without records, none at all is a loss.
+        if home.born.load(Ordering::Acquire) && !place.dir.is_dir() {
+            return Err(DataError::missing(&place.dir, Offset::new(1)));
+        }
         let (store, mut state) = recovery::recover(place, spec.stream, spec.settings.mode)?;
         if spec.settings.row_ttl.is_some() {
             state.expiry = Expiry::recovered(&state.cache, Clock::start().wall_ms());
@@ -404,133 +298,4 @@ fn start(writer: Writer) -> io::Result<JoinHandle<()>> {
         .build()?;
     let thread = std::thread::Builder::new().name("tidegate-writer".into());
     thread.spawn(move || runtime.block_on(writer.run()))
-}
-
-/// Makes sure that the directory is ours, of this version, and nobody else's. Gives its lock.
-fn take(dir: &Path, disk: &dyn Disk) -> Result<File, DataError> {
-    if dir.exists() && !dir.is_dir() {
-        return Err(DataError::NotADirectory {
-            path: dir.to_owned(),
-        });
-    }
-    let path = dir.join(MARK.0);
-    let marked = match fs::read_to_string(&path) {
-        Ok(found) if found == MARK.1 => true,
-        Ok(found) => {
-            return Err(DataError::Version {
-                dir: dir.to_owned(),
-                found: found.trim_end().chars().take(80).collect(),
-            });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(DataError::io("read", &path, error)),
-    };
-    if !marked
-        && recovery::paths_in(dir)?
-            .iter()
-            .any(|path| !may_be_there(path))
-    {
-        return Err(DataError::NotOurs {
-            dir: dir.to_owned(),
-        });
-    }
-    disk.create_dir(&dir.join(STREAMS))
-        .map_err(|error| DataError::io("make", dir, error))?;
-    let lock = take_lock(dir)?;
-    if !marked {
-        replace(disk, &path, MARK.1.as_bytes())
-            .map_err(|error| DataError::io("write", &path, error))?;
-    }
-    Ok(lock)
-}
-
-/// What may be in a directory that is not marked yet: what a file system puts there, and what a first start left that was
-/// cut off.
-fn may_be_there(path: &Path) -> bool {
-    let mine = [MARK.0, LOCK, STREAMS]
-        .iter()
-        .any(|name| path.file_name().is_some_and(|found| found == *name));
-    mine || path.ends_with("lost+found")
-        || path
-            .extension()
-            .is_some_and(|end| disk::UNFINISHED.ends_with(&*end.to_string_lossy()))
-}
-
-/// The system lets go of the lock with the process, however it ends.
-fn take_lock(dir: &Path) -> Result<File, DataError> {
-    let path = dir.join(LOCK);
-    let mut options = fs::OpenOptions::new();
-    let opened = options.write(true).create(true).truncate(false).open(&path);
-    let lock = opened.map_err(|error| DataError::io("open", &path, error))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(DataError::InUse {
-            dir: dir.to_owned(),
-        }),
-        Err(TryLockError::Error(error)) => Err(DataError::io("lock", &path, error)),
-    }
-}
-
-/// Whether the last run promised less than every record, and did not end in order.
-fn was_weak_and_unclean(running: &Path) -> Result<bool, DataError> {
-    match fs::read_to_string(running) {
-        Ok(policy) => Ok(policy != SyncPolicy::Commit.word()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(DataError::io("read", running, error)),
-    }
-}
-
-/// Gives all logs new epochs, and cuts what did not make it to the device. Done again if it is cut off itself.
-fn renew(disk: &dyn Disk, streams: &Path, epoch: impl Fn() -> Epoch) -> Result<(), DataError> {
-    for (name, mut about) in streams_in(streams)? {
-        let dir = streams.join(name);
-        for partition in 0..about.epochs.len() {
-            recovery::cut_last(disk, &dir.join(partition.to_string()))?;
-        }
-        about.epochs.fill_with(|| epoch().as_str().to_owned());
-        let (path, text) = (
-            dir.join(ABOUT),
-            serde_json::to_string(&about).unwrap_or_default(),
-        );
-        replace(disk, &path, text.as_bytes())
-            .map_err(|error| DataError::io("write", &path, error))?;
-    }
-    Ok(())
-}
-
-/// The streams of a directory by name. One without its description was never finished, and has no record.
-fn streams_in(streams: &Path) -> Result<Vec<(String, About)>, DataError> {
-    let mut found = Vec::new();
-    for path in recovery::paths_in(streams)? {
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
-        if let (Some(name), Some(about)) = (name.filter(|_| path.is_dir()), read_about(&path)?) {
-            found.push((name, about));
-        }
-    }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(found)
-}
-
-fn read_about(stream: &Path) -> Result<Option<About>, DataError> {
-    let path = stream.join(ABOUT);
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| DataError::Corrupt {
-                path,
-                at: 0,
-                flaw: error.to_string(),
-            }),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(DataError::io("read", &path, error)),
-    }
 }

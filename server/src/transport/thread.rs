@@ -86,7 +86,7 @@ struct Answers {
 pub struct Node {
     app: Arc<App>,
     answers: Rc<Answers>,
-    /// Records that are being stored.
+    /// Records that are being stored. Nobody waits for them at the end: those who would be told are gone.
     storing: TaskTracker,
     seats: Seats,
 }
@@ -184,7 +184,6 @@ impl Thread {
             storing: TaskTracker::new(),
             seats: seats.clone(),
         };
-        let storing = node.storing.clone();
         let worker = Rc::new(RefCell::new(Worker::new(
             self.settings,
             epoll,
@@ -211,10 +210,8 @@ impl Thread {
             &self.stop,
         )
         .await?;
-        for tracker in [tasks, storing] {
-            tracker.close();
-            tracker.wait().await;
-        }
+        tasks.close();
+        tasks.wait().await;
         Ok(())
     }
 }

@@ -3,20 +3,20 @@
 use std::{
     ffi::OsString,
     fmt::Debug,
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::Path,
 };
 
 /// What changes files. The provided methods are the real thing; a test's disk counts, or fails, and calls them.
 pub trait Disk: Debug + Send + Sync + 'static {
-    /// Makes a directory and those above it.
+    /// Makes a directory and those above it, for their owner alone.
     ///
     /// # Errors
     /// The system's.
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
     /// Opens a new, empty file for reading and writing. One that is left of an attempt before is emptied.
     ///

@@ -1,8 +1,11 @@
 //! What a data directory keeps through restarts, cuts, damage and full disks. The helpers are here.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::{
+    fs,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
-use super::{disk::faulty::Faulty, *};
+use super::{directory::MARK, disk::faulty::Faulty, *};
 use crate::{
     cache::ViewMax,
     model::{Change, Record, RowId},
@@ -297,6 +300,21 @@ async fn under_the_default_policy_an_unclean_end_keeps_the_epoch() {
     let (_other, found) = place.try_open(&copy).unwrap();
     assert_eq!((found.epoch(), found.head()), (log.epoch(), log.head()));
     fs::remove_dir_all(copy).unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_is_said_to_be_restored_begins_a_new_epoch_with_what_it_has() {
+    let place = Place::new("restored");
+    let (engine, log) = place.open();
+    publish(&log, "a", "1").await;
+    engine.close();
+    fs::write(place.dir.join(RUNNING), "restored\n").unwrap();
+    let (_engine, found) = place.open();
+    assert_ne!(found.epoch(), log.epoch());
+    assert_eq!(
+        (offsets(&read(&found)), rows(&found)),
+        (vec![1], rows(&log))
+    );
 }
 
 #[tokio::test]

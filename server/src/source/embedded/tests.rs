@@ -103,6 +103,32 @@ fn records_go_by_bytes_and_age_and_rows_stay() {
 }
 
 #[test]
+fn records_go_by_their_number() {
+    let retention = Retention {
+        records: Some(2),
+        bytes: 1 << 20,
+        age: Duration::from_secs(60),
+    };
+    let view_max = ViewMax {
+        rows: 3,
+        bytes: 1000,
+    };
+    let settings = LogSettings {
+        mode: Mode::Events,
+        retention,
+        view_max,
+    };
+    let log = EmbeddedLog::new(0, Epoch::new("e1").unwrap(), settings);
+    for number in 0..5 {
+        log.append(vec![record("a", Some("1"), None)], number);
+    }
+    assert_eq!(
+        offsets(&log.read(Some(Offset::BEFORE_ALL), 1 << 20).unwrap()),
+        [4, 5]
+    );
+}
+
+#[test]
 fn a_full_view_refuses_new_rows_and_takes_the_others() {
     let log = log(1 << 20, Duration::from_secs(60));
     let answers = log.append(

@@ -85,12 +85,15 @@ async fn a_missing_or_torn_segment_is_told_apart() {
         "{error}"
     );
     fs::write(&paths[1], middle).unwrap();
-    fs::remove_file(&paths[0]).unwrap();
-    let error = place.try_open(&place.dir).unwrap_err().to_string();
-    assert!(
-        error.contains("no segment that begins at offset 1"),
-        "{error}"
-    );
+    for gone in [paths[0].clone(), place.partition()] {
+        fs::rename(&gone, place.dir.join("gone")).unwrap();
+        let error = place.try_open(&place.dir).unwrap_err().to_string();
+        assert!(
+            error.contains("no segment that begins at offset 1"),
+            "{error}"
+        );
+        fs::rename(place.dir.join("gone"), &gone).unwrap();
+    }
 }
 
 #[tokio::test]

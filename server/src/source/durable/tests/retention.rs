@@ -138,3 +138,21 @@ fn place_again(place: &Place, engine: &Engine) -> Arc<EmbeddedLog> {
     engine.close();
     log
 }
+
+#[tokio::test]
+async fn rows_whose_time_is_over_are_deleted_on_disk_too() {
+    let mut place = Place::new("ttl");
+    place.settings.row_ttl = Some(Duration::from_millis(1));
+    let (engine, log) = place.open();
+    publish(&log, "a", "1").await;
+    publish(&log, "b", "1").await;
+    log.expire(1001);
+    submit(&log, Vec::new(), 1001).await;
+    assert_eq!(rows(&log).len(), 2, "not before their time is over");
+    log.expire(1002);
+    submit(&log, Vec::new(), 1002).await;
+    assert_eq!((rows(&log).len(), log.expired()), (0, 2));
+    engine.close();
+    let (_engine, log) = place.open();
+    assert_eq!((rows(&log).len(), log.head()), (0, Offset::new(4)));
+}
