@@ -311,14 +311,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.connections.peek(key).is_some()
     }
 
-    /// Takes a socket over, with what was read from it beyond the handshake.
+    /// Takes a socket over, with the head that is still to be sent on it, and what was read from it beyond the handshake.
     ///
     /// # Errors
     /// What the operating system says when the socket can't be watched.
     pub fn adopt(
         &mut self,
         socket: S::Socket,
-        early: &[u8],
+        (head, early): (&[u8], &[u8]),
         opening: Opening,
         now: Moment,
     ) -> std::io::Result<Key> {
@@ -356,7 +356,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return Err(error);
         }
         self.counts.active(wire).add(1);
-        self.greet(key, &opening, now);
+        self.greet(key, head, &opening, now);
         match claims {
             Some(claims) => self.take_claims(key, claims, now),
             None => self
@@ -399,7 +399,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         channels.len() != 1 || spread.unwrap_or(1) != 1
     }
 
-    fn greet(&mut self, key: Key, opening: &Opening, now: Moment) {
+    fn greet(&mut self, key: Key, head: &[u8], opening: &Opening, now: Moment) {
         let settings = &self.settings;
         let hello = write::Hello {
             session: &self.session_name(key),
@@ -410,7 +410,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             message_bytes: settings.message_bytes,
             channels: settings.channels_max,
         };
-        let (mut json, mut bytes) = (Vec::new(), Vec::new());
+        let (mut json, mut bytes) = (Vec::new(), head.to_vec());
         write::hello(&mut json, &hello);
         let Some(connection) = self.connections.get(key) else {
             return;

@@ -190,7 +190,7 @@ impl Steady {
                 }
             };
             self.worker
-                .adopt((), &early, opening, self.now)
+                .adopt((), (&[], &early), opening, self.now)
                 .expect("counting sockets can be watched");
         }
         self.turns();

@@ -115,6 +115,10 @@ pub async fn run<S: Source>(
         }
         partition.step(clock.now());
         watchers.retain_mut(|watcher| !answer(&mut partition, watcher, clock.now()));
+        // Answered behind a fetch that was sent after they came: so the first proof goes out with the answer.
+        for request in taken.drain(..) {
+            take(&mut partition, request, &mut watchers, &counts, clock.now());
+        }
         if behind {
             // Another batch waits already; the workers on this runtime get their turn.
             tokio::task::yield_now().await;
@@ -129,9 +133,6 @@ pub async fn run<S: Source>(
             count = requests.recv_many(&mut taken, REQUESTS_BATCH) => {
                 if count == 0 {
                     return;
-                }
-                for request in taken.drain(..) {
-                    take(&mut partition, request, &mut watchers, &counts, clock.now());
                 }
             }
             () = source.changed() => {}

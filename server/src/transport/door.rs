@@ -189,12 +189,8 @@ async fn http(
         Err(error) => return tracing::warn!(%peer, %error, "a socket could not be handed over"),
     };
     let mut worker = door.worker.borrow_mut();
-    match worker.adopt(
-        socket,
-        &handover.early,
-        handover.opening,
-        door.app.clock.now(),
-    ) {
+    let said = (&handover.head[..], &handover.early[..]);
+    match worker.adopt(socket, said, handover.opening, door.app.clock.now()) {
         Ok(key) => {
             // What came with the handshake may have ended it already.
             if let Some(seat) = seat.filter(|_| worker.holds(key)) {

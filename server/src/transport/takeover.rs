@@ -1,7 +1,8 @@
 //! Serving HTTP/1.1 on a socket until a handler takes the socket over.
 //!
-//! A handler that wants the socket fills the [`Slot`] in its request's extensions and answers with the head. When that
-//! head is on the wire, hyper is taken apart and the bare socket goes to the worker: no upgraded stream, no task.
+//! A handler that wants the socket fills the [`Slot`] in its request's extensions and answers with the head. When hyper has
+//! written that head, which is kept back, hyper is taken apart and the bare socket goes to the worker: no upgraded stream, no
+//! task. The head leaves with the worker's first words, in one write.
 
 use std::{
     cell::Cell,
@@ -63,12 +64,19 @@ struct Taken {
 pub(super) struct Slot(Arc<Mutex<Taken>>);
 
 impl Slot {
-    /// Takes the socket over as soon as the answer's head is on the wire.
+    /// Takes the socket over as soon as the answer's head is written.
     pub(super) fn take_over(&self, opening: Opening) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .opening = Some(opening);
+    }
+    fn is_taken(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .opening
+            .is_some()
     }
     fn head_is_encoded(&self) -> bool {
         self.0
@@ -107,12 +115,14 @@ impl hyper::body::Body for Held {
     }
 }
 
-/// The socket under hyper. A completed flush after the head was encoded means that the head is on the wire, since hyper
-/// flushes its io only with an empty buffer of its own.
+/// The socket under hyper. A completed flush after the head was encoded means that hyper has written all of the head, since
+/// it flushes its io only with an empty buffer of its own.
 struct Watched {
     io: TokioIo<TcpStream>,
     slot: Slot,
     head_sent: Rc<Cell<bool>>,
+    /// The head of a socket that was taken over: whoever gets the socket sends it with its own first words.
+    head: Vec<u8>,
     /// Runs while the socket takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     stall_max: Duration,
@@ -134,6 +144,10 @@ impl hyper::rt::Write for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.slot.is_taken() {
+            self.head.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
         if written.is_ready() {
             self.stalled = None;
@@ -163,6 +177,8 @@ impl hyper::rt::Write for Watched {
 pub(super) struct Handover {
     /// The socket, still in tokio's reactor.
     pub(super) socket: TcpStream,
+    /// The answer's head, which has not left yet.
+    pub(super) head: Vec<u8>,
     /// What was read beyond the request.
     pub(super) early: Bytes,
     /// How the connection begins.
@@ -192,6 +208,7 @@ pub(super) async fn serve(
         io: TokioIo::new(socket),
         slot: slot.clone(),
         head_sent: head_sent.clone(),
+        head: Vec::new(),
         stalled: None,
         stall_max: max.body_timeout,
     };
@@ -206,13 +223,14 @@ pub(super) async fn serve(
     });
     let served = served.await;
     let parts = connection.into_parts();
-    let socket = parts.io.io.into_inner();
+    let (socket, head) = (parts.io.io.into_inner(), parts.io.head);
     if let Err(error) = &served {
         tracing::debug!(%peer, %error, "http connection ended");
     }
     match slot.opening() {
         Some(opening) if served.is_ok() => Some(Handover {
             socket,
+            head,
             early: parts.read_buf,
             opening,
         }),

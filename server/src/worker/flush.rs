@@ -166,7 +166,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
         }
         cold.gathered.drain(..taken);
-        if !out.is_empty() {
+        if out.len() >= FLUSH_BYTES {
             return;
         }
         self.fill_beats(key, out, now);

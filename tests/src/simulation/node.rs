@@ -175,7 +175,7 @@ impl Node {
             claims: Some(self.claims.clone()),
         };
         self.worker
-            .adopt(End(pipe.clone()), &[], opening, now)
+            .adopt(End(pipe.clone()), (&[], &[]), opening, now)
             .expect("a simulated socket can be watched");
     }
 

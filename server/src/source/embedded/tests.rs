@@ -117,6 +117,7 @@ fn records_go_by_their_number() {
         mode: Mode::Events,
         retention,
         view_max,
+        row_ttl: None,
     };
     let log = EmbeddedLog::new(0, Epoch::new("e1").unwrap(), settings);
     for number in 0..5 {
