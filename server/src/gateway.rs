@@ -3,6 +3,8 @@
 //! Does: turns a [`Config`] into a running node, and ends it with the data: admission closes, sessions are told, outboxes
 //! flush until the deadline, sockets close, partitions stop. Owns: threads, tasks, tokens of cancellation. Keeps: I7.
 
+mod memory;
+
 use std::{
     io,
     net::SocketAddr,
@@ -47,7 +49,7 @@ use crate::{
 /// Streams that publishing may create.
 const CREATED_MAX: usize = 1000;
 /// Pings and refused messages that a connection may send at once, in seconds of its rate.
-const MESSAGES_BURST_S: u32 = 20;
+const MESSAGES_BURST_S: u32 = 5;
 /// Between two looks at whether a drain is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -173,6 +175,13 @@ impl Gateway {
             admin::serve(admin, listener, stop.clone()),
             control.handle(),
         );
+        let budget = memory::keep(
+            app.clone(),
+            workers.clone(),
+            config.limits.memory,
+            stop.clone(),
+        );
+        tasks.spawn_on(budget, control.handle());
         Ok(Self {
             address,
             admin_address,

@@ -194,6 +194,15 @@ impl Publisher {
                 1000,
             ));
         }
+        if self.counts.memory.short.get() > 0 {
+            self.counts.memory.refused_publishes.add(1);
+            flow.failed.insert(channel.clone());
+            return Err(Refusal::retry(
+                ErrorCode::Overloaded,
+                "limits.memory is reached: the log in this node's memory takes nothing now",
+                2000,
+            ));
+        }
         let Some(rates) = &self.rates else {
             return Ok(record);
         };

@@ -116,6 +116,10 @@ pub trait Outside {
     fn publish(&self, from: u64, id: u64, record: PublishMessage, claims: Arc<Claims>);
     /// Seconds since 1970, for the ends of tokens.
     fn wall_s(&self) -> u64;
+    /// Whether the node's memory is short: who joins cold is sent away.
+    fn is_short_of_memory(&self) -> bool {
+        false
+    }
     /// A connection has gone.
     fn closed(&self, _key: u64) {}
 }

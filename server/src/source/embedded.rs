@@ -6,7 +6,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -76,6 +79,8 @@ pub struct EmbeddedLog {
     partition: u32,
     epoch: Epoch,
     settings: LogSettings,
+    /// Bytes that the node's memory allows it, where that is less than its retention.
+    room: AtomicUsize,
     state: Mutex<State>,
     head: watch::Sender<Offset>,
 }
@@ -126,6 +131,7 @@ impl EmbeddedLog {
             partition,
             epoch,
             settings,
+            room: AtomicUsize::new(usize::MAX),
             state: Mutex::default(),
             head: watch::Sender::new(Offset::BEFORE_ALL),
         })
@@ -205,14 +211,33 @@ impl EmbeddedLog {
         let oldest = now_ms.saturating_sub(
             i64::try_from(self.settings.retention.age.as_millis()).unwrap_or(i64::MAX),
         );
+        let most = self.most_bytes();
         let expired = |state: &State| {
-            state.bytes > self.settings.retention.bytes
+            state.bytes > most
                 || state
                     .records
                     .front()
                     .is_some_and(|record| record.append_time_ms < oldest)
         };
         while expired(state) {
+            let Some(record) = state.records.pop_front() else {
+                return;
+            };
+            state.bytes -= weight(&record);
+            state.start = record.offset;
+        }
+    }
+
+    fn most_bytes(&self) -> usize {
+        let room = self.room.load(Ordering::Relaxed);
+        self.settings.retention.bytes.min(room)
+    }
+
+    /// What the node's memory allows it from now on: the oldest records go at once.
+    pub fn set_room(&self, bytes: usize) {
+        self.room.store(bytes, Ordering::Relaxed);
+        let (mut state, most) = (self.state(), self.most_bytes());
+        while state.bytes > most {
             let Some(record) = state.records.pop_front() else {
                 return;
             };
