@@ -10,10 +10,12 @@
 //! | `run` | the loop that holds all connections |
 //! | `subscriber`, `publisher`, `answers` | the receiving and the sending half |
 //! | `parse`, `wire` | bytes to messages, messages to bytes |
+//! | `hostile` | connections that mean harm, beside which another driver measures |
 //! | `net`, `process`, `tokens` | sockets and clock; CPU time and memory; tokens that are signed for subscribers |
 //! | `stats`, `report`, `table` | counters, figures, figures side by side |
 
 mod answers;
+mod hostile;
 mod net;
 mod options;
 mod parse;
@@ -202,6 +204,14 @@ fn perform(command: Command) -> Result<()> {
                 scenario::beside(&common, transport, &load, small_rate)
             })
         }
+        Command::Hostile {
+            address,
+            connections,
+            seconds,
+        } => {
+            enough_files(connections)?;
+            hostile::attack(address, connections, seconds)
+        }
         Command::Table { file, against } => table::print(&file, &against),
     }
 }
@@ -212,13 +222,18 @@ fn each(
     subscribers: u32,
     mut measure: impl FnMut(Transport) -> Result<()>,
 ) -> Result<()> {
-    let files = process::raise_open_files();
-    ensure!(
-        u64::from(subscribers) + OTHER_FILES <= files,
-        "{subscribers} subscribers need more than the {files} open files that this process may have (ulimit -Hn); start several drivers"
-    );
+    enough_files(subscribers)?;
     common
         .transport
         .iter()
         .try_for_each(|&transport| measure(transport))
+}
+
+fn enough_files(connections: u32) -> Result<()> {
+    let files = process::raise_open_files();
+    ensure!(
+        u64::from(connections) + OTHER_FILES <= files,
+        "{connections} connections need more than the {files} open files that this process may have (ulimit -Hn); start several drivers"
+    );
+    Ok(())
 }

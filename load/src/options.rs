@@ -170,6 +170,18 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 10.0, value_parser = seconds)]
         seconds: f64,
     },
+    /// Connections that mean harm, a quarter each of four kinds, until the server has ended them all.
+    Hostile {
+        /// Where the server listens.
+        #[arg(long, default_value = "127.0.0.1:9700")]
+        address: SocketAddr,
+        /// How many.
+        #[arg(long, default_value_t = 10_000)]
+        connections: u32,
+        /// Seconds after which those that are left are given up.
+        #[arg(long, default_value_t = 120.0, value_parser = seconds)]
+        seconds: f64,
+    },
     /// The figures of a file, servers side by side.
     Table {
         /// JSON lines, as `--json` writes them.

@@ -7,6 +7,7 @@ mod access;
 mod app;
 mod engine;
 mod factory;
+mod memory;
 mod workers;
 
 use std::{
@@ -138,6 +139,13 @@ impl Gateway {
         let admin = admin::Admin::new(app.clone(), workers.clone(), node, guard);
         let serve = admin::serve(admin, listener, ends.stop.clone());
         ends.tasks.spawn_on(serve, control.handle());
+        let budget = memory::keep(
+            app.clone(),
+            workers.clone(),
+            config.limits.memory,
+            ends.stop.clone(),
+        );
+        ends.tasks.spawn_on(budget, control.handle());
         Ok(Self {
             address,
             admin_address,

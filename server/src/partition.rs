@@ -410,6 +410,7 @@ impl Partition {
         let mut joins = std::mem::take(&mut self.joins);
         joins.retain_mut(|join| !self.answer(join, now));
         self.joins = joins;
+        self.tail.trim(now);
         let views = &mut self.views;
         self.sharing.retain(|channel| {
             let view = views.get_mut(channel);

@@ -250,6 +250,15 @@ impl Publisher {
         if flow.failed.contains(channel) || flow.failed.len() >= FAILED_MAX {
             return Err(after_failed(channel));
         }
+        if self.counts.memory.short.get() > 0 {
+            self.counts.memory.refused_publishes.add(1);
+            flow.failed.insert(channel.clone());
+            return Err(Refusal::retry(
+                ErrorCode::Overloaded,
+                "limits.memory is reached: the log in this node's memory takes nothing now",
+                2000,
+            ));
+        }
         let Some(rates) = &self.rates else {
             return Ok(record);
         };

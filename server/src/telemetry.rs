@@ -341,6 +341,27 @@ pub const PUBLISH_RECORDS: Metric = Metric {
     labels: &["outcome"],
     help: "Records that publishers sent",
 };
+/// The memory budget, limits.memory.
+pub const MEMORY_LIMIT: Metric = Metric {
+    name: "memory_limit_bytes",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "The memory budget, limits.memory",
+};
+/// Bytes that count towards the memory budget, by use.
+pub const MEMORY_HELD: Metric = Metric {
+    name: "memory_held_bytes",
+    kind: Kind::Gauge,
+    labels: &["use"],
+    help: "Bytes that count towards the memory budget, by use",
+};
+/// What was shed to keep the memory budget, by step.
+pub const MEMORY_SHED: Metric = Metric {
+    name: "memory_shed",
+    kind: Kind::Counter,
+    labels: &["step"],
+    help: "What was shed to keep the memory budget, by step",
+};
 /// Updates encoded by this process: one for each update that anybody received.
 pub const FRAME_UPDATES: Metric = Metric {
     name: "frame_encoded_updates",
@@ -385,7 +406,7 @@ pub const NODE_UPTIME: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 45] = [
+pub const ALL: [&Metric; 48] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
@@ -425,6 +446,9 @@ pub const ALL: [&Metric; 45] = [
     &TRANSPORT_BLOCKED,
     &TRANSPORT_DELIVERY,
     &PUBLISH_RECORDS,
+    &MEMORY_LIMIT,
+    &MEMORY_HELD,
+    &MEMORY_SHED,
     &FRAME_UPDATES,
     &FRAME_PARTS,
     &WORKER_TURNS,

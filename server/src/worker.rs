@@ -119,6 +119,10 @@ pub trait Outside {
     fn publish(&self, from: u64, id: u64, record: PublishMessage, claims: Arc<Claims>);
     /// Seconds since 1970, for the ends of tokens.
     fn wall_s(&self) -> u64;
+    /// Whether the node's memory is short: who joins cold is sent away.
+    fn is_short_of_memory(&self) -> bool {
+        false
+    }
     /// A connection has gone.
     fn closed(&self, _key: u64) {}
 }
@@ -565,8 +569,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if let Some(at) = expires
             && old_end.is_none_or(|old_end| at < old_end)
         {
-            let left = Duration::from_secs(at.saturating_sub(self.outside.wall_s()));
-            self.wheel.add(now.plus(left), Timer::Expiry(key));
+            self.look_at_expiry(key, at, now);
         }
     }
 }

@@ -178,7 +178,14 @@ impl Scrape {
         for (limit, counter) in app.counts.turned.all() {
             self.count(&names::TRANSPORT_REFUSED, &[limit], counter.get());
         }
+        for (what, counter) in app.counts.memory.held() {
+            self.count(&names::MEMORY_HELD, &[what], counter.get());
+        }
+        for (step, counter) in app.counts.memory.steps() {
+            self.count(&names::MEMORY_SHED, &[step], counter.get());
+        }
         let plain = [
+            (&names::MEMORY_LIMIT, app.counts.memory.limit.get()),
             (&names::TRANSPORT_REQUESTS, app.counts.requests.get()),
             (&names::TRANSPORT_HTTP, app.counts.http.get()),
             (&names::LOG_COMMITS, app.log_counts.commits.get()),

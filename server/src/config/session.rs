@@ -124,7 +124,7 @@ impl SessionConfig {
 /// What the node keeps to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitsConfig {
-    /// Bytes for tails, views, encodings and outboxes together, 16 MiB to 16 TiB; default 1 GiB.
+    /// Bytes for tails, embedded logs, outboxes and unfinished messages together, 16 MiB to 16 TiB; default 1 GiB.
     pub memory: usize,
     /// Longest message from a client, in bytes, 1 KiB to 256 MiB; default 1 MiB.
     pub message_bytes: usize,

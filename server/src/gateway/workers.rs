@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Pings and refused messages that a connection may send at once, in seconds of its rate.
-const MESSAGES_BURST_S: u32 = 20;
+const MESSAGES_BURST_S: u32 = 5;
 
 /// Runs a worker on a thread of its own.
 pub(super) fn spawn(number: usize, thread: Thread) -> io::Result<JoinHandle<()>> {

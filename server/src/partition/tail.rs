@@ -9,7 +9,7 @@ mod held;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -149,6 +149,8 @@ impl Wake {
 #[derive(Debug)]
 pub struct Tail {
     max: TailMax,
+    /// Bytes that the node's memory allows it, where that is less than its own bound.
+    room: AtomicUsize,
     inner: Mutex<Inner>,
     wakes: Mutex<Vec<Arc<Wake>>>,
 }
@@ -169,6 +171,7 @@ impl Tail {
     pub fn new(max: TailMax) -> Arc<Self> {
         Arc::new(Self {
             max,
+            room: AtomicUsize::new(usize::MAX),
             inner: Mutex::default(),
             wakes: Mutex::default(),
         })
@@ -227,7 +230,19 @@ impl Tail {
         inner.held.extend(batch);
         inner.applied = applied;
         inner.health = health;
-        while inner.held.bytes() > self.max.bytes
+        self.trim_inner(&mut inner, now);
+        drop(inner);
+        self.wake_all();
+    }
+
+    /// Lets the oldest go that are beyond its bounds, or beyond the room that it has.
+    pub fn trim(&self, now: Moment) {
+        self.trim_inner(&mut self.inner(), now);
+    }
+
+    fn trim_inner(&self, inner: &mut Inner, now: Moment) {
+        let most = self.max.bytes.min(self.room.load(Ordering::Relaxed));
+        while inner.held.bytes() > most
             || inner
                 .held
                 .oldest()
@@ -238,8 +253,11 @@ impl Tail {
             };
             inner.floor = oldest.update.position.offset;
         }
-        drop(inner);
-        self.wake_all();
+    }
+
+    /// What the node's memory allows it from now on; its partition trims it.
+    pub fn set_room(&self, bytes: usize) {
+        self.room.store(bytes, Ordering::Relaxed);
     }
 
     /// Only the health has changed.
@@ -445,6 +463,19 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn with_less_room_the_oldest_go_and_with_more_it_grows_again() {
+        let tail = tail(100);
+        (1..=10).for_each(|offset| push(&tail, offset));
+        tail.set_room(4 * shared(1, "s/c").weight());
+        assert_eq!(tail.size().0, 10, "only its partition trims it");
+        tail.trim(Moment::default());
+        assert_eq!((tail.size().0, tail.floor()), (4, Offset::new(6)));
+        tail.set_room(usize::MAX);
+        (11..=20).for_each(|offset| push(&tail, offset));
+        assert_eq!((tail.size().0, tail.floor()), (14, Offset::new(6)));
     }
 
     #[test]

@@ -15,7 +15,10 @@ pub use state::{ID_WINDOW, ID_WINDOW_AGE_MS};
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -119,6 +122,8 @@ pub struct EmbeddedLog {
     partition: u32,
     epoch: Epoch,
     pub(super) settings: LogSettings,
+    /// Bytes that the node's memory allows it, where that is less than its own bound.
+    room: AtomicUsize,
     state: Mutex<State>,
     head: watch::Sender<Offset>,
     disk: Option<(Store, mpsc::Sender<Work>)>,
@@ -132,6 +137,7 @@ impl EmbeddedLog {
             partition,
             epoch,
             settings,
+            room: AtomicUsize::new(usize::MAX),
             state: Mutex::default(),
             head: watch::Sender::new(Offset::BEFORE_ALL),
             disk: None,
@@ -150,6 +156,7 @@ impl EmbeddedLog {
             partition,
             epoch,
             settings,
+            room: AtomicUsize::new(usize::MAX),
             head: watch::Sender::new(state.head),
             state: Mutex::new(state),
             disk: Some(disk),
@@ -211,7 +218,8 @@ impl EmbeddedLog {
     pub(super) fn carry_out(&self, plan: impl FnOnce(&mut State)) {
         let mut state = self.state();
         plan(&mut state);
-        state.keep_newest(self.store().map_or(usize::MAX, |store| store.hot_bytes));
+        let hot = self.store().map_or(usize::MAX, |store| store.hot_bytes);
+        state.keep_newest(hot.min(self.room.load(Ordering::Relaxed)));
         let head = state.head;
         drop(state);
         self.head.send_replace(head);
@@ -340,11 +348,22 @@ impl EmbeddedLog {
         let keep = &self.settings.retention;
         let oldest = now_ms.saturating_sub(i64::try_from(keep.age.as_millis()).unwrap_or(i64::MAX));
         let records = keep.records.unwrap_or(usize::MAX);
+        let most = keep.bytes.min(self.room.load(Ordering::Relaxed));
         state.drop_while(|state, record| {
-            state.bytes > keep.bytes
-                || state.records.len() > records
-                || record.append_time_ms < oldest
+            state.bytes > most || state.records.len() > records || record.append_time_ms < oldest
         });
+    }
+
+    /// What the node's memory allows it from now on: the oldest records go at once. What has files stays in them.
+    pub fn set_room(&self, bytes: usize) {
+        self.room.store(bytes, Ordering::Relaxed);
+        self.state().keep_newest(bytes);
+    }
+
+    /// Bytes that it holds in memory.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.state().bytes
     }
 
     /// Reads what follows `after` (without it: from the earliest record that memory holds), about `bytes` at most, at least

@@ -121,6 +121,8 @@ pub struct WorkerCounts {
     pub blocked_now: Counter,
     /// Bytes that wait for those, about.
     pub outbox_bytes: Counter,
+    /// Bytes of messages that came in part, as of the last tick.
+    pub inbox_bytes: Counter,
     /// Lines that began again since their outbox was full, or the worker fell off the tail.
     pub rejoined: Counter,
     /// Joins that were asked.
@@ -161,6 +163,57 @@ impl WorkerCounts {
     }
 }
 
+/// The node's memory budget, as of its last look.
+#[derive(Debug, Default)]
+pub struct MemoryCounts {
+    /// The budget, in bytes.
+    pub limit: Counter,
+    /// Bytes that tails hold.
+    pub tails: Counter,
+    /// Bytes that embedded logs hold.
+    pub logs: Counter,
+    /// Bytes of outboxes, and of messages that came in part.
+    pub outboxes: Counter,
+    /// 1 while tails or logs are held to less than their own bounds.
+    pub shedding: Counter,
+    /// 1 while nothing new is taken.
+    pub short: Counter,
+    /// Looks after which tails shrank.
+    pub shed_tails: Counter,
+    /// Looks after which logs shrank.
+    pub shed_logs: Counter,
+    /// Joins refused.
+    pub refused_joins: Counter,
+    /// Records refused.
+    pub refused_publishes: Counter,
+    /// Connections closed for what they held.
+    pub closed: Counter,
+}
+
+impl MemoryCounts {
+    /// What is held, with the words of metrics.
+    #[must_use]
+    pub const fn held(&self) -> [(&'static str, &Counter); 3] {
+        [
+            ("tails", &self.tails),
+            ("logs", &self.logs),
+            ("outboxes", &self.outboxes),
+        ]
+    }
+
+    /// How often each step of shedding was taken, in their order, with the words of metrics.
+    #[must_use]
+    pub const fn steps(&self) -> [(&'static str, &Counter); 5] {
+        [
+            ("tails", &self.shed_tails),
+            ("logs", &self.shed_logs),
+            ("joins", &self.refused_joins),
+            ("publishes", &self.refused_publishes),
+            ("connections", &self.closed),
+        ]
+    }
+}
+
 /// What the whole node counts.
 #[derive(Debug, Default)]
 pub struct NodeCounts {
@@ -176,6 +229,8 @@ pub struct NodeCounts {
     pub http: Counter,
     /// Connections turned away.
     pub turned: TurnedAway,
+    /// The memory budget.
+    pub memory: MemoryCounts,
 }
 
 /// Connections turned away, by what was full.

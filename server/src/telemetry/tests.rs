@@ -41,6 +41,8 @@ fn names_are_unique_and_plain_and_labels_come_from_closed_sets() {
         "code",
         "outcome",
         "limit",
+        "use",
+        "step",
     ];
     let mut names: Vec<&str> = ALL.iter().map(|metric| metric.name).collect();
     names.sort_unstable();

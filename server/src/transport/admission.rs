@@ -235,8 +235,8 @@ mod tests {
     #[test]
     fn addresses_without_a_connection_are_forgotten() {
         let admission = Admission::new(max(0, 1));
-        for number in 0..10 * SEATS_LEAST {
-            let peer = IpAddr::V4(std::net::Ipv4Addr::from_bits(number as u32));
+        for number in 0..10 * u32::try_from(SEATS_LEAST).unwrap() {
+            let peer = IpAddr::V4(std::net::Ipv4Addr::from_bits(number));
             drop(admission.enter(peer, Moment::default()).unwrap());
         }
         assert!(admission.seats.lock().unwrap().of.len() <= SEATS_LEAST);
@@ -245,11 +245,12 @@ mod tests {
     #[test]
     fn the_table_of_rates_is_bounded_and_those_beyond_it_share_a_bucket() {
         let admission = Admission::new(max(2, 0));
-        let peer = |number: usize| IpAddr::V4(std::net::Ipv4Addr::from_bits(number as u32));
-        for number in 0..ADDRESSES_MAX {
+        let peer = |number| IpAddr::V4(std::net::Ipv4Addr::from_bits(number));
+        let most = u32::try_from(ADDRESSES_MAX).unwrap();
+        for number in 0..most {
             assert!(admission.enter(peer(number), Moment::default()).is_ok());
         }
-        let beyond = (ADDRESSES_MAX..ADDRESSES_MAX + 100)
+        let beyond = (most..most + 100)
             .filter(|&number| admission.enter(peer(number), Moment::default()).is_ok());
         let let_in = beyond.count();
         let held = admission.addresses.as_ref().unwrap().len();

@@ -23,7 +23,6 @@ use super::{
 };
 use crate::{
     auth::Claims,
-    clock::Clock,
     model::Channel,
     protocol::{ErrorCode, PublishMessage, Refusal},
     publish::Answer,
@@ -53,6 +52,8 @@ pub enum Command {
     Channels(usize, oneshot::Sender<Vec<ChannelInfo>>),
     /// List these channels, where somebody follows them.
     Named(Arc<[Channel]>, oneshot::Sender<Vec<ChannelInfo>>),
+    /// Free so many bytes, by closing those who hold most.
+    Shed(usize),
     /// How many there are.
     Count(oneshot::Sender<usize>),
 }
@@ -123,6 +124,12 @@ impl Outside for Node {
     fn wall_s(&self) -> u64 {
         self.app.clock.wall_s()
     }
+    fn is_short_of_memory(&self) -> bool {
+        let memory = &self.app.counts.memory;
+        let short = memory.short.get() > 0;
+        memory.refused_joins.add(u64::from(short));
+        short
+    }
     fn closed(&self, key: u64) {
         self.seats.borrow_mut().remove(&key);
     }
@@ -175,11 +182,11 @@ impl Thread {
     pub async fn run(self) -> io::Result<()> {
         let (answers, seats) = <(Rc<Answers>, Seats)>::default();
         let tasks = TaskTracker::new();
-        let clock = self.app.clock;
+        let (app, clock) = (self.app.clone(), self.app.clock);
         let epoll = Epoll::new()?;
         let watched = await_readable(&epoll)?;
         let node = Node {
-            app: self.app.clone(),
+            app: app.clone(),
             answers: answers.clone(),
             storing: TaskTracker::new(),
             seats: seats.clone(),
@@ -193,7 +200,7 @@ impl Thread {
         )));
         let listener = TcpListener::from_std(self.listener)?;
         let door = Rc::new(Door {
-            app: self.app,
+            app: app.clone(),
             router: self.router,
             worker: worker.clone(),
             seats,
@@ -201,15 +208,7 @@ impl Thread {
             stop: self.stop.clone(),
         });
         tasks.spawn_local(door::accept(listener, door, self.closed));
-        drive(
-            &worker,
-            &watched,
-            &answers,
-            clock,
-            self.commands,
-            &self.stop,
-        )
-        .await?;
+        drive(&worker, &watched, &answers, &app, self.commands, &self.stop).await?;
         tasks.close();
         tasks.wait().await;
         Ok(())
@@ -221,11 +220,11 @@ async fn drive(
     worker: &Shared,
     watched: &AsyncFd<OwnedFd>,
     answers: &Answers,
-    clock: Clock,
+    app: &App,
     mut commands: mpsc::Receiver<Command>,
     stop: &CancellationToken,
 ) -> io::Result<()> {
-    let wake = worker.borrow().wake();
+    let (wake, clock) = (worker.borrow().wake(), app.clock);
     let mut ready: Vec<Ready> = Vec::new();
     loop {
         let began = clock.now();
@@ -241,7 +240,7 @@ async fn drive(
         if more {
             worker.borrow_mut().sockets.take(&mut ready)?;
             while let Ok(command) = commands.try_recv() {
-                obey(worker, command, clock);
+                obey(worker, command, app);
             }
             // Accepting and HTTP on this thread get their turn.
             tokio::task::yield_now().await;
@@ -254,7 +253,7 @@ async fn drive(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(command) = commands.recv() => obey(worker, command, clock),
+            Some(command) = commands.recv() => obey(worker, command, app),
             () = wake.raised() => {}
             () = answers.came.notified() => {}
             guard = watched.readable() => {
@@ -270,9 +269,14 @@ async fn drive(
     Ok(())
 }
 
-fn obey(worker: &Shared, command: Command, clock: Clock) {
+fn obey(worker: &Shared, command: Command, app: &App) {
+    let clock = app.clock;
     let mut worker = worker.borrow_mut();
     match command {
+        Command::Shed(bytes) => {
+            let closed = worker.shed(bytes);
+            app.counts.memory.closed.add(closed as u64);
+        }
         Command::Drain(window) => worker.drain(clock.now(), window),
         // Who asked may have gone; so below.
         Command::Close(pick, reply) => reply.send(worker.close_picked(&pick)).map_or((), drop),

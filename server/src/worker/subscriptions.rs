@@ -122,6 +122,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 1000,
             ));
         }
+        if wish.token.is_none() && self.outside.is_short_of_memory() {
+            return Err(Refusal::retry(
+                ErrorCode::RetryLater,
+                "limits.memory is reached: this node takes only those who resume; another may take more",
+                2000,
+            ));
+        }
         let channel_no = self.channel_seat(wish.channel, now);
         for partition in partitions {
             let from = match wish.token {

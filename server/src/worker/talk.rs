@@ -142,27 +142,64 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
     }
 
+    /// Closes those who hold most, until so many bytes are free; gives how many connections that were. They may resume.
+    pub fn shed(&mut self, bytes: usize) -> usize {
+        let mut keys = self.blocked.clone();
+        keys.extend_from_slice(&self.unfinished);
+        keys.sort_unstable();
+        keys.dedup();
+        let held = |key: Key| {
+            let connection = self.connections.peek(key)?;
+            let cold = connection.cold.as_ref()?;
+            let partial = cold
+                .partial
+                .as_ref()
+                .map_or(0, |partial| partial.held_bytes());
+            Some((cold.waiting_bytes() + partial, key))
+        };
+        let mut largest: Vec<_> = keys.into_iter().filter_map(held).collect();
+        largest.sort_unstable();
+        let (mut freed, mut closed) = (0, 0);
+        while freed < bytes
+            && let Some((held, key)) = largest.pop()
+        {
+            freed += held;
+            closed += 1;
+            self.close(key, CloseCode::SlowConsumer);
+        }
+        closed
+    }
+
     /// At every tick: forgets who is at rest, and closes whose message takes too long.
     pub(super) fn look_at_talk(&mut self, now: Moment) {
         self.talkers.forget(now);
         self.unfinished.sort_unstable();
         self.unfinished.dedup();
         let (mut late, patience) = (Vec::new(), self.settings.message_timeout);
+        let mut bytes = 0;
         let connections = &mut self.connections;
         self.unfinished.retain(|&key| {
             let connection = connections
                 .get(key)
                 .filter(|connection| connection.phase != Phase::Closing);
             let cold = connection.and_then(|connection| connection.cold.as_ref());
-            let Some(since) = cold.and_then(|cold| cold.message_since) else {
+            let Some((since, held)) = cold.and_then(|cold| {
+                let held = cold
+                    .partial
+                    .as_ref()
+                    .map_or(0, |partial| partial.held_bytes());
+                cold.message_since.map(|since| (since, held))
+            }) else {
                 return false;
             };
+            bytes += held;
             let over = now.since(since) >= patience;
             if over {
                 late.push(key);
             }
             !over
         });
+        self.counts.inbox_bytes.set(bytes as u64);
         for key in late {
             let reason = "a message was not whole within limits.message_timeout";
             self.close_with(key, CloseCode::TooSlow, reason, now);

@@ -9,6 +9,8 @@ use crate::{
 };
 use std::time::Duration;
 
+/// Ends of tokens that are further away are looked at again after so long.
+const EXPIRY_LOOK: Duration = Duration::from_secs(60);
 /// Who is told goodbye comes back after so long at the earliest, in milliseconds.
 pub(super) const RECONNECT_MS: u64 = 1000;
 
@@ -86,13 +88,19 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         else {
             return;
         };
-        let left = at.saturating_sub(self.outside.wall_s());
-        if left == 0 {
+        if at <= self.outside.wall_s() {
             self.say_goodbye(key, CloseCode::TokenExpired, None);
         } else {
-            self.wheel
-                .add(now.plus(Duration::from_secs(left)), Timer::Expiry(key));
+            self.look_at_expiry(key, at, now);
         }
+    }
+
+    /// Looks again when the token ends, and once a while before: the wheel takes no entry back, so that of a connection that
+    /// has gone must not stay until its token would have ended.
+    pub(super) fn look_at_expiry(&mut self, key: Key, at_s: u64, now: Moment) {
+        let left = Duration::from_secs(at_s.saturating_sub(self.outside.wall_s()));
+        self.wheel
+            .add(now.plus(left.min(EXPIRY_LOOK)), Timer::Expiry(key));
     }
 
     /// Who has channels is kept alive by their heartbeats: `TCP_USER_TIMEOUT` finds its dead peer. Who has none is asked.

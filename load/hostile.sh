@@ -1,0 +1,162 @@
+#!/usr/bin/env bash
+# Honest subscribers alone and beside connections that mean harm, in interleaved pairs.
+#
+#   load/hostile.sh                      five pairs, about two minutes
+#   PAIRS=1 HOSTILE=1000 load/hostile.sh
+#
+# PAIRS        pairs of measures (5)              HOSTILE      connections that mean harm (10000)
+# SUBSCRIBERS  honest ones, of one channel (1000) RATE         publications a second (50)
+# RUN_SECONDS  publishing time of each measure (6)
+# NO_BUILD     takes the binaries as they are
+# OUT          directory for figures.jsonl and the logs; figures are appended, and all of them are summed up
+# SERVER_CORE, DRIVER_CORE   cores to pin to (0, 1); on a machine with one core nothing is pinned
+#
+# In odd pairs the honest ones are measured alone first, in even ones beside the hostile ones first. The hostile ones do not
+# come again: a measure beside them begins when all are connected, and the next one when the server has ended all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PAIRS=${PAIRS:-5}
+HOSTILE=${HOSTILE:-10000}
+SUBSCRIBERS=${SUBSCRIBERS:-1000}
+RATE=${RATE:-50}
+RUN_SECONDS=${RUN_SECONDS:-6}
+SERVER_CORE=${SERVER_CORE:-0}
+DRIVER_CORE=${DRIVER_CORE:-1}
+TARGET=${CARGO_TARGET_DIR:-$PWD/target}
+OUT=${OUT:-$TARGET/hostile/$(date -u +%Y%m%dT%H%M%SZ)}
+SERVER_PID=
+HOSTILE_PID=
+
+pinned() {
+    local core=$1
+    shift
+    if (($(nproc) > 1)); then exec taskset -c "$core" "$@"; else exec "$@"; fi
+}
+
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+free_port() {
+    local port
+    for _ in {1..100}; do
+        port=$((20000 + RANDOM % 10000))
+        if ! listens "$port"; then
+            echo "$port"
+            return
+        fi
+    done
+    echo "no free port found between 20000 and 29999" >&2
+    return 1
+}
+
+config() {
+    cat <<END
+[listen]
+address = "127.0.0.1:$1"
+workers = 1
+[admin]
+address = "127.0.0.1:$2"
+[limits]
+message_timeout = "10s"
+[access]
+anonymous = { channels = ["bench/*"], can = ["subscribe", "publish"] }
+[[streams]]
+name = "bench"
+mode = "events"
+END
+}
+
+start() {
+    PORT=$(free_port)
+    config "$PORT" "$(free_port)" >"$OUT/tidegate.toml"
+    pinned "$SERVER_CORE" "$TARGET/release/tidegate" serve --config "$OUT/tidegate.toml" --listen "127.0.0.1:$PORT" >>"$OUT/server.log" 2>&1 &
+    SERVER_PID=$!
+    for _ in {1..100}; do
+        if listens "$PORT"; then return; fi
+        sleep 0.05
+    done
+    echo "the server does not listen; see $OUT/server.log" >&2
+    return 1
+}
+
+stop() {
+    for pid in $HOSTILE_PID $SERVER_PID; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    SERVER_PID=
+    HOSTILE_PID=
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
+
+memory() { sed -n "s/^$1:[^0-9]*\([0-9]*\) kB/\1/p" "/proc/$SERVER_PID/status"; }
+
+# honest NAME PAIR: one measure of the honest ones.
+honest() {
+    (pinned "$DRIVER_CORE" "$TARGET/release/tidegate-load" fanout --label "$1" --round "$2" --address "127.0.0.1:$PORT" \
+        --server-pid "$SERVER_PID" --json "$OUT/figures.jsonl" --subscribers "$SUBSCRIBERS" --rate "$RATE" --seconds "$RUN_SECONDS")
+}
+
+beside() {
+    local log=$OUT/hostile.$1.log
+    (pinned "$DRIVER_CORE" "$TARGET/release/tidegate-load" hostile --address "127.0.0.1:$PORT" --connections "$HOSTILE") >"$log" 2>&1 &
+    HOSTILE_PID=$!
+    until grep -q '^opened' "$log"; do
+        kill -0 "$HOSTILE_PID"
+        sleep 0.05
+    done
+    echo "server memory with all connected: $(memory VmRSS) KiB"
+    honest beside "$1"
+    wait "$HOSTILE_PID"
+    HOSTILE_PID=
+    cat "$log"
+    echo "server memory after them: $(memory VmRSS) KiB, at most $(memory VmHWM) KiB"
+}
+
+figure() { sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p" <<<"$1"; }
+
+# All pairs that the file has: p50 and p99 in ms, losses, and the ratio of p99.
+summary() {
+    local line name pair
+    declare -A p99
+    local ratios=()
+    echo "pair  alone p50 p99 ms  beside p50 p99 ms  lost"
+    while read -r line; do
+        name=$(sed -n 's/.*"label":"\([a-z]*\)".*/\1/p' <<<"$line")
+        pair=$(figure "$line" round)
+        p99[$name.$pair]="$(figure "$line" p50_ms) $(figure "$line" p99_ms) $(figure "$line" lost)"
+    done <"$OUT/figures.jsonl"
+    for pair in $(sed -n 's/.*"round":\([0-9]*\).*/\1/p' "$OUT/figures.jsonl" | sort -nu); do
+        read -r a50 a99 alost <<<"${p99[alone.$pair]}"
+        read -r b50 b99 blost <<<"${p99[beside.$pair]}"
+        echo "$pair  $a50 $a99  $b50 $b99  $alost $blost"
+        ratios+=("$(awk -v a="$a99" -v b="$b99" 'BEGIN { printf "%.3f", b / a }')")
+    done
+    printf '%s\n' "${ratios[@]}" | sort -n | awk '
+        { r[NR] = $1 }
+        END {
+            median = NR % 2 ? r[(NR + 1) / 2] : (r[NR / 2] + r[NR / 2 + 1]) / 2
+            printf "p99 beside / alone: median %.3f, from %.3f to %.3f, %d pairs\n", median, r[1], r[NR], NR
+        }'
+}
+
+mkdir -p "$OUT"
+if [[ -z ${NO_BUILD:-} ]]; then cargo build --quiet --release -p tidegate -p tidegate-load --target-dir "$TARGET"; fi
+start
+touch "$OUT/figures.jsonl"
+first=$(($(wc -l <"$OUT/figures.jsonl") / 2 + 1))
+for ((pair = first; pair < first + PAIRS; pair++)); do
+    echo "pair $pair"
+    if ((pair % 2)); then
+        honest alone "$pair"
+        beside "$pair"
+    else
+        beside "$pair"
+        honest alone "$pair"
+    fi
+done
+stop
+echo "- date: $(date -u +%Y-%m-%dT%H:%MZ), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(uname -sr), $(nproc) cores"
+echo "- command: PAIRS=$PAIRS HOSTILE=$HOSTILE SUBSCRIBERS=$SUBSCRIBERS RATE=$RATE RUN_SECONDS=$RUN_SECONDS load/hostile.sh"
+summary
