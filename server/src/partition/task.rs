@@ -14,6 +14,11 @@ use crate::{
 
 /// Bytes of one fetch, about: a batch of the tail.
 const FETCH_BYTES: usize = 1 << 20;
+/// When records came within this time of others before …
+const HURRY: Duration = Duration::from_millis(2);
+/// … the next ones are waited for at least so long: a partition that is written to without pause wakes a thousand times a second
+/// instead of once for each append, and what gathers meanwhile leaves together. A quiet one never waits.
+const BREATH: Duration = Duration::from_millis(1);
 /// Requests that may wait for a partition; beyond it the asker is told to come back.
 pub const REQUESTS_MAX: usize = 1 << 16;
 /// Requests taken in one go.
@@ -98,14 +103,19 @@ pub async fn run<S: Source>(
 ) {
     let (mut taken, mut watchers) = (Vec::new(), Vec::<Watcher>::new());
     let mut counts = Counts::default();
+    let mut came_at = Moment::default();
     loop {
         let asked_at = clock.now();
-        let mut behind = false;
+        let (mut behind, mut hurried) = (false, false);
         match source.fetch(partition.next_after(), FETCH_BYTES).await {
             Ok(fetch) => {
                 behind = fetch.upto < fetch.head && !fetch.records.is_empty();
                 counts.fetches += 1;
                 counts.records += fetch.records.len() as u64;
+                if !fetch.records.is_empty() {
+                    hurried = asked_at.since(came_at) < HURRY;
+                    came_at = asked_at;
+                }
                 partition.take(&fetch, asked_at, clock.now());
             }
             Err(error) => {
@@ -135,10 +145,18 @@ pub async fn run<S: Source>(
                     return;
                 }
             }
-            () = source.changed() => {}
+            () = changed(&mut source, hurried) => {}
             () = tokio::time::sleep(proof_every) => {}
         }
     }
+}
+
+/// Returns when there may be something new, and not before a hurried partition has taken breath. Cancel safe.
+async fn changed(source: &mut impl Source, hurried: bool) {
+    if hurried {
+        tokio::time::sleep(BREATH).await;
+    }
+    source.changed().await;
 }
 
 fn take(
