@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwapOption;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::{
@@ -39,7 +40,7 @@ pub struct Publisher {
     streams: Arc<Streams>,
     clock: Clock,
     record_bytes: usize,
-    rates: Option<DefaultKeyedRateLimiter<Arc<str>>>,
+    rates: ArcSwapOption<DefaultKeyedRateLimiter<Arc<str>>>,
     creator: Creator,
     counts: Arc<NodeCounts>,
 }
@@ -48,6 +49,10 @@ pub struct Publisher {
 #[derive(Debug, Default)]
 pub struct Flow {
     failed: HashSet<Channel>,
+}
+
+fn rates(per_second: Option<NonZeroU32>) -> Option<Arc<DefaultKeyedRateLimiter<Arc<str>>>> {
+    per_second.map(|per_second| Arc::new(RateLimiter::keyed(Quota::per_second(per_second))))
 }
 
 impl Publisher {
@@ -61,15 +66,19 @@ impl Publisher {
         creator: Creator,
         counts: Arc<NodeCounts>,
     ) -> Self {
-        let rates = per_second.map(|per_second| RateLimiter::keyed(Quota::per_second(per_second)));
         Self {
             streams,
             clock,
             record_bytes,
-            rates,
+            rates: ArcSwapOption::new(rates(per_second)),
             creator,
             counts,
         }
+    }
+
+    /// From now on each key may publish so many records a second; what it has published so far does not count.
+    pub fn set_rate(&self, per_second: Option<NonZeroU32>) {
+        self.rates.store(rates(per_second));
     }
 
     /// Largest record, in bytes of its line.
@@ -136,6 +145,9 @@ impl Publisher {
         records: Vec<Result<NewRecord, Refusal>>,
     ) -> Vec<Answer> {
         let now_ms = self.clock.wall_ms();
+        if !self.streams.has(stream) {
+            return self.refuse_all(stream, records.len());
+        }
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(records.len());
         let mut batches: HashMap<u32, (Vec<usize>, Vec<NewRecord>)> = HashMap::new();
         for (at, record) in records.into_iter().enumerate() {
@@ -169,6 +181,14 @@ impl Publisher {
         answers
     }
 
+    /// The stream was taken out of the configuration while its publisher was at it.
+    fn refuse_all(&self, stream: &Stream, count: usize) -> Vec<Answer> {
+        self.counts.publish_refused.add(count as u64);
+        let message = format!("there is no stream {:?} any more", stream.name);
+        let refusal = Refusal::new(ErrorCode::UnknownStream, message);
+        vec![Err(refusal); count]
+    }
+
     fn admit(
         &self,
         record: NewRecord,
@@ -189,7 +209,8 @@ impl Publisher {
                 1000,
             ));
         }
-        let Some(rates) = &self.rates else {
+        let rates = self.rates.load();
+        let Some(rates) = &*rates else {
             return Ok(record);
         };
         if rates.len() > RATES_MAX {

@@ -19,6 +19,7 @@ mod joins;
 pub mod lane;
 pub mod outbox;
 pub mod poll;
+mod reload;
 pub mod slab;
 pub mod sockets;
 mod subscriptions;
@@ -32,6 +33,8 @@ use std::{
 };
 
 pub use inspect::{ChannelInfo, ConnectionInfo, Pick};
+pub use reload::Retold;
+pub use timers::Farewell;
 
 use connection::{Closing, Cold, Connection};
 use lane::{Lane, NONE};

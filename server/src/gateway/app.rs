@@ -7,12 +7,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{StartError, access::authority, factory::Factory};
 use crate::{
+    auth::Authority,
     clock::Clock,
     config::Config,
     publish::Publisher,
     streams::Streams,
     telemetry::{NodeCounts, WorkerCounts},
-    transport::App,
+    transport::{
+        App,
+        live::{Connects, Door, LiveDoor},
+    },
 };
 
 /// What the handlers share.
@@ -26,7 +30,6 @@ pub(super) fn app(
     let counts = Arc::<NodeCounts>::default();
     let limits = &config.limits;
     let publisher = publisher(config, streams.clone(), clock, &counts, factory);
-    let per_second = |rate: NonZeroU32| RateLimiter::keyed(Quota::per_second(rate));
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| StartError::System {
         what: "random numbers",
@@ -34,17 +37,13 @@ pub(super) fn app(
     })?;
     Ok(App {
         streams,
-        authority: Arc::new(authority(config)?),
+        live: LiveDoor::new(door(config, authority(config)?, None)),
         publisher: Arc::new(publisher),
         clock,
         counts,
         workers,
-        origins: config.listen.origins.clone(),
-        cookie: config.access.cookie.clone(),
-        connections_max: limits.connections,
         channels_max: limits.channels_per_connection,
         header_bytes: limits.header_bytes,
-        connects: limits.connects_per_second_per_address.map(per_second),
         draining: false.into(),
         leave: CancellationToken::new(),
         seed: u64::from_le_bytes(seed).into(),
@@ -69,4 +68,17 @@ fn publisher(
         creator,
         counts.clone(),
     )
+}
+
+/// Who may come in. The rates of addresses go on where they are given.
+pub(super) fn door(config: &Config, authority: Authority, connects: Option<Connects>) -> Door {
+    let per_second = |rate: NonZeroU32| Arc::new(RateLimiter::keyed(Quota::per_second(rate)));
+    let rate = config.limits.connects_per_second_per_address;
+    Door {
+        authority,
+        origins: config.listen.origins.clone(),
+        cookie: config.access.cookie.clone(),
+        connections_max: config.limits.connections,
+        connects: connects.unwrap_or_else(|| rate.map(per_second)),
+    }
 }

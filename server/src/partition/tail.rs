@@ -146,7 +146,7 @@ impl Wake {
 /// The newest updates of one partition.
 #[derive(Debug)]
 pub struct Tail {
-    max: TailMax,
+    max: Mutex<TailMax>,
     inner: Mutex<Inner>,
     wakes: Mutex<Vec<Arc<Wake>>>,
 }
@@ -167,7 +167,7 @@ impl Tail {
     #[must_use]
     pub fn new(max: TailMax) -> Arc<Self> {
         Arc::new(Self {
-            max,
+            max: Mutex::new(max),
             inner: Mutex::default(),
             wakes: Mutex::default(),
         })
@@ -223,16 +223,17 @@ impl Tail {
 
     /// Appends a batch, and what is known of freshness after it. Everything up to `applied` has been applied.
     pub fn push(&self, batch: Vec<Arc<Shared>>, applied: Offset, health: Health, now: Moment) {
+        let max = *self.max.lock().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.inner();
         inner.bytes += batch.iter().map(|shared| shared.weight()).sum::<usize>();
         inner.updates.extend(batch);
         inner.applied = applied;
         inner.health = health;
-        while inner.bytes > self.max.bytes
+        while inner.bytes > max.bytes
             || inner
                 .updates
                 .front()
-                .is_some_and(|shared| now.since(shared.applied_at) > self.max.age)
+                .is_some_and(|shared| now.since(shared.applied_at) > max.age)
         {
             let Some(oldest) = inner.updates.pop_front() else {
                 break;
@@ -242,6 +243,19 @@ impl Tail {
         }
         drop(inner);
         self.wake_all();
+    }
+
+    /// Holds so much at most from the next batch on.
+    pub fn bound(&self, max: TailMax) {
+        *self.max.lock().unwrap_or_else(PoisonError::into_inner) = max;
+    }
+
+    /// Lets go of what it holds: nobody pulls from it any more.
+    pub fn clear(&self) {
+        let mut inner = self.inner();
+        inner.floor = inner.applied;
+        inner.updates.clear();
+        inner.bytes = 0;
     }
 
     /// Only the health has changed.

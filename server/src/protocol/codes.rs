@@ -168,6 +168,8 @@ pub enum CloseCode {
     TokenExpired,
     /// Nothing was heard for two heartbeats and a ping.
     IdleTimeout,
+    /// An operator asks it to come back, in its own time.
+    Moved,
     /// No token within `access.auth_timeout`.
     AuthTimeout,
     /// The token does not hold.
@@ -178,7 +180,7 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// All of them, as the page lists them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Normal,
         Self::Protocol,
         Self::Unsupported,
@@ -190,6 +192,7 @@ impl CloseCode {
         Self::SlowConsumer,
         Self::TokenExpired,
         Self::IdleTimeout,
+        Self::Moved,
         Self::AuthTimeout,
         Self::Unauthorized,
         Self::Closed,
@@ -210,6 +213,7 @@ impl CloseCode {
             Self::SlowConsumer => 4000,
             Self::TokenExpired => 4001,
             Self::IdleTimeout => 4002,
+            Self::Moved => 4003,
             Self::AuthTimeout => 4500,
             Self::Unauthorized => 4501,
             Self::Closed => 4502,
@@ -231,6 +235,7 @@ impl CloseCode {
             Self::SlowConsumer => "slow_consumer",
             Self::TokenExpired => "token_expired",
             Self::IdleTimeout => "idle_timeout",
+            Self::Moved => "moved",
             Self::AuthTimeout => "auth_timeout",
             Self::Unauthorized => "unauthorized",
             Self::Closed => "closed",

@@ -41,11 +41,12 @@ pub async fn publish(
         )
         .into());
     }
+    let reloads = app.live.number();
     let claims = app.claims(bearer_of(request.headers()))?;
     let stream = app.publisher.stream(&name, &claims)?;
     let (parts, body) = request.into_parts();
     if is_ndjson(&parts.headers) {
-        let lines = Lines::new(app, stream, claims, body.into_data_stream());
+        let lines = Lines::new(app, stream, (claims, reloads), body.into_data_stream());
         let answers = stream::unfold(lines, |mut lines| async move {
             lines
                 .next()
@@ -118,6 +119,8 @@ struct Lines {
     app: Arc<App>,
     stream: Arc<Stream>,
     claims: Arc<Claims>,
+    /// Reloads before the claims were looked at.
+    reloads: u64,
     body: BodyDataStream,
     flow: Flow,
     /// The beginning of a line whose end has not come.
@@ -129,11 +132,17 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(app: Arc<App>, stream: Arc<Stream>, claims: Arc<Claims>, body: BodyDataStream) -> Self {
+    fn new(
+        app: Arc<App>,
+        stream: Arc<Stream>,
+        (claims, reloads): (Arc<Claims>, u64),
+        body: BodyDataStream,
+    ) -> Self {
         Self {
             app,
             stream,
             claims,
+            reloads,
             body,
             flow: Flow::default(),
             begun: Vec::new(),
@@ -205,6 +214,13 @@ impl Lines {
             numbers.push(self.line);
             records.push(self.app.publisher.read(&self.stream, line));
         }
+        if self
+            .app
+            .live
+            .revoked_since(self.reloads, &self.claims.key_id)
+        {
+            records = records.into_iter().map(|_| Err(revoked())).collect();
+        }
         let answers =
             self.app
                 .publisher
@@ -215,6 +231,14 @@ impl Lines {
         }
         out
     }
+}
+
+/// What a publisher is told whose key was taken away while it was at it.
+fn revoked() -> Refusal {
+    Refusal::new(
+        ErrorCode::Unauthorized,
+        "the key of this token was taken away: publish on with one that holds",
+    )
 }
 
 fn write_answer(out: &mut Vec<u8>, line: u64, answer: Answer) {

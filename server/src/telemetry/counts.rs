@@ -170,6 +170,12 @@ pub struct NodeCounts {
     pub requests: Counter,
     /// Connections refused at the door.
     pub refused_connections: Counter,
+    /// Reloads of the configuration that were applied.
+    pub reloads_applied: Counter,
+    /// Reloads that were refused.
+    pub reloads_refused: Counter,
+    /// When the configuration that holds was read, in seconds since 1970.
+    pub reload_succeeded_s: Counter,
 }
 
 /// Lets one warning through in a while, and says how many it kept back.

@@ -22,7 +22,7 @@ use crate::{
     streams::Stream,
     telemetry::Throttle,
     worker::{
-        ChannelInfo, ConnectionInfo, Outside, Pick, Worker,
+        ChannelInfo, ConnectionInfo, Farewell, Outside, Pick, Retold, Worker,
         poll::{Epoll, await_readable, tune},
         sockets::Ready,
     },
@@ -41,7 +41,11 @@ pub enum Command {
     /// Tell everybody to come back elsewhere, spread over this time.
     Drain(Duration),
     /// Close these; answers with how many.
-    Close(Pick, oneshot::Sender<usize>),
+    Close(Pick, Farewell, oneshot::Sender<usize>),
+    /// End the subscriptions to channels of this stream; answers with how many.
+    EndStream(Arc<str>, oneshot::Sender<usize>),
+    /// What of the settings has changed.
+    Retell(Retold),
     /// List these connections, at most so many.
     Inspect(Pick, usize, oneshot::Sender<Vec<ConnectionInfo>>),
     /// List channels, at most so many, in no order.
@@ -237,7 +241,14 @@ fn obey(worker: &Shared, command: Command, clock: Clock) {
     match command {
         Command::Drain(window) => worker.drain(clock.now(), window),
         // Who asked may have gone; so below.
-        Command::Close(pick, reply) => reply.send(worker.close_picked(&pick)).map_or((), drop),
+        Command::Close(pick, farewell, reply) => {
+            let closed = worker.close_picked(&pick, farewell);
+            reply.send(closed).map_or((), drop)
+        }
+        Command::EndStream(stream, reply) => {
+            reply.send(worker.end_stream(&stream)).map_or((), drop)
+        }
+        Command::Retell(retold) => worker.retell(retold),
         Command::Inspect(pick, most, reply) => {
             drop(reply.send(worker.inspect(&pick, most, clock.now())));
         }
@@ -301,6 +312,7 @@ async fn http(socket: TcpStream, peer: SocketAddr, app: &App, router: Router, wo
     if let Err(error) = tune(&SockRef::from(&socket)) {
         tracing::debug!(%peer, %error, "socket options refused");
     }
+    let reloads = app.live.number();
     let Some(handover) = Box::pin(takeover::serve(socket, router, app.header_bytes, peer)).await
     else {
         return;
@@ -315,7 +327,12 @@ async fn http(socket: TcpStream, peer: SocketAddr, app: &App, router: Router, wo
             .borrow_mut()
             .adopt(socket, &handover.early, handover.opening, app.clock.now());
     match adopted {
-        Ok(_) => worker.borrow().wake().raise(),
+        Ok(key) => {
+            let mut worker = worker.borrow_mut();
+            // A reload may have taken the key away since the token was looked at.
+            worker.close_if(key, |id| app.live.revoked_since(reloads, id));
+            worker.wake().raise();
+        }
         Err(error) => tracing::warn!(%peer, %error, "a socket could not be watched"),
     }
 }
