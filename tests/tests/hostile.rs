@@ -264,7 +264,10 @@ async fn a_reader_of_a_byte_at_a_time_is_closed_over_sse_and_websocket() -> anyh
     websocket.write_all(&handshake(at)).await?;
     let subscribe = br#"{"id":1,"op":"subscribe","channel":"s/a"}"#;
     websocket.write_all(&frame(0x81, subscribe)).await?;
-    let sipping = [tokio::spawn(sip(events)), tokio::spawn(sip(websocket))];
+    let mut sipping = JoinSet::new();
+    for socket in [events, websocket] {
+        sipping.spawn(sip(socket));
+    }
     let counts = node.gateway.app().workers[0].clone();
     until("both have subscribed", || counts.subscriptions.get() == 3).await?;
 
@@ -279,9 +282,7 @@ async fn a_reader_of_a_byte_at_a_time_is_closed_over_sse_and_websocket() -> anyh
         assert_eq!(update["data"][0], published, "the quick one loses nothing");
         published += 1;
     }
-    for sipping in sipping {
-        sipping.abort();
-    }
+    sipping.abort_all();
     Ok(())
 }
 
@@ -313,7 +314,7 @@ async fn attack(at: SocketAddr, hostile: &mut JoinSet<()>) {
                     wire.send(handshake(at)).await;
                     let flood = frame(0x89, b"x").repeat(1000);
                     while wire.try_send(&flood) {
-                        drop(wire.is_quiet());
+                        wire.is_quiet();
                         tokio::task::yield_now().await;
                     }
                 }
@@ -322,7 +323,7 @@ async fn attack(at: SocketAddr, hostile: &mut JoinSet<()>) {
                     wire.send(handshake(at)).await;
                     wire.send([0x81, 0xfe, 0xff, 0xff, 0, 0, 0, 0]).await;
                     while wire.try_send(b"x") {
-                        drop(wire.is_quiet());
+                        wire.is_quiet();
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 }

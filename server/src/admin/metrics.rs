@@ -178,6 +178,13 @@ impl Scrape {
         for (limit, counter) in app.counts.turned.all() {
             self.count(&names::TRANSPORT_REFUSED, &[limit], counter.get());
         }
+        let reloads = [
+            ("applied", &app.counts.reloads_applied),
+            ("refused", &app.counts.reloads_refused),
+        ];
+        for (outcome, counter) in reloads {
+            self.count(&names::CONFIG_RELOADS, &[outcome], counter.get());
+        }
         let plain = [
             (&names::TRANSPORT_REQUESTS, app.counts.requests.get()),
             (&names::TRANSPORT_HTTP, app.counts.http.get()),
@@ -186,6 +193,7 @@ impl Scrape {
             (&names::FRAME_UPDATES, UPDATES_ENCODED.load(relaxed)),
             (&names::FRAME_PARTS, PARTS_ENCODED.load(relaxed)),
             (&names::NODE_READY, u64::from(!app.is_draining())),
+            (&names::CONFIG_LOADED, app.counts.reload_succeeded_s.get()),
         ];
         for (metric, count) in plain {
             self.count(metric, &[], count);

@@ -148,7 +148,7 @@ impl Wake {
 /// The newest updates of one partition.
 #[derive(Debug)]
 pub struct Tail {
-    max: TailMax,
+    max: Mutex<TailMax>,
     inner: Mutex<Inner>,
     wakes: Mutex<Vec<Arc<Wake>>>,
 }
@@ -168,7 +168,7 @@ impl Tail {
     #[must_use]
     pub fn new(max: TailMax) -> Arc<Self> {
         Arc::new(Self {
-            max,
+            max: Mutex::new(max),
             inner: Mutex::default(),
             wakes: Mutex::default(),
         })
@@ -223,15 +223,16 @@ impl Tail {
 
     /// Appends a batch, and what is known of freshness after it. Everything up to `applied` has been applied.
     pub fn push(&self, batch: Vec<Arc<Shared>>, applied: Offset, health: Health, now: Moment) {
+        let max = *self.max.lock().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.inner();
         inner.held.extend(batch);
         inner.applied = applied;
         inner.health = health;
-        while inner.held.bytes() > self.max.bytes
+        while inner.held.bytes() > max.bytes
             || inner
                 .held
                 .oldest()
-                .is_some_and(|shared| now.since(shared.applied_at) > self.max.age)
+                .is_some_and(|shared| now.since(shared.applied_at) > max.age)
         {
             let Some(oldest) = inner.held.pop() else {
                 break;
@@ -240,6 +241,18 @@ impl Tail {
         }
         drop(inner);
         self.wake_all();
+    }
+
+    /// Holds so much at most from the next batch on.
+    pub fn bound(&self, max: TailMax) {
+        *self.max.lock().unwrap_or_else(PoisonError::into_inner) = max;
+    }
+
+    /// Lets go of what it holds: nobody pulls from it any more.
+    pub fn clear(&self) {
+        let mut inner = self.inner();
+        inner.floor = inner.applied;
+        inner.held = Held::default();
     }
 
     /// Only the health has changed.

@@ -47,6 +47,8 @@ pub enum Request {
     },
     /// How it is doing.
     Inspect(oneshot::Sender<Inspection>),
+    /// To fetch at least so often from now on, so that proofs are young enough.
+    ProveEvery(Duration),
 }
 
 /// How a partition is doing, for operators.
@@ -93,7 +95,7 @@ pub async fn run<S: Source>(
     mut source: S,
     mut requests: mpsc::Receiver<Request>,
     clock: Clock,
-    proof_every: Duration,
+    mut proof_every: Duration,
     stop: CancellationToken,
 ) {
     let (mut taken, mut watchers) = (Vec::new(), Vec::<Watcher>::new());
@@ -131,7 +133,7 @@ pub async fn run<S: Source>(
                     return;
                 }
                 for request in taken.drain(..) {
-                    take(&mut partition, request, &mut watchers, &counts, clock.now());
+                    take(&mut partition, request, &mut watchers, &counts, &mut proof_every, clock.now());
                 }
             }
             () = source.changed() => {}
@@ -145,6 +147,7 @@ fn take(
     request: Request,
     watchers: &mut Vec<Watcher>,
     counts: &Counts,
+    proof_every: &mut Duration,
     now: Moment,
 ) {
     match request {
@@ -183,6 +186,7 @@ fn take(
             // Who asked may have gone.
             drop(reply.send(inspection));
         }
+        Request::ProveEvery(every) => *proof_every = every,
     }
 }
 

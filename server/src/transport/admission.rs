@@ -29,7 +29,7 @@ const SWEEP_EVERY_MS: u64 = 1000;
 const SEATS_LEAST: usize = 1024;
 
 /// What is allowed; none: no limit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AdmissionMax {
     /// Connections a second of the node.
     pub per_second: Option<NonZeroU32>,
@@ -87,10 +87,10 @@ pub struct Seat(
 /// The door's memory, shared by the node's workers.
 pub struct Admission {
     max: AdmissionMax,
-    node: Option<DefaultDirectRateLimiter>,
-    addresses: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    node: Option<Arc<DefaultDirectRateLimiter>>,
+    addresses: Option<Arc<DefaultKeyedRateLimiter<IpAddr>>>,
     swept_ms: AtomicU64,
-    seats: Mutex<Seats>,
+    seats: Arc<Mutex<Seats>>,
 }
 
 #[derive(Default)]
@@ -103,16 +103,31 @@ impl Admission {
     /// Nobody has come yet.
     #[must_use]
     pub fn new(max: AdmissionMax) -> Self {
-        let keyed = |rate| RateLimiter::keyed(Quota::per_second(rate));
+        let direct = |rate| Arc::new(RateLimiter::direct(Quota::per_second(rate)));
+        let keyed = |rate| Arc::new(RateLimiter::keyed(Quota::per_second(rate)));
         Self {
             max,
-            node: max
-                .per_second
-                .map(|rate| RateLimiter::direct(Quota::per_second(rate))),
+            node: max.per_second.map(direct),
             addresses: max.per_second_of_address.map(keyed),
             swept_ms: AtomicU64::new(0),
-            seats: Mutex::default(),
+            seats: Arc::default(),
         }
+    }
+
+    /// The same memory under other limits: seats stay taken, and the buckets of a rate that is the same go on.
+    #[must_use]
+    pub fn under(&self, max: AdmissionMax) -> Self {
+        let mut next = Self {
+            seats: self.seats.clone(),
+            ..Self::new(max)
+        };
+        if max.per_second == self.max.per_second {
+            next.node.clone_from(&self.node);
+        }
+        if max.per_second_of_address == self.max.per_second_of_address {
+            next.addresses.clone_from(&self.addresses);
+        }
+        next
     }
 
     /// Whether a connection from this address may come in now. An address that comes too often takes nothing from the
@@ -233,10 +248,28 @@ mod tests {
     }
 
     #[test]
+    fn other_limits_find_the_seats_and_the_buckets_of_those_before() {
+        let before = Admission::new(max(1, 1));
+        let seat = enter(&before, "192.0.2.1").unwrap();
+        let wider = before.under(max(1, 2));
+        assert_eq!(
+            enter(&wider, "192.0.2.1").map(drop),
+            Err(Turned::AddressRate)
+        );
+        let faster = wider.under(max(1000, 1));
+        assert_eq!(
+            enter(&faster, "192.0.2.1").map(drop),
+            Err(Turned::AddressFull)
+        );
+        drop(seat);
+        assert!(enter(&faster, "192.0.2.1").is_ok());
+    }
+
+    #[test]
     fn addresses_without_a_connection_are_forgotten() {
         let admission = Admission::new(max(0, 1));
-        for number in 0..10 * SEATS_LEAST {
-            let peer = IpAddr::V4(std::net::Ipv4Addr::from_bits(number as u32));
+        for number in 0..10 * u32::try_from(SEATS_LEAST).unwrap() {
+            let peer = IpAddr::V4(std::net::Ipv4Addr::from_bits(number));
             drop(admission.enter(peer, Moment::default()).unwrap());
         }
         assert!(admission.seats.lock().unwrap().of.len() <= SEATS_LEAST);
@@ -245,11 +278,12 @@ mod tests {
     #[test]
     fn the_table_of_rates_is_bounded_and_those_beyond_it_share_a_bucket() {
         let admission = Admission::new(max(2, 0));
-        let peer = |number: usize| IpAddr::V4(std::net::Ipv4Addr::from_bits(number as u32));
-        for number in 0..ADDRESSES_MAX {
+        let peer = |number| IpAddr::V4(std::net::Ipv4Addr::from_bits(number));
+        let most = u32::try_from(ADDRESSES_MAX).unwrap();
+        for number in 0..most {
             assert!(admission.enter(peer(number), Moment::default()).is_ok());
         }
-        let beyond = (ADDRESSES_MAX..ADDRESSES_MAX + 100)
+        let beyond = (most..most + 100)
             .filter(|&number| admission.enter(peer(number), Moment::default()).is_ok());
         let let_in = beyond.count();
         let held = admission.addresses.as_ref().unwrap().len();
