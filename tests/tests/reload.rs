@@ -293,6 +293,35 @@ async fn origins_and_limits_hold_from_the_reload_on() -> Result<()> {
 }
 
 #[tokio::test]
+async fn limits_of_addresses_hold_from_the_reload_on_and_know_who_is_there() -> Result<()> {
+    let limited = |most: u32| {
+        base()
+            .open()
+            .limits(&format!("connections_per_address = {most}"))
+    };
+    let written = Written::start(limited(2))?;
+    let _one = Client::connect(&written.node).await?;
+    let _two = Client::connect(&written.node).await?;
+    assert!(Connect::new().hello(&written.node).await.is_err());
+    let done = written.reload(limited(3)).await?;
+    assert_eq!(done["changed"], json!(["limits.connections_per_address"]));
+    let _three = Client::connect(&written.node).await?;
+    assert!(
+        Connect::new().hello(&written.node).await.is_err(),
+        "the first two still count"
+    );
+    let slower = limited(3).limits("connects_per_second = 1\nmessages_per_second = 7");
+    written.write(slower);
+    let refused = written.post().await?;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert_eq!(
+        refused.json()?["paths"],
+        json!(["limits.messages_per_second"])
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_wrong_changes_nothing_and_says_all_of_it() -> Result<()> {
     let written = Written::start(base())?;
     let mut client = subscriber(&written.node, "s/a").await?;
@@ -400,6 +429,78 @@ async fn a_hangup_reloads_the_file() -> Result<()> {
     node.signal("TERM").await?;
     let (status, _) = node.ended().await?;
     assert!(status.success());
+    Ok(std::fs::remove_dir_all(&directory)?)
+}
+
+/// What an argument says holds at each reload as well, and a new stream's log is in the directory.
+#[tokio::test]
+async fn a_data_directory_takes_new_streams_and_names_what_does_not_fit_it() -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("tidegate-reloads-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&directory));
+    std::fs::create_dir_all(&directory)?;
+    let file = directory.join("tidegate.toml");
+    let write = |streams: &[&str]| {
+        let streams: String = streams
+            .iter()
+            .map(|stream| format!("[[streams]]\n{stream}\n"))
+            .collect();
+        let anybody = "anonymous = { channels = [\"*\"], can = [\"subscribe\", \"publish\"] }";
+        std::fs::write(&file, format!("[access]\n{anybody}\n{streams}"))
+    };
+    let (path, data) = (file.display().to_string(), directory.join("data"));
+    let data_dir = data.display().to_string();
+    let arguments = ["--config", &path, "--data-dir", &data_dir];
+    write(&["name = \"s\"", "name = \"t\""])?;
+    let publish = async |address: SocketAddr, stream: &str| {
+        let record = b"{\"channel\":\"a\",\"row\":\"r\",\"data\":1}";
+        let (path, kind) = (format!("/v1/publish/{stream}"), "application/json");
+        let answer = wire::ask(address, "POST", &path, &[("content-type", kind)], record).await;
+        assert_eq!(answer.status(), 200);
+    };
+    let node = binary::Node::start(&arguments).await?;
+    publish(node.address.parse()?, "t").await;
+    node.signal("TERM").await?;
+    anyhow::ensure!(node.ended().await?.0.success());
+    // What is in the directory, and not in the configuration, is not served.
+    write(&["name = \"s\""])?;
+    let node = binary::Node::start(&arguments).await?;
+    let (address, admin) = (node.address.parse()?, node.admin.parse()?);
+    let reload = async || http::post(admin, "/reload", &[]).await;
+    write(&[
+        "name = \"s\"",
+        "name = \"new\"",
+        "name = \"t\"\npartitions = 2",
+    ])?;
+    let refused = reload().await?;
+    assert_eq!(
+        (refused.status, &refused.json()?["code"]),
+        (422, &json!("bad_config"))
+    );
+    assert!(refused.body.contains("the stream t has"), "{refused:?}");
+    let new = wire::get(address, "/v1/view/new/a").await;
+    assert_eq!(new.status(), 404, "all or nothing");
+    write(&["name = \"s\"", "name = \"new\"", "name = \"t\""])?;
+    let done = reload().await?;
+    assert_eq!(done.status, 200, "{done:?}");
+    assert_eq!(
+        done.json()?["changed"],
+        json!(["streams[new] is new", "streams[t] is new"])
+    );
+    publish(address, "new").await;
+    node.signal("TERM").await?;
+    anyhow::ensure!(node.ended().await?.0.success());
+    // It was stored there.
+    let node = binary::Node::start(&arguments).await?;
+    let address = node.address.parse()?;
+    let row =
+        async || wire::get(address, "/v1/view/new/a").await.json()["rows"]["r"]["data"].clone();
+    let deadline = tokio::time::Instant::now() + SOON;
+    while row().await != json!(1) {
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "the row is gone");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    node.signal("TERM").await?;
+    anyhow::ensure!(node.ended().await?.0.success());
     Ok(std::fs::remove_dir_all(&directory)?)
 }
 
