@@ -2,12 +2,14 @@
 //!
 //! Does: answers probes, shows what the node knows of itself, pauses, delays, closes, drains. Owns: its listener. Never
 //! knows: what is in the data. Keeps: readiness never depends on a source, else the fleet would leave its balancer in the
-//! very outage that staleness is marked for; nothing changes but by a POST that the guard let through.
+//! very outage that staleness is marked for; nothing changes but by a POST that the guard let through; nothing but a probe is
+//! answered to who asks for another host.
 
 mod guard;
 mod hands;
 mod inspect;
 mod metrics;
+mod reload;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 pub use guard::Guard;
+pub use reload::{NotReloaded, Reload, Reloaded};
 
 use crate::{
     partition::task::{Inspection, Request as Ask},
@@ -52,6 +55,7 @@ pub struct Admin {
     workers: Vec<WorkerHandle>,
     node: Arc<str>,
     guard: Guard,
+    reload: Arc<dyn Reload>,
 }
 
 impl Admin {
@@ -62,12 +66,14 @@ impl Admin {
         workers: Vec<WorkerHandle>,
         node: Arc<str>,
         guard: Guard,
+        reload: Arc<dyn Reload>,
     ) -> Arc<Self> {
         Arc::new(Self {
             app,
             workers,
             node,
             guard,
+            reload,
         })
     }
 
@@ -131,7 +137,7 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/streams/{stream}/delay", post(hands::delay))
         .route("/connections/close", post(hands::close))
         .route("/drain", post(hands::drain))
-        .route("/reload", post(hands::reload))
+        .route("/reload", post(reload::reload))
         .route_layer(middleware::from_fn_with_state(admin.clone(), guard::check));
     let bounded = Router::new()
         .route("/metrics", get(metrics::scrape))
@@ -141,6 +147,10 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/inspect/connections", get(inspect::connections))
         .route("/inspect/breakers", get(inspect::breakers))
         .merge(hands)
+        .route_layer(middleware::from_fn_with_state(
+            admin.clone(),
+            guard::check_host,
+        ))
         .route_layer(GlobalConcurrencyLimitLayer::new(REQUESTS_MAX));
     Router::new()
         .route("/live", get(|| async { "live\n" }))
@@ -186,13 +196,17 @@ fn json(value: serde_json::Value) -> Response {
 
 /// A problem whose status no error code of the protocol has.
 fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
-    let body = serde_json::json!({
-        "type": "about:blank",
-        "status": status.as_u16(),
-        "code": code,
-        "title": status.canonical_reason(),
-        "detail": detail,
-    });
+    problem_with(status, code, detail, serde_json::json!({}))
+}
+
+/// The same with more to it: the fields of an object.
+fn problem_with(status: StatusCode, code: &str, detail: &str, more: serde_json::Value) -> Response {
+    let mut body = more;
+    body["type"] = "about:blank".into();
+    body["status"] = status.as_u16().into();
+    body["code"] = code.into();
+    body["title"] = status.canonical_reason().into();
+    body["detail"] = detail.into();
     let kind = [
         (header::CONTENT_TYPE, "application/problem+json"),
         (header::CACHE_CONTROL, "no-store"),

@@ -8,6 +8,7 @@ mod app;
 mod engine;
 mod factory;
 mod memory;
+mod reload;
 mod workers;
 
 use std::{
@@ -25,9 +26,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use access::{authority, jwt_key};
+pub use reload::Loader;
 
 use crate::{
-    admin,
+    admin::{self, NotReloaded, Reload, Reloaded},
     clock::Clock,
     config::{self, Config},
     source::{durable::DataError, embedded::Engine},
@@ -39,6 +41,7 @@ use crate::{
     },
 };
 use factory::{Factory, Ground};
+use reload::{Reloader, Reloads};
 
 /// Between two looks at whether a drain is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -93,6 +96,7 @@ pub struct Gateway {
     closed: CancellationToken,
     stop: CancellationToken,
     drain: config::DrainConfig,
+    reloads: Arc<Reloads>,
 }
 
 /// How a drain went.
@@ -110,6 +114,18 @@ impl Gateway {
     /// # Errors
     /// [`StartError`].
     pub fn start(config: &Config, engine: Option<Arc<Engine>>) -> Result<Self, StartError> {
+        Self::start_reloadable(config, engine, None)
+    }
+
+    /// Starts a node whose configuration can be read again: a reload takes it from there.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_reloadable(
+        config: &Config,
+        engine: Option<Arc<Engine>>,
+        load: Option<Loader>,
+    ) -> Result<Self, StartError> {
         let control = control_runtime(config)?;
         let ends = Ends::default();
         let (clock, streams) = (Clock::start(), Arc::<Streams>::default());
@@ -135,8 +151,21 @@ impl Gateway {
             .into();
         let (workers, threads) = start_workers(config, &app, &node, listeners, &ends)?;
         let (admin_address, listener) = bind_admin(config)?;
-        let guard = admin::Guard::new(admin_address, config.admin.token.as_deref());
-        let admin = admin::Admin::new(app.clone(), workers.clone(), node, guard);
+        let guard = admin::Guard::new(
+            admin_address,
+            config.admin.token.as_deref(),
+            &config.admin.hosts,
+        );
+        let reloader = Reloader {
+            load,
+            now: config.clone(),
+            app: app.clone(),
+            factory,
+            workers: workers.clone(),
+        };
+        let (reloads, run) = reloader.start(ends.stop.clone());
+        ends.tasks.spawn_on(run, control.handle());
+        let admin = admin::Admin::new(app.clone(), workers.clone(), node, guard, reloads.clone());
         let serve = admin::serve(admin, listener, ends.stop.clone());
         ends.tasks.spawn_on(serve, control.handle());
         let budget = memory::keep(
@@ -159,7 +188,16 @@ impl Gateway {
             closed: ends.closed,
             stop: ends.stop,
             drain: config.session.drain.clone(),
+            reloads,
         })
+    }
+
+    /// Reads the configuration again and does what it says, as far as that can change while the node runs; else nothing.
+    ///
+    /// # Errors
+    /// [`NotReloaded`]: nothing has changed.
+    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        self.reloads.clone().reload().await
     }
 
     /// Where clients connect.

@@ -14,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwapOption;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::sync::oneshot;
 
@@ -44,7 +45,7 @@ pub struct Publisher {
     streams: Arc<Streams>,
     clock: Clock,
     record_bytes: usize,
-    rates: Option<DefaultKeyedRateLimiter<Arc<str>>>,
+    rates: ArcSwapOption<DefaultKeyedRateLimiter<Arc<str>>>,
     creator: Creator,
     counts: Arc<NodeCounts>,
 }
@@ -72,6 +73,17 @@ impl Pending {
         }
     }
 
+    /// The stream was taken out of the configuration while its publisher was at it.
+    fn gone(stream: &Stream, count: usize) -> Self {
+        let message = format!("there is no stream {:?} any more", stream.name);
+        let refusal = Refusal::new(ErrorCode::UnknownStream, message);
+        let told = |_| Some(Err(refusal.clone()));
+        Self {
+            told: (0..count).map(told).collect(),
+            waits: Vec::new(),
+        }
+    }
+
     /// Returns once all is known that will be. Cancel safe.
     pub async fn known(&mut self) {
         while let Some((_, answer)) = self.waits.last_mut() {
@@ -89,6 +101,10 @@ impl Pending {
     }
 }
 
+fn rates(per_second: Option<NonZeroU32>) -> Option<Arc<DefaultKeyedRateLimiter<Arc<str>>>> {
+    per_second.map(|per_second| Arc::new(RateLimiter::keyed(Quota::per_second(per_second))))
+}
+
 impl Publisher {
     /// A publisher for these streams. Records beyond `record_bytes` are refused; each key may publish `per_second`.
     #[must_use]
@@ -100,15 +116,19 @@ impl Publisher {
         creator: Creator,
         counts: Arc<NodeCounts>,
     ) -> Self {
-        let rates = per_second.map(|per_second| RateLimiter::keyed(Quota::per_second(per_second)));
         Self {
             streams,
             clock,
             record_bytes,
-            rates,
+            rates: ArcSwapOption::new(rates(per_second)),
             creator,
             counts,
         }
+    }
+
+    /// From now on each key may publish so many records a second; what it has published so far does not count.
+    pub fn set_rate(&self, per_second: Option<NonZeroU32>) {
+        self.rates.store(rates(per_second));
     }
 
     /// Largest record, in bytes of its line.
@@ -189,6 +209,9 @@ impl Publisher {
         records: Vec<Result<NewRecord, Refusal>>,
     ) -> Pending {
         let now_ms = self.clock.wall_ms();
+        if !self.streams.has(stream) {
+            return Pending::gone(stream, records.len());
+        }
         let mut pending = Pending {
             told: Vec::with_capacity(records.len()),
             waits: Vec::new(),
@@ -259,7 +282,8 @@ impl Publisher {
                 2000,
             ));
         }
-        let Some(rates) = &self.rates else {
+        let rates = self.rates.load();
+        let Some(rates) = &*rates else {
             return Ok(record);
         };
         if rates.len() > RATES_MAX {

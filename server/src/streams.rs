@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::{ArcSwap, Guard};
 use dashmap::DashMap;
 use tokio::sync::{mpsc, watch};
 
@@ -26,6 +27,17 @@ pub struct PartitionHandle {
     pub log: Arc<EmbeddedLog>,
 }
 
+/// What of a stream may change while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// A proof older than this is no longer live.
+    pub freshness_slo: Duration,
+    /// A healthy log is stale without a record for so long.
+    pub expect_every: Option<Duration>,
+    /// What a line does whose socket takes no more, unless its subscription says otherwise.
+    pub policy: Policy,
+}
+
 /// One stream.
 #[derive(Debug)]
 pub struct Stream {
@@ -35,12 +47,8 @@ pub struct Stream {
     pub mode: Mode,
     /// How records are placed.
     pub placement: Placement,
-    /// A proof older than this is no longer live.
-    pub freshness_slo: Duration,
-    /// A healthy log is stale without a record for so long.
-    pub expect_every: Option<Duration>,
-    /// What a line does whose socket takes no more.
-    pub policy: Policy,
+    /// What may change while it runs.
+    pub options: ArcSwap<StreamOptions>,
     /// Its partitions.
     pub partitions: Vec<PartitionHandle>,
     /// What an operator does to this node's reading.
@@ -48,6 +56,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// What holds now.
+    #[must_use]
+    pub fn options(&self) -> Guard<Arc<StreamOptions>> {
+        self.options.load()
+    }
+
     /// The partitions in which a channel's records are.
     #[must_use]
     pub fn partitions_of(&self, channel: &Channel) -> std::ops::Range<u32> {
@@ -142,6 +156,16 @@ impl Streams {
             .entry(stream.name.clone())
             .or_insert(stream)
             .clone()
+    }
+    /// Takes a stream away: whoever has it still has it, and nobody finds it any more.
+    pub fn remove(&self, name: &str) -> Option<Arc<Stream>> {
+        self.by_name.remove(name).map(|(_, stream)| stream)
+    }
+    /// Whether this very stream is one of the node's.
+    #[must_use]
+    pub fn has(&self, stream: &Stream) -> bool {
+        let found = self.by_name.get(&stream.name);
+        found.is_some_and(|found| std::ptr::eq(&raw const **found.value(), stream))
     }
     /// All of them, by name.
     #[must_use]

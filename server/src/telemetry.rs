@@ -405,8 +405,23 @@ pub const NODE_UPTIME: Metric = Metric {
     help: "Since the node started",
 };
 
+/// Reloads of the configuration.
+pub const CONFIG_RELOADS: Metric = Metric {
+    name: "config_reloads",
+    kind: Kind::Counter,
+    labels: &["outcome"],
+    help: "Reloads of the configuration",
+};
+/// When the configuration that holds was read, since 1970.
+pub const CONFIG_LOADED: Metric = Metric {
+    name: "config_loaded_timestamp_seconds",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "When the configuration that holds was read, since 1970",
+};
+
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 48] = [
+pub const ALL: [&Metric; 50] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
@@ -455,6 +470,8 @@ pub const ALL: [&Metric; 48] = [
     &WORKER_BUSY,
     &NODE_READY,
     &NODE_UPTIME,
+    &CONFIG_RELOADS,
+    &CONFIG_LOADED,
 ];
 
 /// What becomes of an offered update: the values of `outcome` of [`FANOUT_OFFERS`].

@@ -7,6 +7,7 @@
 pub mod admission;
 mod assets;
 mod door;
+pub mod live;
 pub mod problem;
 mod sse;
 mod takeover;
@@ -21,15 +22,19 @@ use std::sync::{
 
 use axum::{
     Router,
-    extract::rejection::PathRejection,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    extract::{Request, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    middleware::{self, Next},
+    response::Response,
     routing::{any, get, post},
 };
 use tokio_util::sync::CancellationToken;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use live::LiveDoor;
+use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 
 use crate::{
-    auth::{AuthError, Authority, Claims},
+    auth::{AuthError, Claims},
     clock::Clock,
     model::Channel,
     protocol::{ErrorCode, Refusal},
@@ -44,8 +49,8 @@ pub use takeover::HttpMax;
 pub struct App {
     /// The node's streams.
     pub streams: Arc<Streams>,
-    /// Whose tokens hold.
-    pub authority: Arc<Authority>,
+    /// Who may come in, as of now: what a reload replaces.
+    pub live: LiveDoor,
     /// Where records go.
     pub publisher: Arc<Publisher>,
     /// The time.
@@ -56,18 +61,10 @@ pub struct App {
     pub log_counts: Arc<LogCounts>,
     /// What its workers count.
     pub workers: Vec<Arc<WorkerCounts>>,
-    /// Origins whose pages may connect beside our own; `*` for all.
-    pub origins: Vec<String>,
-    /// The cookie that carries a token for event streams.
-    pub cookie: Option<String>,
-    /// Connections that the node takes.
-    pub connections_max: usize,
     /// Channels of one connection.
     pub channels_max: usize,
     /// What every HTTP connection keeps to.
     pub http: HttpMax,
-    /// Who may connect at all.
-    pub admission: admission::Admission,
     /// Long-polls that wait now.
     pub long_polls: AtomicUsize,
     /// The node is leaving.
@@ -108,7 +105,9 @@ impl App {
     /// # Errors
     /// What the client is told.
     pub fn verify(&self, token: &str) -> Result<Arc<Claims>, Refusal> {
-        self.authority
+        self.live
+            .load()
+            .authority
             .verify(token, self.clock.wall_s())
             .map_err(|error| refusal_of(&error))
     }
@@ -120,7 +119,7 @@ impl App {
     pub fn claims(&self, token: Option<&str>) -> Result<Arc<Claims>, Refusal> {
         match token {
             Some(token) => self.verify(token),
-            None => self.authority.anonymous().ok_or_else(|| {
+            None => self.anonymous().ok_or_else(|| {
                 Refusal::new(
                     ErrorCode::Unauthorized,
                     "a token is needed: Authorization: Bearer …",
@@ -129,11 +128,18 @@ impl App {
         }
     }
 
+    /// What a client without a token may do.
+    #[must_use]
+    pub fn anonymous(&self) -> Option<Arc<Claims>> {
+        self.live.load().authority.anonymous()
+    }
+
     /// A request's token: its header, else the cookie, where the page is one that may connect.
     #[must_use]
     pub fn token_of<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
         bearer_of(headers).or_else(|| {
-            let name = self.cookie.as_deref()?;
+            let live = self.live.load();
+            let name = live.cookie.as_deref()?;
             if !self.origin_is_allowed(headers) {
                 return None;
             }
@@ -156,11 +162,7 @@ impl App {
         let Ok(origin) = origin.to_str() else {
             return false;
         };
-        if self
-            .origins
-            .iter()
-            .any(|allowed| allowed == "*" || allowed == origin)
-        {
+        if self.live.load().names_origin(origin) {
             return true;
         }
         let host = headers
@@ -188,7 +190,7 @@ impl App {
                 "pages of this origin may not connect: listen.origins names those that may",
             ));
         }
-        if self.connections() >= self.connections_max {
+        if self.connections() >= self.live.load().connections_max {
             self.counts.turned.connections.add(1);
             return Err(Refusal::retry(
                 ErrorCode::Overloaded,
@@ -263,7 +265,7 @@ pub fn bad_path(error: &PathRejection) -> Refusal {
 
 /// The public routes.
 pub fn router(app: Arc<App>) -> Router {
-    let cors = cors(&app);
+    let cors = cors(app.clone());
     Router::new()
         .route("/v1/ws", any(websocket::handshake))
         .route("/v1/sse", get(sse::stream))
@@ -282,19 +284,32 @@ pub fn router(app: Arc<App>) -> Router {
             problem::Problem(refusal).under(StatusCode::METHOD_NOT_ALLOWED)
         })
         .layer(cors)
+        .layer(middleware::from_fn_with_state(app.clone(), open_to_all))
         .with_state(app)
 }
 
-fn cors(app: &App) -> CorsLayer {
-    let origins = if app.origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(
-            app.origins
-                .iter()
-                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
-        )
-    };
+/// Where every page may read, the answer says so in a word that caches can keep.
+async fn open_to_all(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if app.live.load().names_all() {
+        let all = HeaderValue::from_static("*");
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, all);
+    }
+    response
+}
+
+/// What pages of other origins may read, asked anew at each request: a reload may have changed it.
+fn cors(app: Arc<App>) -> CorsLayer {
+    let asked = app.clone();
+    let origins = AllowOrigin::predicate(move |origin: &HeaderValue, _: &Parts| {
+        origin
+            .to_str()
+            .is_ok_and(|origin| asked.live.load().names_origin(origin))
+    });
+    let credentials = AllowCredentials::predicate(move |_: &HeaderValue, _: &Parts| {
+        app.live.load().cookie.is_some()
+    });
     let own = |name| HeaderName::from_static(name);
     CorsLayer::new()
         .allow_origin(origins)
@@ -312,5 +327,5 @@ fn cors(app: &App) -> CorsLayer {
             own("tidegate-freshness"),
             own("tidegate-age-ms"),
         ])
-        .allow_credentials(app.cookie.is_some())
+        .allow_credentials(credentials)
 }

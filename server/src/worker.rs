@@ -21,6 +21,7 @@ pub mod lane;
 mod offer;
 pub mod outbox;
 pub mod poll;
+mod reload;
 pub mod slab;
 pub mod sockets;
 mod subscriptions;
@@ -35,6 +36,8 @@ use std::{
 };
 
 pub use inspect::{ChannelInfo, ConnectionInfo, Pick};
+pub use reload::Retold;
+pub use timers::Farewell;
 
 use claims::Interned;
 use connection::{Closing, Cold, Connection};

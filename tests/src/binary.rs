@@ -105,6 +105,8 @@ pub struct Node {
     pub child: Child,
     /// Where clients connect, as `127.0.0.1:PORT`.
     pub address: String,
+    /// Where operators connect.
+    pub admin: String,
     said: Lines<BufReader<ChildStdout>>,
 }
 
@@ -130,17 +132,18 @@ impl Node {
         let first = timeout(PATIENCE, said.next_line())
             .await
             .context("it says nothing")??;
-        let address = first
+        let addresses = first
             .as_deref()
             .and_then(|line| line.strip_prefix("listening on http://"))
-            .and_then(|line| line.split(' ').next())
-            .map(str::to_owned);
-        let Some(address) = address else {
+            .and_then(|line| line.split_once("  (operators: http://"))
+            .map(|(address, admin)| (address.to_owned(), admin.trim_end_matches(')').to_owned()));
+        let Some((address, admin)) = addresses else {
             bail!("it does not listen: {}", complaints(&mut child).await?);
         };
         Ok(Self {
             child,
             address,
+            admin,
             said,
         })
     }

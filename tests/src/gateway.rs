@@ -4,13 +4,16 @@
 //! drains. Owns: the node. Never knows: which protocol a test speaks. Keeps: nothing waits for ever; what is waited for is a
 //! condition, never a span of time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt;
 use tidegate::{
     auth::{self, GrantSpec, JwtKey, Permission, TokenSpec},
-    config::Config,
+    config::{Config, Problems},
     gateway::{Drained, Gateway},
     publish::Flow,
     source::embedded::{Engine, Hindrance},
@@ -128,18 +131,52 @@ impl Setup {
         self
     }
 
+    /// Takes the key of [`jwt`] away.
+    #[must_use]
+    pub fn without_jwt_keys(mut self) -> Self {
+        let stays = |line: &&str| !line.starts_with("jwt_keys");
+        let lines = self.access.lines().filter(stays);
+        self.access = lines.map(|line| format!("{line}\n")).collect();
+        self
+    }
+
+    /// The configuration, or what is wrong with it.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn read(&self) -> Result<Config, Problems> {
+        Config::from_toml(&self.text(), self.env.iter().cloned())
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = 1\n{}\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [access]\n{}\n[session]\n{}\n[limits]\n{}\n{}",
+            self.listen, self.access, self.session, self.limits, self.streams
+        )
+    }
+
     /// The configuration.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn config(&self) -> anyhow::Result<Config> {
-        let text = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = 1\n{}\n[admin]\naddress = \"127.0.0.1:0\"\n\
-             [access]\n{}\n[session]\n{}\n[limits]\n{}\n{}",
-            self.listen, self.access, self.session, self.limits, self.streams
-        );
-        Config::from_toml(&text, self.env.iter().cloned())
-            .map_err(|problems| anyhow!("{problems}\n{text}"))
+        self.read()
+            .map_err(|problems| anyhow!("{problems}\n{}", self.text()))
+    }
+
+    /// A node that reads what is written here whenever it reloads.
+    ///
+    /// # Errors
+    /// Why it does not start.
+    pub fn start_reloadable(written: Arc<Mutex<Self>>) -> anyhow::Result<Node> {
+        let now = move || {
+            let written = written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.read()
+        };
+        let config = now().map_err(|problems| anyhow!("{problems}"))?;
+        let gateway = Gateway::start_reloadable(&config, None, Some(Box::new(now)))?;
+        Ok(Node { gateway })
     }
 
     /// A node with an engine of its own.

@@ -17,7 +17,7 @@ use tidegate::{
     },
     protocol::{ErrorCode, PublishMessage, Refusal},
     source::embedded::{EmbeddedLog, LogSettings, NewRecord, Retention},
-    streams::{PartitionHandle, Stream},
+    streams::{PartitionHandle, Stream, StreamOptions},
     telemetry::WorkerCounts,
     worker::{
         self, Opening, Outside, Worker,
@@ -129,9 +129,12 @@ impl Steady {
             name: STREAM.to_owned(),
             mode: Mode::Events,
             placement: Placement::ByChannel,
-            freshness_slo: Duration::from_secs(5),
-            expect_every: None,
-            policy: Policy::DropOldest,
+            options: Arc::new(StreamOptions {
+                freshness_slo: Duration::from_secs(5),
+                expect_every: None,
+                policy: Policy::DropOldest,
+            })
+            .into(),
             partitions: vec![PartitionHandle {
                 tail,
                 requests: sender,

@@ -638,3 +638,34 @@ async fn a_token_that_expires_ends_the_event_stream_with_the_reason() {
     assert_eq!(events.next().await, None);
     assert_eq!(events.wire.rest().await, b"");
 }
+
+/// Tokens that `openssl` signed, each checked by the public key in the file that the configuration names.
+#[tokio::test]
+async fn tokens_of_public_keys_open_what_they_grant() {
+    let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/keys");
+    let key = |id: &str, algorithm: &str| {
+        format!(
+            "{{ id = \"{id}\", algorithm = \"{algorithm}\", file = \"{keys}/{id}.public.pem\" }}"
+        )
+    };
+    let all = [("rsa", "RS256"), ("p256", "ES256"), ("ed25519", "EdDSA")];
+    let list: Vec<_> = all
+        .iter()
+        .map(|(id, algorithm)| key(id, algorithm))
+        .collect();
+    let setup = Setup::new().without_jwt_keys().view("s");
+    let node = start(&setup.access(&format!("jwt_keys = [{}]", list.join(", "))));
+    let address = node.gateway.address();
+    for (id, _) in all {
+        let token = std::fs::read_to_string(format!("{keys}/{id}.token")).expect("a token");
+        let bearer = format!("Bearer {}", token.trim());
+        let answer = with(address, VIEW, &[("authorization", &bearer)]).await;
+        assert_eq!(answer.status(), 200, "{id}: {}", answer.text());
+        let pem = std::fs::read(format!("{keys}/{id}.public.pem")).expect("a key");
+        let secret = String::from_utf8(pem).expect("text");
+        let forged = format!("Bearer {}", signed(id, &secret, 60, now_s()));
+        let answer = with(address, VIEW, &[("authorization", &forged)]).await;
+        answer.problem(401, "unauthorized");
+    }
+    node.drain().await.expect("a drain");
+}

@@ -306,6 +306,11 @@ async fn mistakes_are_told() -> Result<()> {
         ("/streams/board/delay?ms=-1", "bad_request", 400),
         ("/connections/close", "bad_request", 400),
         ("/connections/close?id=a&sub=b", "bad_request", 400),
+        (
+            "/connections/close?id=a&reconnect_after_ms=3600001",
+            "bad_request",
+            400,
+        ),
     ] {
         let answer = post(node.admin, path, &[]).await?;
         is_problem(&answer, status, code).context(path)?;
@@ -465,6 +470,19 @@ async fn channels_and_connections_are_listed_and_closed() -> Result<()> {
     let closed = post(node.admin, "/connections/close?sub=ben", &[]).await?;
     assert_eq!(closed.json()?["closed"], 1);
     assert_eq!(ben.until_closed().await?, 4502);
+    let mut moved = node.subscriber("cat").await?;
+    let path = "/connections/close?sub=cat&reconnect_after_ms=1500";
+    let closed = post(node.admin, path, &[]).await?.json()?;
+    assert_eq!(
+        (&closed["closed"], &closed["code"]),
+        (&json!(1), &json!(4005))
+    );
+    let bye = moved.until(|json| json["op"] == "bye").await?;
+    assert_eq!(
+        (&bye["code"], &bye["reconnect_after_ms"]),
+        (&json!("moved"), &json!(1500))
+    );
+    assert_eq!(moved.until_closed().await?, 4005);
     let closed = post(node.admin, "/connections/close?sub=nobody", &[]).await?;
     assert_eq!(closed.json()?["closed"], 0);
     let scrape = node
@@ -476,7 +494,8 @@ async fn channels_and_connections_are_listed_and_closed() -> Result<()> {
         .await?;
     let closed = |labels: &str| scrape.sum("tidegate_session_closed_total", labels);
     assert!((closed("code=\"closed\"") - 2.0).abs() < 1e-9);
-    assert!((closed("") - 2.0).abs() < 1e-9, "each is counted once");
+    assert!((closed("code=\"moved\"") - 1.0).abs() < 1e-9);
+    assert!((closed("") - 3.0).abs() < 1e-9, "each is counted once");
     Ok(())
 }
 
@@ -580,5 +599,40 @@ async fn a_page_in_a_browser_changes_nothing_without_a_token() -> Result<()> {
     let answer = post(node.admin, "/drain", &page).await?;
     is_problem(&answer, 403, "forbidden")?;
     assert_eq!(get(node.admin, "/ready").await?.status, 200);
+    Ok(())
+}
+
+/// A page whose own name points here is not answered; probes are.
+#[tokio::test]
+async fn who_asks_for_another_host_is_refused() -> Result<()> {
+    let node = start("hosts = [\"tidegate-admin\"]")?;
+    let asked = async |method: &str, path: &str, host: &str| {
+        let headers = [("host", host)];
+        send(node.admin, method, path, &headers, "").await
+    };
+    for path in ["/metrics", "/inspect/streams", "/inspect/connections"] {
+        for host in [
+            "evil.example",
+            "evil.example:9701",
+            "localhost.evil.example",
+        ] {
+            let answer = asked("GET", path, host).await?;
+            is_problem(&answer, 403, "forbidden").with_context(|| format!("{path} {host}"))?;
+        }
+        for host in [
+            "localhost",
+            "10.1.2.3:9701",
+            "[::1]:9701",
+            "tidegate-admin:9701",
+        ] {
+            let answer = asked("GET", path, host).await?;
+            ensure!(answer.status == 200, "{path} {host}: {answer:?}");
+        }
+    }
+    let answer = asked("POST", "/streams/board/pause", "evil.example").await?;
+    is_problem(&answer, 403, "forbidden")?;
+    for path in ["/live", "/ready"] {
+        ensure!(asked("GET", path, "balancer.example").await?.status == 200);
+    }
     Ok(())
 }

@@ -265,8 +265,9 @@ async fn a_reader_of_a_byte_at_a_time_is_closed_over_sse_and_websocket() -> anyh
     let subscribe = br#"{"id":1,"op":"subscribe","channel":"s/a"}"#;
     websocket.write_all(&frame(0x81, subscribe)).await?;
     let mut sipping = JoinSet::new();
-    sipping.spawn(sip(events));
-    sipping.spawn(sip(websocket));
+    for socket in [events, websocket] {
+        sipping.spawn(sip(socket));
+    }
     let counts = node.gateway.app().workers[0].clone();
     until("both have subscribed", || counts.subscriptions.get() == 3).await?;
 

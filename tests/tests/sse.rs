@@ -576,13 +576,13 @@ async fn over_http_1_0_the_events_are_the_same_unchunked_and_the_end_is_the_conn
     assert!(!String::from_utf8(ids).expect("text").contains('\r'));
     drop(wire.upto(b"\n\n").await);
     let (drained, rest) = tokio::join!(node.drain(), wire.rest());
+    drained.expect("drained");
     let rest = String::from_utf8(rest).expect("text");
     assert!(rest.contains("event: bye\n"), "{rest}");
     assert!(
         rest.ends_with("}\n\n"),
         "nothing behind the last event: {rest}"
     );
-    drained.expect("drained");
 }
 
 #[tokio::test]

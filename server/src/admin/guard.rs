@@ -1,10 +1,18 @@
-//! Who may change something: the token, where one is configured or the listener can be reached from elsewhere.
+//! Who may ask, and who may change something.
+//!
+//! Changing something takes the token, where one is configured or the listener can be reached from elsewhere. Everything but
+//! the probes takes a `Host` that is the listener's own: a page in an operator's browser can have its own name point here,
+//! and would then read what the operator may read. Such a page can't do without its name.
 
-use std::{hint::black_box, net::SocketAddr, sync::Arc};
+use std::{
+    hint::black_box,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -22,15 +30,18 @@ pub struct Guard {
     loopback: bool,
     /// Only its digest is kept: so that two of one length are compared, whatever is presented.
     token: Option<[u8; 32]>,
+    /// Names under which the listener is reached, beside addresses and `localhost`.
+    hosts: Vec<String>,
 }
 
 impl Guard {
-    /// For a listener at this address and the configured token.
+    /// For a listener at this address, the configured token and the names under which it is reached.
     #[must_use]
-    pub fn new(address: SocketAddr, token: Option<&str>) -> Self {
+    pub fn new(address: SocketAddr, token: Option<&str>, hosts: &[String]) -> Self {
         Self {
             loopback: address.ip().is_loopback(),
             token: token.map(digest),
+            hosts: hosts.to_vec(),
         }
     }
 
@@ -68,6 +79,36 @@ impl Guard {
         }
     }
 
+    /// Whether a request with this head was meant for this listener.
+    ///
+    /// # Errors
+    /// `forbidden` where it names another host.
+    pub fn admit_host(&self, headers: &HeaderMap, target: &Uri) -> Result<(), Refusal> {
+        let named = headers.get_all(header::HOST).into_iter();
+        let mut named = named.map(|host| host.to_str().unwrap_or_default());
+        // No browser leaves it out.
+        let ours = |host: &str| self.is_ours(without_port(host));
+        if named.all(ours) && target.authority().is_none_or(|at| ours(at.as_str())) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ErrorCode::Forbidden,
+            "the Host is neither an address, nor localhost, nor one of admin.hosts: name there how this listener is reached",
+        ))
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        let address = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .map_or_else(
+                || host.parse::<Ipv4Addr>().is_ok(),
+                |host| host.parse::<Ipv6Addr>().is_ok(),
+            );
+        let is = |name: &str| name.eq_ignore_ascii_case(host);
+        address || is("localhost") || self.hosts.iter().any(|name| is(name))
+    }
+
     fn admit_without_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         if !self.loopback {
             return Err(Refusal::new(
@@ -86,6 +127,14 @@ impl Guard {
     }
 }
 
+/// `name:9701` → `name`; an address of IPv6 keeps its brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
 fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
@@ -97,6 +146,18 @@ fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
         .zip(b)
         .fold(0, |seen, (a, b)| black_box(seen | (a ^ b)));
     difference == 0
+}
+
+/// Lets a request through that was meant for this listener.
+pub(super) async fn check_host(
+    State(admin): State<Arc<Admin>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match admin.guard.admit_host(request.headers(), request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => Problem(refusal).into_response(),
+    }
 }
 
 /// Lets a request through that may change something.
@@ -126,6 +187,56 @@ mod tests {
                 (name, HeaderValue::from_static(value))
             })
             .collect()
+    }
+
+    #[test]
+    fn who_is_asked_for() {
+        let names = ["tidegate-admin".to_owned(), "tidegate.internal".to_owned()];
+        let guard = Guard::new("127.0.0.1:9701".parse().unwrap(), None, &names);
+        let asked = |host: &str, target: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+            guard.admit_host(&headers, &target.parse().unwrap()).is_ok()
+        };
+        for host in [
+            "127.0.0.1:9701",
+            "10.1.2.3",
+            "[::1]:9701",
+            "[2001:db8::1]",
+            "localhost:9701",
+            "LOCALHOST",
+            "tidegate-admin:9701",
+            "Tidegate.Internal",
+        ] {
+            assert!(asked(host, "/metrics"), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:9701",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "evil.localhost",
+            "tidegate-admin.evil.example",
+            "127.0.0.1:9701:evil",
+            "[::1",
+            "::1",
+            "0x7f.1",
+            "localhost,evil.example",
+        ] {
+            assert!(!asked(host, "/metrics"), "{host}");
+        }
+        assert!(!asked("localhost", "http://evil.example/metrics"));
+        assert!(asked("localhost", "http://localhost:9701/metrics"));
+        let mut two = HeaderMap::new();
+        two.append(header::HOST, HeaderValue::from_static("localhost"));
+        two.append(header::HOST, HeaderValue::from_static("evil.example"));
+        assert!(guard.admit_host(&two, &Uri::from_static("/")).is_err());
+        assert!(
+            guard
+                .admit_host(&HeaderMap::new(), &Uri::from_static("/"))
+                .is_ok()
+        );
     }
 
     #[test]
@@ -159,7 +270,7 @@ mod tests {
             ("10.1.2.3:1", Some(TOKEN), &token, ok),
         ];
         for (address, configured, headers, expected) in table {
-            let guard = Guard::new(address.parse().unwrap(), configured);
+            let guard = Guard::new(address.parse().unwrap(), configured, &[]);
             let refused = guard.admit(headers).err().map(|refusal| refusal.code);
             assert_eq!(refused, expected, "{address} {configured:?} {headers:?}");
         }

@@ -14,16 +14,18 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Admin, bad_request, json as respond, problem};
+use super::{Admin, bad_request, json as respond};
 use crate::{
-    protocol::{ErrorCode, Refusal},
+    protocol::{CloseCode, ErrorCode, Refusal},
     source::embedded::Hindrance,
     transport::{problem::Problem, thread::Command},
-    worker::Pick,
+    worker::{Farewell, Pick},
 };
 
 /// The longest delay, in milliseconds.
 const DELAY_MS_MAX: u64 = 3_600_000;
+/// The longest that a client is asked to stay away, in milliseconds.
+const RECONNECT_MS_MAX: u64 = 3_600_000;
 
 pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     if admin.app.is_draining() {
@@ -97,6 +99,32 @@ fn hinder(
 pub(super) struct Close {
     sub: Option<String>,
     id: Option<String>,
+    reconnect_after_ms: Option<u64>,
+}
+
+impl Close {
+    fn pick(&self) -> Result<Pick, Problem> {
+        match (&self.id, &self.sub) {
+            (Some(id), None) => Ok(Pick::Id(id.clone())),
+            (None, Some(subject)) => Ok(Pick::Subject(subject.clone())),
+            _ => Err(bad_request("name either ?id= or ?sub=")),
+        }
+    }
+
+    /// Without a word on reconnecting, nobody shall.
+    fn farewell(&self) -> Result<Farewell, Problem> {
+        match self.reconnect_after_ms {
+            None => Ok(Farewell::FOR_GOOD),
+            Some(after) if after > RECONNECT_MS_MAX => Err(bad_request(format!(
+                "reconnect_after_ms: {RECONNECT_MS_MAX} at most"
+            ))),
+            Some(after) => Ok(Farewell {
+                code: CloseCode::Moved,
+                reconnect_after_ms: Some(after),
+                apart: false,
+            }),
+        }
+    }
 }
 
 pub(super) async fn close(
@@ -104,19 +132,23 @@ pub(super) async fn close(
     close: Result<Query<Close>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(close) = close.map_err(|error| bad_request(error.body_text()))?;
-    let pick = match (close.id, close.sub) {
-        (Some(id), None) => Pick::Id(id),
-        (None, Some(subject)) => Pick::Subject(subject),
-        _ => return Err(bad_request("name either ?id= or ?sub=")),
-    };
+    let (pick, farewell) = (close.pick()?, close.farewell()?);
     let answers = admin
-        .ask_workers(|reply| Command::Close(pick.clone(), reply))
+        .ask_workers(|reply| Command::Close(pick.clone(), farewell, reply))
         .await;
     let closed: usize = answers.iter().sum();
-    tracing::info!(closed, "connections closed by an operator");
+    let workers_silent = admin.workers.len() - answers.len();
+    tracing::info!(
+        ?pick,
+        code = farewell.code.as_str(),
+        closed,
+        workers_silent,
+        "connections closed by an operator"
+    );
     Ok(respond(json!({
         "closed": closed,
-        "workers_silent": admin.workers.len() - answers.len(),
+        "code": farewell.code.number(),
+        "workers_silent": workers_silent,
     })))
 }
 
@@ -126,13 +158,4 @@ pub(super) async fn drain(State(admin): State<Arc<Admin>>) -> Response {
     admin.app.leave.cancel();
     tracing::info!("asked to leave by an operator");
     (StatusCode::ACCEPTED, Json(json!({"draining": true}))).into_response()
-}
-
-/// Not in this version: a changed configuration takes a restart, which draining makes a quiet one.
-pub(super) async fn reload() -> Response {
-    problem(
-        StatusCode::NOT_IMPLEMENTED,
-        "not_implemented",
-        "this version reads its configuration at the start only: drain this node and start it again",
-    )
 }

@@ -94,9 +94,9 @@ fn stream_json(stream: &Stream, now: Moment) -> Value {
         "mode": stream.mode,
         "placement": stream.placement,
         "partitions": stream.partitions.len(),
-        "freshness_slo_ms": millis(stream.freshness_slo),
-        "expect_every_ms": stream.expect_every.map(millis),
-        "slow_consumer": stream.policy,
+        "freshness_slo_ms": millis(stream.options().freshness_slo),
+        "expect_every_ms": stream.options().expect_every.map(millis),
+        "slow_consumer": stream.options().policy,
         "freshness": freshness_json(freshness_of(stream, now)),
         "hindrance": {"paused": hindrance.paused, "delay_ms": millis(hindrance.delay)},
     })
@@ -110,7 +110,11 @@ pub(super) fn freshness_of(stream: &Stream, now: Moment) -> Option<Freshness> {
 
 fn partition_freshness(stream: &Stream, at: usize, now: Moment) -> Freshness {
     let health = stream.partitions[at].tail.here().health;
-    health.freshness(stream.freshness_slo, stream.expect_every, now)
+    health.freshness(
+        stream.options().freshness_slo,
+        stream.options().expect_every,
+        now,
+    )
 }
 
 fn freshness_json(freshness: Option<Freshness>) -> Value {

@@ -184,6 +184,13 @@ impl Scrape {
         for (step, counter) in app.counts.memory.steps() {
             self.count(&names::MEMORY_SHED, &[step], counter.get());
         }
+        let reloads = [
+            ("applied", &app.counts.reloads_applied),
+            ("refused", &app.counts.reloads_refused),
+        ];
+        for (outcome, counter) in reloads {
+            self.count(&names::CONFIG_RELOADS, &[outcome], counter.get());
+        }
         let plain = [
             (&names::MEMORY_LIMIT, app.counts.memory.limit.get()),
             (&names::TRANSPORT_REQUESTS, app.counts.requests.get()),
@@ -193,6 +200,7 @@ impl Scrape {
             (&names::FRAME_UPDATES, UPDATES_ENCODED.load(relaxed)),
             (&names::FRAME_PARTS, PARTS_ENCODED.load(relaxed)),
             (&names::NODE_READY, u64::from(!app.is_draining())),
+            (&names::CONFIG_LOADED, app.counts.reload_succeeded_s.get()),
         ];
         for (metric, count) in plain {
             self.count(metric, &[], count);

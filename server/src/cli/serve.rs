@@ -1,7 +1,7 @@
 //! `tidegate serve`: a configuration → a node, until somebody says that it shall end.
 //!
-//! Does: lays the arguments over the configuration, prepares the demo, starts the gateway, drains it at a first signal
-//! and gives up at a second. Owns: the signals. Never knows: connections, streams.
+//! Does: lays the arguments over the configuration, prepares the demo, starts the gateway, reloads it at SIGHUP, drains it
+//! at a first other signal and gives up at a second. Owns: the signals. Never knows: connections, streams.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -43,10 +43,25 @@ pub(super) struct Serve {
 impl Serve {
     /// Runs a node until a signal ends it.
     pub(super) fn run(self) -> Result<(), String> {
-        let mut config =
-            Config::load(self.config.as_deref(), config::environment()).map_err(text)?;
-        if let Some(dir) = self.data_dir {
-            config.embedded.dir = Some(dir);
+        let demo = self.demo.then(Demo::new).transpose()?;
+        let token = demo.as_ref().map(Demo::token).transpose()?;
+        let load = move || self.load(demo.as_ref());
+        let config = load().map_err(text)?;
+        log();
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        // Not within the runtime: a node that cannot start takes down a runtime of its own, which is not allowed there.
+        let gateway =
+            Gateway::start_reloadable(&config, None, Some(Box::new(load))).map_err(text)?;
+        block_on(serve_until_told(gateway, token))
+    }
+
+    /// The configuration as it is written now, with the arguments over it: at the start and at each reload.
+    fn load(&self, demo: Option<&Demo>) -> Result<Config, config::Problems> {
+        let mut config = Config::load(self.config.as_deref(), config::environment())?;
+        if let Some(dir) = &self.data_dir {
+            config.embedded.dir = Some(dir.clone());
         }
         if let Some(address) = self.listen {
             config.listen.address = address;
@@ -54,18 +69,10 @@ impl Serve {
         if let Some(address) = self.admin {
             config.admin.address = address;
         }
-        log();
-        let token = if self.demo {
-            Some(prepare_demo(&mut config)?)
-        } else {
-            None
-        };
-        for warning in config.warnings() {
-            tracing::warn!("{warning}");
+        if let Some(demo) = demo {
+            demo.lay_over(&mut config);
         }
-        // Not within the runtime: a node that cannot start takes down a runtime of its own, which is not allowed there.
-        let gateway = Gateway::start(&config, None).map_err(text)?;
-        block_on(serve_until_told(gateway, token))
+        Ok(config)
     }
 }
 
@@ -79,47 +86,57 @@ fn log() {
         .init();
 }
 
-/// The demo's stream, a grant for everybody to look, a key for an hour of publishing.
-fn prepare_demo(config: &mut Config) -> Result<String, String> {
-    if !config
-        .streams
-        .iter()
-        .any(|stream| stream.name == demo::STREAM)
-    {
-        let stream = config.stream_defaults.named(demo::STREAM);
-        config.streams.push(stream);
+/// What the demo adds to a configuration: a stream, a grant for everybody to look, a key for an hour of publishing.
+struct Demo {
+    secret: String,
+    pattern: config::ChannelPattern,
+}
+
+impl Demo {
+    fn new() -> Result<Self, String> {
+        let words = (0..5).map(|_| short_random());
+        let secret = words.collect::<Result<_, _>>().map_err(text)?;
+        let pattern = config::ChannelPattern::parse(&format!("{}/*", demo::STREAM));
+        Ok(Self {
+            secret,
+            pattern: pattern.ok_or("the demo's pattern is no pattern")?,
+        })
     }
-    let pattern = format!("{}/*", demo::STREAM);
-    let looks =
-        config::ChannelPattern::parse(&pattern).ok_or("the demo's pattern is no pattern")?;
-    config.access.anonymous = Some(config::Grant {
-        channels: vec![looks],
-        can: vec![config::Permission::Subscribe],
-    });
-    config.session.heartbeat = config.session.heartbeat.min(DEMO_HEARTBEAT);
-    let secret: String = (0..5)
-        .map(|_| short_random())
-        .collect::<Result<_, _>>()
-        .map_err(text)?;
-    let key = JwtKey::hs256("demo", secret.as_bytes()).map_err(text)?;
-    let spec = TokenSpec {
-        subject: Some("demo".to_owned()),
-        grant: GrantSpec {
-            channels: vec![pattern],
-            can: vec![Permission::Subscribe, Permission::Publish],
-        },
-    };
-    let token = issue(&key, &spec, DEMO_TOKEN_S, Clock::start().wall_s()).map_err(text)?;
-    config.access.jwt_keys.push(config::JwtKeyConfig {
-        id: "demo".to_owned(),
-        algorithm: config::JwtAlgorithm::Hs256,
-        key: secret.into_bytes(),
-    });
-    Ok(token)
+
+    fn token(&self) -> Result<String, String> {
+        let key = JwtKey::hs256("demo", self.secret.as_bytes()).map_err(text)?;
+        let spec = TokenSpec {
+            subject: Some("demo".to_owned()),
+            grant: GrantSpec {
+                channels: vec![self.pattern.as_str().to_owned()],
+                can: vec![Permission::Subscribe, Permission::Publish],
+            },
+        };
+        issue(&key, &spec, DEMO_TOKEN_S, Clock::start().wall_s()).map_err(text)
+    }
+
+    fn lay_over(&self, config: &mut Config) {
+        let mut streams = config.streams.iter();
+        if !streams.any(|stream| stream.name == demo::STREAM) {
+            let stream = config.stream_defaults.named(demo::STREAM);
+            config.streams.push(stream);
+        }
+        config.access.anonymous = Some(config::Grant {
+            channels: vec![self.pattern.clone()],
+            can: vec![config::Permission::Subscribe],
+        });
+        config.session.heartbeat = config.session.heartbeat.min(DEMO_HEARTBEAT);
+        config.access.jwt_keys.push(config::JwtKeyConfig {
+            id: "demo".to_owned(),
+            algorithm: config::JwtAlgorithm::Hs256,
+            key: self.secret.clone().into_bytes(),
+        });
+    }
 }
 
 async fn serve_until_told(gateway: Gateway, demo_token: Option<String>) -> Result<(), String> {
     let mut signals = Signals::new()?;
+    let mut hangups = hear(SignalKind::hangup())?;
     say(&format!(
         "listening on http://{}  (operators: http://{})",
         gateway.address(),
@@ -128,10 +145,14 @@ async fn serve_until_told(gateway: Gateway, demo_token: Option<String>) -> Resul
     if let Some(token) = demo_token {
         greet(&gateway, &token)?;
     }
-    tokio::select! {
-        biased;
-        () = signals.next() => {}
-        () = gateway.asked_to_leave() => {}
+    loop {
+        tokio::select! {
+            biased;
+            () = signals.next() => break,
+            () = gateway.asked_to_leave() => break,
+            // What came of it is in the log.
+            _ = hangups.recv() => drop(gateway.reload().await),
+        }
     }
     tracing::info!("draining; another signal ends at once");
     tokio::select! {
@@ -158,6 +179,10 @@ fn greet(gateway: &Gateway, token: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn hear(kind: SignalKind) -> Result<Signal, String> {
+    signal(kind).map_err(|error| format!("can't listen for signals: {error}"))
+}
+
 /// SIGTERM and SIGINT: both ask the process to end.
 pub(super) struct Signals {
     terminate: Signal,
@@ -167,8 +192,6 @@ pub(super) struct Signals {
 impl Signals {
     /// From here on the signals no longer end the process by themselves.
     pub(super) fn new() -> Result<Self, String> {
-        let hear =
-            |kind| signal(kind).map_err(|error| format!("can't listen for signals: {error}"));
         Ok(Self {
             terminate: hear(SignalKind::terminate())?,
             interrupt: hear(SignalKind::interrupt())?,

@@ -63,6 +63,8 @@ pub struct AdminConfig {
     /// What every POST to this listener must present, on loopback too once it is set: 16 to 512 visible ASCII
     /// characters; default: none, so that off loopback they are all refused.
     pub token: Option<String>,
+    /// Names under which it is reached, in lower case, beside addresses and `localhost`; default: none.
+    pub hosts: Vec<String>,
 }
 
 impl Default for AdminConfig {
@@ -70,6 +72,7 @@ impl Default for AdminConfig {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9701)),
             token: None,
+            hosts: Vec::new(),
         }
     }
 }
@@ -80,6 +83,7 @@ impl fmt::Debug for AdminConfig {
         f.debug_struct("AdminConfig")
             .field("address", &self.address)
             .field("token", &token)
+            .field("hosts", &self.hosts)
             .finish()
     }
 }
@@ -94,6 +98,13 @@ impl AdminConfig {
             token: section.secret("token", "16 to 512 visible ASCII characters", |text| {
                 visible(text).then(|| text.to_owned())
             }),
+            hosts: section
+                .texts(
+                    "hosts",
+                    "a host's name in lower case, without port",
+                    |text| (is_host(text) && !text.starts_with('[')).then(|| text.to_owned()),
+                )
+                .unwrap_or_default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{StartError, access::authority, factory::Factory};
 use crate::{
+    auth::Authority,
     clock::Clock,
     config::Config,
     publish::Publisher,
@@ -14,6 +15,7 @@ use crate::{
     transport::{
         App, HttpMax,
         admission::{Admission, AdmissionMax},
+        live::{Door, LiveDoor},
     },
 };
 
@@ -35,26 +37,18 @@ pub(super) fn app(
     })?;
     Ok(App {
         streams,
-        authority: Arc::new(authority(config)?),
+        live: LiveDoor::new(door(config, authority(config)?, None)),
         publisher: Arc::new(publisher),
         clock,
         counts,
         log_counts: factory.log_counts(),
         workers,
-        origins: config.listen.origins.clone(),
-        cookie: config.access.cookie.clone(),
-        connections_max: limits.connections,
         channels_max: limits.channels_per_connection,
         http: HttpMax {
             head_bytes: limits.header_bytes,
             head_timeout: limits.head_timeout,
             body_timeout: limits.body_timeout,
         },
-        admission: Admission::new(AdmissionMax {
-            per_second: limits.connects_per_second,
-            per_second_of_address: limits.connects_per_second_per_address,
-            of_address: limits.connections_per_address,
-        }),
         long_polls: 0.into(),
         draining: false.into(),
         leave: CancellationToken::new(),
@@ -80,4 +74,21 @@ fn publisher(
         creator,
         counts.clone(),
     )
+}
+
+/// Who may come in. What the door before it remembers of addresses stays, where there was one.
+pub(super) fn door(config: &Config, authority: Authority, before: Option<&Door>) -> Door {
+    let limits = &config.limits;
+    let max = AdmissionMax {
+        per_second: limits.connects_per_second,
+        per_second_of_address: limits.connects_per_second_per_address,
+        of_address: limits.connections_per_address,
+    };
+    Door {
+        authority,
+        origins: config.listen.origins.clone(),
+        cookie: config.access.cookie.clone(),
+        connections_max: limits.connections,
+        admission: before.map_or_else(|| Admission::new(max), |before| before.admission.under(max)),
+    }
 }

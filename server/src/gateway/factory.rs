@@ -3,10 +3,12 @@
 //! Owns: nothing that it makes: the handles go to the directory of streams, the tasks to the gateway's tracker.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
@@ -23,7 +25,7 @@ use crate::{
     partition::{
         Partition, Settings,
         tail::{Tail, TailMax},
-        task,
+        task::{self, Request},
     },
     source::{
         durable::DataError,
@@ -31,7 +33,7 @@ use crate::{
             EmbeddedLog, EmbeddedSource, Engine, Hindrance, LogSettings, LogSpec, Retention,
         },
     },
-    streams::{PartitionHandle, Stream, Streams},
+    streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
 };
 
@@ -50,6 +52,14 @@ pub(super) struct Factory {
     replay_records: usize,
     hold: Duration,
     creating: Mutex<()>,
+    made: Mutex<BTreeMap<String, Made>>,
+}
+
+/// A stream that was made or prepared here, also one that has ended: the engine still has its logs.
+struct Made {
+    config: StreamConfig,
+    /// Ends its tasks.
+    stop: CancellationToken,
 }
 
 /// Where the tasks of streams run, who counts them, and what ends them.
@@ -64,7 +74,7 @@ pub(super) struct Ground {
 struct Start {
     partition: Partition,
     source: EmbeddedSource,
-    requests: mpsc::Receiver<task::Request>,
+    requests: mpsc::Receiver<Request>,
 }
 
 impl Factory {
@@ -92,6 +102,7 @@ impl Factory {
             replay_records: config.limits.replay_records,
             hold: config.limits.resume_hold,
             creating: Mutex::default(),
+            made: Mutex::default(),
         }
     }
 
@@ -130,16 +141,70 @@ impl Factory {
             name: config.name.clone(),
             mode: config.mode,
             placement: config.placement,
-            freshness_slo: config.freshness_slo,
-            expect_every: config.expect_every,
-            policy: config.slow_consumer,
+            options: ArcSwap::from_pointee(options(config)),
             partitions,
             hindrance,
         });
+        let stop = self.stop.child_token();
         for start in starts {
-            self.run(start, config.freshness_slo);
+            self.run(start, config.freshness_slo, &stop);
         }
+        let made = Made {
+            config: config.clone(),
+            stop,
+        };
+        self.all_made().insert(config.name.clone(), made);
         Ok(self.streams.add(stream))
+    }
+
+    /// Opens the logs of streams that are to be made, so that making them can't fail. Blocks while it reads their files.
+    pub(super) fn prepare(&self, streams: &[StreamConfig]) -> Result<(), DataError> {
+        for config in streams {
+            self.logs(config)?;
+            let made = Made {
+                config: config.clone(),
+                stop: self.stop.child_token(),
+            };
+            self.all_made().insert(config.name.clone(), made);
+        }
+        Ok(())
+    }
+
+    fn all_made(&self) -> MutexGuard<'_, BTreeMap<String, Made>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The streams whose logs were ever opened here, as they were made.
+    pub(super) fn made(&self) -> BTreeMap<String, StreamConfig> {
+        let made = self.all_made();
+        let configs = made
+            .iter()
+            .map(|(name, made)| (name.clone(), made.config.clone()));
+        configs.collect()
+    }
+
+    /// Gives a running stream its options anew.
+    pub(super) async fn alter(&self, config: &StreamConfig) {
+        let Some(stream) = self.streams.get(&config.name) else {
+            return;
+        };
+        stream.options.store(Arc::new(options(config)));
+        for partition in &stream.partitions {
+            partition.tail.bound(tail_max(config));
+            let every = Request::ProveEvery(proof_every(config.freshness_slo));
+            // A partition that has ended proves nothing more.
+            drop(partition.requests.send(every).await);
+        }
+        if let Some(made) = self.all_made().get_mut(&config.name) {
+            made.config = config.clone();
+        }
+    }
+
+    /// Ends a stream's tasks; its logs stay with the engine.
+    pub(super) fn end(&self, name: &str) {
+        if let Some(made) = self.all_made().get(name) {
+            made.stop.cancel();
+        }
     }
 
     /// The stream's logs, as the engine has them, or new ones.
@@ -161,10 +226,7 @@ impl Factory {
         log: Arc<EmbeddedLog>,
         hindrance: &watch::Sender<Hindrance>,
     ) -> (PartitionHandle, Start) {
-        let tail = Tail::new(TailMax {
-            bytes: config.tail.bytes,
-            age: config.tail.age,
-        });
+        let tail = Tail::new(tail_max(config));
         let (requests, taken) = mpsc::channel(task::REQUESTS_MAX);
         let settings = Settings {
             stream: config.name.clone(),
@@ -190,18 +252,36 @@ impl Factory {
         (handle, start)
     }
 
-    fn run(&self, start: Start, freshness_slo: Duration) {
-        let proof_every =
-            (freshness_slo / 5).clamp(Duration::from_millis(20), Duration::from_secs(1));
+    fn run(&self, start: Start, freshness_slo: Duration, stop: &CancellationToken) {
         let run = task::run(
             start.partition,
             start.source,
             start.requests,
             self.clock,
-            proof_every,
-            self.stop.clone(),
+            proof_every(freshness_slo),
+            stop.clone(),
         );
         self.tasks.spawn_on(run, &self.handle);
+    }
+}
+
+/// How often a partition must be proved, so that a proof is never old because nobody asked.
+fn proof_every(freshness_slo: Duration) -> Duration {
+    (freshness_slo / 5).clamp(Duration::from_millis(20), Duration::from_secs(1))
+}
+
+fn options(config: &StreamConfig) -> StreamOptions {
+    StreamOptions {
+        freshness_slo: config.freshness_slo,
+        expect_every: config.expect_every,
+        policy: config.slow_consumer,
+    }
+}
+
+fn tail_max(config: &StreamConfig) -> TailMax {
+    TailMax {
+        bytes: config.tail.bytes,
+        age: config.tail.age,
     }
 }
 

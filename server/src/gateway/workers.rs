@@ -2,7 +2,7 @@
 //!
 //! Keeps: a worker's thread runs until its token stops it, and whoever spawned it joins it.
 
-use std::{io, sync::Arc, thread::JoinHandle};
+use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::{runtime::Builder, task::LocalSet};
 
@@ -52,21 +52,23 @@ pub(super) fn bind(config: &Config) -> Result<Vec<std::net::TcpListener>, StartE
         .collect()
 }
 
+/// How long a proof keeps a view live: one for all of a connection's streams.
+pub(super) fn live_for(config: &Config) -> Duration {
+    let slos = config.streams.iter().map(|stream| stream.freshness_slo);
+    let slo = slos.max().unwrap_or(config.stream_defaults.freshness_slo);
+    let session = &config.session;
+    session.live_for.unwrap_or(session.heartbeat + slo)
+}
+
 /// What a worker is told.
 pub(super) fn settings(config: &Config, node: &Arc<str>, number: usize) -> worker::Settings {
     let (session, limits) = (&config.session, &config.limits);
     let channels = u32::try_from(limits.channels_per_connection).unwrap_or(u32::MAX);
-    let slo = config
-        .streams
-        .iter()
-        .map(|stream| stream.freshness_slo)
-        .max()
-        .unwrap_or(config.stream_defaults.freshness_slo);
     worker::Settings {
         node: node.clone(),
         number,
         heartbeat: session.heartbeat,
-        live_for: session.live_for.unwrap_or(session.heartbeat + slo),
+        live_for: live_for(config),
         outbox: OutboxMax {
             bytes: session.outbox.bytes,
             frames: session.outbox.frames,

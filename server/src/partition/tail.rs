@@ -148,7 +148,7 @@ impl Wake {
 /// The newest updates of one partition.
 #[derive(Debug)]
 pub struct Tail {
-    max: TailMax,
+    max: Mutex<TailMax>,
     /// Bytes that the node's memory allows it, where that is less than its own bound.
     room: AtomicUsize,
     inner: Mutex<Inner>,
@@ -170,7 +170,7 @@ impl Tail {
     #[must_use]
     pub fn new(max: TailMax) -> Arc<Self> {
         Arc::new(Self {
-            max,
+            max: Mutex::new(max),
             room: AtomicUsize::new(usize::MAX),
             inner: Mutex::default(),
             wakes: Mutex::default(),
@@ -241,12 +241,13 @@ impl Tail {
     }
 
     fn trim_inner(&self, inner: &mut Inner, now: Moment) {
-        let most = self.max.bytes.min(self.room.load(Ordering::Relaxed));
+        let max = *self.max.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = max.bytes.min(self.room.load(Ordering::Relaxed));
         while inner.held.bytes() > most
             || inner
                 .held
                 .oldest()
-                .is_some_and(|shared| now.since(shared.applied_at) > self.max.age)
+                .is_some_and(|shared| now.since(shared.applied_at) > max.age)
         {
             let Some(oldest) = inner.held.pop() else {
                 break;
@@ -258,6 +259,18 @@ impl Tail {
     /// What the node's memory allows it from now on; its partition trims it.
     pub fn set_room(&self, bytes: usize) {
         self.room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Holds so much at most from the next batch on.
+    pub fn bound(&self, max: TailMax) {
+        *self.max.lock().unwrap_or_else(PoisonError::into_inner) = max;
+    }
+
+    /// Lets go of what it holds: nobody pulls from it any more.
+    pub fn clear(&self) {
+        let mut inner = self.inner();
+        inner.floor = inner.applied;
+        inner.held = Held::default();
     }
 
     /// Only the health has changed.

@@ -52,6 +52,8 @@ pub enum Request {
     },
     /// How it is doing.
     Inspect(oneshot::Sender<Inspection>),
+    /// To fetch at least so often from now on, so that proofs are young enough.
+    ProveEvery(Duration),
 }
 
 /// How a partition is doing, for operators.
@@ -98,7 +100,7 @@ pub async fn run<S: Source>(
     mut source: S,
     mut requests: mpsc::Receiver<Request>,
     clock: Clock,
-    proof_every: Duration,
+    mut proof_every: Duration,
     stop: CancellationToken,
 ) {
     let (mut taken, mut watchers) = (Vec::new(), Vec::<Watcher>::new());
@@ -127,7 +129,14 @@ pub async fn run<S: Source>(
         watchers.retain_mut(|watcher| !answer(&mut partition, watcher, clock.now()));
         // Answered behind a fetch that was sent after they came: so the first proof goes out with the answer.
         for request in taken.drain(..) {
-            take(&mut partition, request, &mut watchers, &counts, clock.now());
+            take(
+                &mut partition,
+                request,
+                &mut watchers,
+                &counts,
+                &mut proof_every,
+                clock.now(),
+            );
         }
         if behind {
             // Another batch waits already; the workers on this runtime get their turn.
@@ -164,6 +173,7 @@ fn take(
     request: Request,
     watchers: &mut Vec<Watcher>,
     counts: &Counts,
+    proof_every: &mut Duration,
     now: Moment,
 ) {
     match request {
@@ -202,6 +212,7 @@ fn take(
             // Who asked may have gone.
             drop(reply.send(inspection));
         }
+        Request::ProveEvery(every) => *proof_every = every,
     }
 }
 

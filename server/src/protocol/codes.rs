@@ -189,6 +189,8 @@ pub enum CloseCode {
     RateLimited,
     /// A message that was not whole within `limits.message_timeout`.
     TooSlow,
+    /// An operator asks it to come back, in its own time.
+    Moved,
     /// No token within `access.auth_timeout`.
     AuthTimeout,
     /// The token does not hold.
@@ -199,7 +201,7 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// All of them, as the page lists them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Normal,
         Self::Protocol,
         Self::Unsupported,
@@ -213,6 +215,7 @@ impl CloseCode {
         Self::IdleTimeout,
         Self::RateLimited,
         Self::TooSlow,
+        Self::Moved,
         Self::AuthTimeout,
         Self::Unauthorized,
         Self::Closed,
@@ -235,6 +238,7 @@ impl CloseCode {
             Self::IdleTimeout => 4002,
             Self::RateLimited => 4003,
             Self::TooSlow => 4004,
+            Self::Moved => 4005,
             Self::AuthTimeout => 4500,
             Self::Unauthorized => 4501,
             Self::Closed => 4502,
@@ -258,6 +262,7 @@ impl CloseCode {
             Self::IdleTimeout => "idle_timeout",
             Self::RateLimited => "rate_limited",
             Self::TooSlow => "too_slow",
+            Self::Moved => "moved",
             Self::AuthTimeout => "auth_timeout",
             Self::Unauthorized => "unauthorized",
             Self::Closed => "closed",

@@ -231,6 +231,12 @@ pub struct NodeCounts {
     pub turned: TurnedAway,
     /// The memory budget.
     pub memory: MemoryCounts,
+    /// Reloads of the configuration that were applied.
+    pub reloads_applied: Counter,
+    /// Reloads that were refused.
+    pub reloads_refused: Counter,
+    /// When the configuration that holds was read, in seconds since 1970.
+    pub reload_succeeded_s: Counter,
 }
 
 /// Connections turned away, by what was full.

@@ -29,7 +29,7 @@ const SWEEP_EVERY_MS: u64 = 1000;
 const SEATS_LEAST: usize = 1024;
 
 /// What is allowed; none: no limit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AdmissionMax {
     /// Connections a second of the node.
     pub per_second: Option<NonZeroU32>,
@@ -87,10 +87,10 @@ pub struct Seat(
 /// The door's memory, shared by the node's workers.
 pub struct Admission {
     max: AdmissionMax,
-    node: Option<DefaultDirectRateLimiter>,
-    addresses: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    node: Option<Arc<DefaultDirectRateLimiter>>,
+    addresses: Option<Arc<DefaultKeyedRateLimiter<IpAddr>>>,
     swept_ms: AtomicU64,
-    seats: Mutex<Seats>,
+    seats: Arc<Mutex<Seats>>,
 }
 
 #[derive(Default)]
@@ -103,16 +103,31 @@ impl Admission {
     /// Nobody has come yet.
     #[must_use]
     pub fn new(max: AdmissionMax) -> Self {
-        let keyed = |rate| RateLimiter::keyed(Quota::per_second(rate));
+        let direct = |rate| Arc::new(RateLimiter::direct(Quota::per_second(rate)));
+        let keyed = |rate| Arc::new(RateLimiter::keyed(Quota::per_second(rate)));
         Self {
             max,
-            node: max
-                .per_second
-                .map(|rate| RateLimiter::direct(Quota::per_second(rate))),
+            node: max.per_second.map(direct),
             addresses: max.per_second_of_address.map(keyed),
             swept_ms: AtomicU64::new(0),
-            seats: Mutex::default(),
+            seats: Arc::default(),
         }
+    }
+
+    /// The same memory under other limits: seats stay taken, and the buckets of a rate that is the same go on.
+    #[must_use]
+    pub fn under(&self, max: AdmissionMax) -> Self {
+        let mut next = Self {
+            seats: self.seats.clone(),
+            ..Self::new(max)
+        };
+        if max.per_second == self.max.per_second {
+            next.node.clone_from(&self.node);
+        }
+        if max.per_second_of_address == self.max.per_second_of_address {
+            next.addresses.clone_from(&self.addresses);
+        }
+        next
     }
 
     /// Whether a connection from this address may come in now. An address that comes too often takes nothing from the
@@ -230,6 +245,24 @@ mod tests {
         );
         drop(first);
         assert!(enter(&admission, "192.0.2.1").is_ok());
+    }
+
+    #[test]
+    fn other_limits_find_the_seats_and_the_buckets_of_those_before() {
+        let before = Admission::new(max(1, 1));
+        let seat = enter(&before, "192.0.2.1").unwrap();
+        let wider = before.under(max(1, 2));
+        assert_eq!(
+            enter(&wider, "192.0.2.1").map(drop),
+            Err(Turned::AddressRate)
+        );
+        let faster = wider.under(max(1000, 1));
+        assert_eq!(
+            enter(&faster, "192.0.2.1").map(drop),
+            Err(Turned::AddressFull)
+        );
+        drop(seat);
+        assert!(enter(&faster, "192.0.2.1").is_ok());
     }
 
     #[test]

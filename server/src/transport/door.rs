@@ -112,7 +112,9 @@ pub(super) async fn accept(listener: TcpListener, door: Rc<Door>, closed: Cancel
         };
         match socket {
             Ok((socket, peer)) => {
-                let mut entered = door.app.admission.enter(peer.ip(), door.app.clock.now());
+                let (live, now) = (door.app.live.load(), door.app.clock.now());
+                let mut entered = live.admission.enter(peer.ip(), now);
+                drop(live);
                 if entered.is_ok() && http.get() >= HTTP_MAX && !waiting.push_out() {
                     entered = Err(Turned::HttpFull);
                 }
@@ -177,6 +179,7 @@ async fn http(
     if let Err(error) = tune(&SockRef::from(&socket)) {
         tracing::debug!(%peer, %error, "socket options refused");
     }
+    let reloads = door.app.live.number();
     let (heard, router) = (unheard.clone(), door.router.clone());
     let on_head = move || heard.over.set(true);
     let served = takeover::serve(socket, router, door.app.http, peer, on_head);
@@ -192,6 +195,8 @@ async fn http(
     let said = (&handover.head[..], &handover.early[..]);
     match worker.adopt(socket, said, handover.opening, door.app.clock.now()) {
         Ok(key) => {
+            // A reload may have taken the key away since the token was looked at.
+            worker.close_if(key, |id| door.app.live.revoked_since(reloads, id));
             // What came with the handshake may have ended it already.
             if let Some(seat) = seat.filter(|_| worker.holds(key)) {
                 door.seats.borrow_mut().insert(key.number(), seat);

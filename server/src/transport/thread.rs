@@ -28,7 +28,7 @@ use crate::{
     publish::Answer,
     streams::Stream,
     worker::{
-        ChannelInfo, ConnectionInfo, Outside, Pick, Worker,
+        ChannelInfo, ConnectionInfo, Farewell, Outside, Pick, Retold, Worker,
         poll::{Epoll, await_readable},
         sockets::Ready,
     },
@@ -45,7 +45,11 @@ pub enum Command {
     /// Tell everybody to come back elsewhere, spread over this time.
     Drain(Duration),
     /// Close these; answers with how many.
-    Close(Pick, oneshot::Sender<usize>),
+    Close(Pick, Farewell, oneshot::Sender<usize>),
+    /// End the subscriptions to channels of this stream; answers with how many.
+    EndStream(Arc<str>, oneshot::Sender<usize>),
+    /// What of the settings has changed.
+    Retell(Retold),
     /// List these connections, at most so many.
     Inspect(Pick, usize, oneshot::Sender<Vec<ConnectionInfo>>),
     /// List channels, at most so many, in no order.
@@ -279,7 +283,14 @@ fn obey(worker: &Shared, command: Command, app: &App) {
         }
         Command::Drain(window) => worker.drain(clock.now(), window),
         // Who asked may have gone; so below.
-        Command::Close(pick, reply) => reply.send(worker.close_picked(&pick)).map_or((), drop),
+        Command::Close(pick, farewell, reply) => {
+            let closed = worker.close_picked(&pick, farewell);
+            reply.send(closed).map_or((), drop)
+        }
+        Command::EndStream(stream, reply) => {
+            reply.send(worker.end_stream(&stream)).map_or((), drop)
+        }
+        Command::Retell(retold) => worker.retell(retold),
         Command::Inspect(pick, most, reply) => {
             drop(reply.send(worker.inspect(&pick, most, clock.now())));
         }

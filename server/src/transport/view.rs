@@ -353,8 +353,11 @@ fn etag(token: &Token) -> HeaderValue {
 /// As fresh as the least fresh of its partitions.
 fn freshness_of(stream: &Stream, parts: &[ViewAt], now: Moment) -> Freshness {
     let states = parts.iter().map(|part| {
-        part.health
-            .freshness(stream.freshness_slo, stream.expect_every, now)
+        part.health.freshness(
+            stream.options().freshness_slo,
+            stream.options().expect_every,
+            now,
+        )
     });
     least_fresh(states).unwrap_or(Freshness {
         state: FreshnessState::Unavailable,

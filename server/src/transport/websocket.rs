@@ -33,7 +33,7 @@ pub(super) async fn handshake(
         .find_map(|offer| offer.strip_prefix(BEARER_SUBPROTOCOL));
     let claims = match bearer_of(headers).or(bearer) {
         Some(token) => Some(app.verify(token)?),
-        None => app.authority.anonymous(),
+        None => app.anonymous(),
     };
     let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

@@ -188,7 +188,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             number: lane_no,
             partition: seat.partition,
             mode: lane.mode,
-            policy: seat.stream.policy,
+            policy: seat.stream.options().policy,
             epoch: lane.life.1.clone(),
             life: lane.life.0,
             max: self.settings.outbox,

@@ -299,7 +299,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 cold.lines.swap_remove(at);
                 continue;
             };
-            let own_policy = self.seats[lane.seat as usize].stream.policy != line.policy();
+            let own_policy =
+                self.seats[lane.seat as usize].stream.options().policy != line.policy();
             if !plain || !told || own_policy || lane.rejoining.is_some() || line.life != lane.life.0
             {
                 at += 1;

@@ -35,7 +35,7 @@ impl Seat {
         else {
             return;
         };
-        let apart = self.stream.freshness_slo / u32::try_from(PROOFS).unwrap_or(1);
+        let apart = self.stream.options().freshness_slo / u32::try_from(PROOFS).unwrap_or(1);
         let mut newest_first = self.proofs.iter().rev();
         let (last, before) = (newest_first.next(), newest_first.next());
         let dense = |older: &Proof, newer: &Proof| newer.asked_at.since(older.asked_at) < apart;
@@ -53,8 +53,11 @@ impl Seat {
 
     /// How fresh this partition is.
     pub(super) fn freshness(&self, now: Moment) -> Freshness {
-        self.health
-            .freshness(self.stream.freshness_slo, self.stream.expect_every, now)
+        self.health.freshness(
+            self.stream.options().freshness_slo,
+            self.stream.options().expect_every,
+            now,
+        )
     }
 }
 
@@ -143,7 +146,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     continue;
                 };
                 let age = now.since(since);
-                if !line.told_lagging && age > seats[lane.seat as usize].stream.freshness_slo {
+                if !line.told_lagging
+                    && age > seats[lane.seat as usize].stream.options().freshness_slo
+                {
                     line.told_lagging = true;
                     lagging.push((key, lane.channel.clone(), super::millis(age)));
                 }
@@ -241,7 +246,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let slo = lanes
             .first()
             .and_then(|&lane| self.lanes.get(lane))
-            .map(|lane| self.seats[lane.seat as usize].stream.freshness_slo);
+            .map(|lane| {
+                self.seats[lane.seat as usize]
+                    .stream
+                    .options()
+                    .freshness_slo
+            });
         let state = self
             .channels
             .get(number)
@@ -362,7 +372,7 @@ fn beat_of<S: Sockets, O: Outside>(
         let seat = &worker.seats[lane.seat as usize];
         let asked = proof?.asked_at;
         if seat.freshness(now).state != FreshnessState::Live
-            || now.since(asked) > seat.stream.freshness_slo
+            || now.since(asked) > seat.stream.options().freshness_slo
         {
             return None;
         }

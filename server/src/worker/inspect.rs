@@ -1,7 +1,10 @@
 //! What an operator sees of a worker: its connections, and the channels that they follow.
 
+use std::{collections::HashSet, sync::Arc};
+
 use super::{ChannelSeat, Key, Outside, Sockets, Worker};
 use crate::{
+    auth::Claims,
     frame::Wire,
     model::{Channel, Freshness, Moment, Token},
 };
@@ -15,6 +18,8 @@ pub enum Pick {
     Id(String),
     /// Those whose token has this subject.
     Subject(String),
+    /// Those that one of these keys vouches for.
+    Keys(Arc<HashSet<Arc<str>>>),
 }
 
 /// One connection, for operators.
@@ -66,15 +71,18 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     /// The connections that are meant.
     pub(super) fn picked(&self, pick: &Pick) -> impl Iterator<Item = Key> {
         let all = match pick {
-            Pick::All | Pick::Subject(_) => Some(self.connections.keys()),
+            Pick::All | Pick::Subject(_) | Pick::Keys(_) => Some(self.connections.keys()),
             Pick::Id(_) => None,
         };
         let one = match pick {
             Pick::Id(name) => self.key_of(name),
-            Pick::All | Pick::Subject(_) => None,
+            Pick::All | Pick::Subject(_) | Pick::Keys(_) => None,
         };
         let meant = move |key: &Key| match pick {
             Pick::Subject(subject) => self.subject(*key) == Some(subject),
+            Pick::Keys(ids) => self
+                .claims_of(*key)
+                .is_some_and(|claims| ids.contains(&claims.key_id)),
             Pick::All | Pick::Id(_) => true,
         };
         all.into_iter().flatten().filter(meant).chain(one)
@@ -88,8 +96,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 
     fn subject(&self, key: Key) -> Option<&str> {
-        let claims = self.claims.get(self.connections.peek(key)?.claims)?;
-        claims.subject.as_deref()
+        self.claims_of(key)?.subject.as_deref()
+    }
+
+    fn claims_of(&self, key: Key) -> Option<&Arc<Claims>> {
+        self.claims.get(self.connections.peek(key)?.claims)
     }
 
     fn connection_info(&self, key: Key, now: Moment) -> Option<ConnectionInfo> {

@@ -477,7 +477,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(lane) = self.lanes.get(lane_no) else {
             return;
         };
-        let policy = self.seats[lane.seat as usize].stream.policy;
+        let policy = self.seats[lane.seat as usize].stream.options().policy;
         let mode = lane.mode;
         for &index in members {
             let key = self.connections.key(index);

@@ -161,7 +161,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         let place = lane.enter(connection.wire, key.index());
         connection.enter(lane_no, place);
-        let policy = wish.policy.unwrap_or(stream.policy);
+        let policy = wish.policy.unwrap_or(stream.options().policy);
         let mut line = Line::new(lane_no, stream.mode, policy, wish.max_rate);
         line.request = wish.request;
         line.phase = Phase::Joining(from.clone());

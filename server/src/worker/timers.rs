@@ -14,6 +14,37 @@ const EXPIRY_LOOK: Duration = Duration::from_secs(60);
 /// Who is told goodbye comes back after so long at the earliest, in milliseconds.
 pub(super) const RECONNECT_MS: u64 = 1000;
 
+/// How a connection is closed on demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    /// Why.
+    pub code: CloseCode,
+    /// When it may come back, where it may.
+    pub reconnect_after_ms: Option<u64>,
+    /// Whether many come back apart from each other.
+    pub apart: bool,
+}
+
+impl Farewell {
+    /// By an operator: not to come back.
+    pub const FOR_GOOD: Self = Self {
+        code: CloseCode::Closed,
+        reconnect_after_ms: None,
+        apart: false,
+    };
+    /// Its key no longer grants what it granted: to come back with a token that holds.
+    pub const REVOKED: Self = Self {
+        code: CloseCode::TokenExpired,
+        reconnect_after_ms: Some(0),
+        apart: true,
+    };
+}
+
+/// Up to four seconds, by the golden ratio: neighbours come back far apart.
+fn spread(key: Key) -> u64 {
+    (u64::from(key.index()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 4000
+}
+
 impl<S: Sockets, O: Outside> Worker<S, O> {
     pub(super) fn fire(&mut self, now: Moment) {
         self.now = now;
@@ -157,14 +188,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let count = u32::try_from(keys.len().max(1)).unwrap_or(u32::MAX);
         for (at, key) in (0u32..).zip(keys) {
             let due = now.plus(window * at / count);
-            // Spread by the golden ratio: neighbours come back far apart.
-            let spread = (u64::from(key.index()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 4000;
-            self.wheel.add(due, Timer::Bye(key, RECONNECT_MS + spread));
+            self.wheel
+                .add(due, Timer::Bye(key, RECONNECT_MS + spread(key)));
         }
     }
 
     /// Closes what is picked; tells how many. Who is closing already is not counted.
-    pub fn close_picked(&mut self, pick: &Pick) -> usize {
+    pub fn close_picked(&mut self, pick: &Pick, farewell: Farewell) -> usize {
         let keys: Vec<Key> = self.picked(pick).collect();
         let open = |worker: &Self, key: Key| {
             let connection = worker.connections.peek(key);
@@ -172,9 +202,16 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         let keys: Vec<Key> = keys.into_iter().filter(|&key| open(self, key)).collect();
         for &key in &keys {
-            self.say_goodbye(key, CloseCode::Closed, None);
+            self.farewell(key, farewell);
         }
         keys.len()
+    }
+
+    /// Says goodbye so; many at once come back apart.
+    pub(super) fn farewell(&mut self, key: Key, farewell: Farewell) {
+        let after = farewell.reconnect_after_ms;
+        let apart = u64::from(farewell.apart) * spread(key);
+        self.say_goodbye(key, farewell.code, after.map(|after| after + apart));
     }
 
     /// Ends every connection that is still there, with what its socket takes at once.

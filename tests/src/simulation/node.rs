@@ -13,7 +13,7 @@ use tidegate::{
     },
     protocol::{ErrorCode, PublishMessage, Refusal},
     source::{Fetch, SourceError, embedded::EmbeddedLog},
-    streams::{PartitionHandle, Stream},
+    streams::{PartitionHandle, Stream, StreamOptions},
     telemetry::WorkerCounts,
     worker::{self, Opening, Outside, Worker},
 };
@@ -114,9 +114,12 @@ impl Node {
             name: STREAM.to_owned(),
             mode: scene.mode,
             placement: scene.placement,
-            freshness_slo: SLO,
-            expect_every: None,
-            policy: scene.policy,
+            options: Arc::new(StreamOptions {
+                freshness_slo: SLO,
+                expect_every: None,
+                policy: scene.policy,
+            })
+            .into(),
             partitions: handles,
             hindrance: watch::Sender::default(),
         });

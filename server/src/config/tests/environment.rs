@@ -87,7 +87,7 @@ fn mistakes_of_the_environment_name_the_variable() {
         &[
             "streams[0].name (from TIDEGATE_STREAMS): found \"A\", expected 1 to 63 of a-z, 0-9, _ and -, beginning with a \
          letter or digit",
-            "TIDEGATE_ADMIN_TOKE: found an unknown variable, expected one of TIDEGATE_ADMIN_ADDRESS, TIDEGATE_ADMIN_TOKEN",
+            "TIDEGATE_ADMIN_TOKE: found an unknown variable, expected one of TIDEGATE_ADMIN_ADDRESS, TIDEGATE_ADMIN_HOSTS, TIDEGATE_ADMIN_TOKEN",
             "TIDEGATE_FOO: found an unknown variable, expected a key's path in capitals, such as TIDEGATE_LISTEN_ADDRESS",
         ],
     );
@@ -96,7 +96,7 @@ fn mistakes_of_the_environment_name_the_variable() {
         &[("TIDEGATE_LISTEN_WORKERS", "0"), ("TIDEGATE_LISTENER", "1")],
         &[
             "listen.workers (from TIDEGATE_LISTEN_WORKERS): found 0, expected an integer from 1 to 1024",
-            "admin.adress: found an unknown key, expected one of address, token",
+            "admin.adress: found an unknown key, expected one of address, token, hosts",
             "TIDEGATE_LISTENER: found an unknown variable, expected a key's path in capitals, such as TIDEGATE_LISTEN_ADDRESS",
         ],
     );

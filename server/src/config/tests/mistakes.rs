@@ -360,6 +360,21 @@ fn what_is_no_public_key_of_the_algorithm_is_named() {
 }
 
 #[test]
+fn names_of_the_admin_listener_are_names() {
+    let expected = "expected a host's name in lower case, without port";
+    check(
+        "[admin]\nhosts = [\"tidegate-admin\", \"A\", \"a:9701\", \"[::1]\", \"*\", \"\"]",
+        &[
+            &format!("admin.hosts[1]: found \"A\", {expected}"),
+            &format!("admin.hosts[2]: found \"a:9701\", {expected}"),
+            &format!("admin.hosts[3]: found \"[::1]\", {expected}"),
+            &format!("admin.hosts[4]: found \"*\", {expected}"),
+            &format!("admin.hosts[5]: found \"\", {expected}"),
+        ],
+    );
+}
+
+#[test]
 fn a_public_key_is_in_a_file() {
     let expected = "the PEM of an Ed25519 public key (openssl pkey -in PRIVATE -pubout)";
     check(
