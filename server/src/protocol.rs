@@ -1,6 +1,6 @@
 //! The wire contract: messages, codes, encode, decode.
 //!
-//! Does: reads what clients send ([`parse_client`]), writes what they are sent ([`write`]), and names every code.
+//! Does: reads what clients send ([`parse_client`]), writes what they are sent ([`mod@write`]), and names every code.
 //! Owns: nothing. Never knows: sockets, clocks, who is connected. Keeps: I9. `docs/protocol.md` is its page, and
 //! `tests/vectors` the examples that the server's and the client's tests both read.
 
