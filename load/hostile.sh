@@ -21,74 +21,22 @@ HOSTILE=${HOSTILE:-10000}
 SUBSCRIBERS=${SUBSCRIBERS:-1000}
 RATE=${RATE:-50}
 RUN_SECONDS=${RUN_SECONDS:-6}
-SERVER_CORE=${SERVER_CORE:-0}
-DRIVER_CORE=${DRIVER_CORE:-1}
-TARGET=${CARGO_TARGET_DIR:-$PWD/target}
-OUT=${OUT:-$TARGET/hostile/$(date -u +%Y%m%dT%H%M%SZ)}
-SERVER_PID=
+OUT=${OUT:-${CARGO_TARGET_DIR:-$PWD/target}/hostile/$(date -u +%Y%m%dT%H%M%SZ)}
+SERVERS=tidegate
+MODE=events
+EXTRA_CONFIG='[limits]
+message_timeout = "10s"'
 HOSTILE_PID=
+. load/lib.sh
 
-pinned() {
-    local core=$1
-    shift
-    if (($(nproc) > 1)); then exec taskset -c "$core" "$@"; else exec "$@"; fi
+end() {
+    if [[ -n $HOSTILE_PID ]]; then
+        kill "$HOSTILE_PID" 2>/dev/null || true
+        wait "$HOSTILE_PID" 2>/dev/null || true
+    fi
+    stop
 }
-
-listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-free_port() {
-    local port
-    for _ in {1..100}; do
-        port=$((20000 + RANDOM % 10000))
-        if ! listens "$port"; then
-            echo "$port"
-            return
-        fi
-    done
-    echo "no free port found between 20000 and 29999" >&2
-    return 1
-}
-
-config() {
-    cat <<END
-[listen]
-address = "127.0.0.1:$1"
-workers = 1
-[admin]
-address = "127.0.0.1:$2"
-[limits]
-message_timeout = "10s"
-[access]
-anonymous = { channels = ["bench/*"], can = ["subscribe", "publish"] }
-[[streams]]
-name = "bench"
-mode = "events"
-END
-}
-
-start() {
-    PORT=$(free_port)
-    config "$PORT" "$(free_port)" >"$OUT/tidegate.toml"
-    pinned "$SERVER_CORE" "$TARGET/release/tidegate" serve --config "$OUT/tidegate.toml" --listen "127.0.0.1:$PORT" >>"$OUT/server.log" 2>&1 &
-    SERVER_PID=$!
-    for _ in {1..100}; do
-        if listens "$PORT"; then return; fi
-        sleep 0.05
-    done
-    echo "the server does not listen; see $OUT/server.log" >&2
-    return 1
-}
-
-stop() {
-    for pid in $HOSTILE_PID $SERVER_PID; do
-        kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
-    SERVER_PID=
-    HOSTILE_PID=
-}
-trap stop EXIT
-trap 'exit 130' INT TERM
+trap end EXIT
 
 memory() { sed -n "s/^$1:[^0-9]*\([0-9]*\) kB/\1/p" "/proc/$SERVER_PID/status"; }
 
@@ -142,8 +90,8 @@ summary() {
 }
 
 mkdir -p "$OUT"
-if [[ -z ${NO_BUILD:-} ]]; then cargo build --quiet --release -p tidegate -p tidegate-load --target-dir "$TARGET"; fi
-start
+build
+start tidegate
 touch "$OUT/figures.jsonl"
 first=$(($(wc -l <"$OUT/figures.jsonl") / 2 + 1))
 for ((pair = first; pair < first + PAIRS; pair++)); do

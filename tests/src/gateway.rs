@@ -233,8 +233,16 @@ pub fn jwt(
 /// # Errors
 /// When it does not within [`SOON`].
 pub async fn until(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<()> {
+    until_told(what, async || is()).await
+}
+
+/// Waits until the answer to a question is yes; it is asked again and again.
+///
+/// # Errors
+/// When it is not within [`SOON`].
+pub async fn until_told(what: &str, mut is: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + SOON;
-    while !is() {
+    while !is().await {
         if Instant::now() > deadline {
             bail!("waited {SOON:?} in vain: {what}");
         }

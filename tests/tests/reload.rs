@@ -17,7 +17,7 @@ use tidegate::{
 };
 use tidegate_tests::{
     binary,
-    gateway::{API_KEY, Node, SOON, Setup, jwt, until},
+    gateway::{API_KEY, Node, Setup, jwt, until, until_told},
     http::{self, Answer},
     sse::Events,
     websocket::{Client, Connect},
@@ -417,14 +417,7 @@ async fn a_hangup_reloads_the_file() -> Result<()> {
         text("[[streams]]\nname = \"s\"\n[[streams]]\nname = \"new\"\n"),
     )?;
     node.signal("HUP").await?;
-    let deadline = tokio::time::Instant::now() + SOON;
-    while asked("new").await != 200 {
-        anyhow::ensure!(
-            tokio::time::Instant::now() < deadline,
-            "the stream does not come"
-        );
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until_told("the stream comes", async || asked("new").await == 200).await?;
     assert_eq!(asked("s").await, 200);
     node.signal("TERM").await?;
     let (status, _) = node.ended().await?;
@@ -494,11 +487,7 @@ async fn a_data_directory_takes_new_streams_and_names_what_does_not_fit_it() -> 
     let address = node.address.parse()?;
     let row =
         async || wire::get(address, "/v1/view/new/a").await.json()["rows"]["r"]["data"].clone();
-    let deadline = tokio::time::Instant::now() + SOON;
-    while row().await != json!(1) {
-        anyhow::ensure!(tokio::time::Instant::now() < deadline, "the row is gone");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until_told("the row is there", async || row().await == json!(1)).await?;
     node.signal("TERM").await?;
     anyhow::ensure!(node.ended().await?.0.success());
     Ok(std::fs::remove_dir_all(&directory)?)

@@ -396,7 +396,7 @@ mod tests {
     use super::*;
     use crate::model::{Change, Position, RowId, Update};
 
-    fn shared(offset: u64, channel: &str) -> Arc<Shared> {
+    pub(super) fn shared(offset: u64, channel: &str) -> Arc<Shared> {
         let position = Position {
             partition: 0,
             epoch: Epoch::new("e").unwrap(),

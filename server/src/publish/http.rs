@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Answer, Flow, Pending};
@@ -22,8 +22,6 @@ use crate::{
 
 /// Bytes of a connection's lines that may be on their way into the log; beyond it, nothing more is read.
 const STORING_BYTES: usize = 8 << 20;
-/// Lines that have come already are handed to the log together, up to so many bytes.
-const GATHERED_BYTES: usize = 128 << 10;
 /// What a chunk counts at least.
 const CHUNK_BYTES: usize = 4 << 10;
 
@@ -199,10 +197,13 @@ impl Lines {
                     }
                 }
                 chunk = timeout_at(due, self.body.next()), if may_read => match chunk {
-                    Ok(Some(Ok(chunk))) => self.take(Some(chunk)).await,
+                    Ok(Some(Ok(chunk))) => self.take(&chunk).await,
                     // The connection broke: nobody is there to be answered.
                     Ok(Some(Err(_))) => return None,
-                    Ok(None) => self.take(None).await,
+                    Ok(None) => {
+                        self.ended = true;
+                        self.take(b"\n").await;
+                    }
                     Err(_) => {
                         self.ended = true;
                         self.give_up();
@@ -240,27 +241,9 @@ impl Lines {
         out
     }
 
-    /// Hands the lines of a chunk to the log, and of what else has come already: a sender that is ahead is answered in larger
-    /// pieces. Without a chunk: the body is whole.
-    async fn take(&mut self, chunk: Option<Bytes>) {
-        let (mut numbers, mut records) = (Vec::new(), Vec::new());
-        let mut bytes = chunk.as_ref().map_or(0, Bytes::len);
-        match chunk {
-            Some(chunk) => self.read(&chunk, &mut numbers, &mut records),
-            None => self.end(&mut numbers, &mut records),
-        }
-        while !self.ended && bytes < GATHERED_BYTES {
-            match self.body.next().now_or_never() {
-                Some(Some(Ok(more))) => {
-                    bytes += more.len();
-                    self.read(&more, &mut numbers, &mut records);
-                }
-                // The connection broke: a line that had begun is none.
-                Some(Some(Err(_))) => self.ended = true,
-                Some(None) => self.end(&mut numbers, &mut records),
-                None => break,
-            }
-        }
+    /// Hands the lines of a chunk to the log.
+    async fn take(&mut self, chunk: &[u8]) {
+        let (numbers, mut records) = self.read(chunk);
         let (live, key) = (&self.app.live, &self.claims.key_id);
         if live.revoked_since(self.reloads, key) {
             records = records.into_iter().map(|_| Err(revoked())).collect();
@@ -270,7 +253,7 @@ impl Lines {
             .submit(&self.stream, &self.claims, &mut self.flow, records)
             .await;
         // A chunk costs something also without a line.
-        let bytes = bytes.max(CHUNK_BYTES);
+        let bytes = chunk.len().max(CHUNK_BYTES);
         self.storing_bytes += bytes;
         self.storing.push_back(Storing {
             numbers,
@@ -279,19 +262,9 @@ impl Lines {
         });
     }
 
-    /// The body is whole: its last line may lack its end.
-    fn end(&mut self, numbers: &mut Vec<u64>, records: &mut Vec<Result<NewRecord, Refusal>>) {
-        self.ended = true;
-        self.read(b"\n", numbers, records);
-    }
-
     /// The lines that end in this chunk, by their numbers.
-    fn read(
-        &mut self,
-        chunk: &[u8],
-        numbers: &mut Vec<u64>,
-        records: &mut Vec<Result<NewRecord, Refusal>>,
-    ) {
+    fn read(&mut self, chunk: &[u8]) -> (Vec<u64>, Vec<Result<NewRecord, Refusal>>) {
+        let (mut records, mut numbers) = (Vec::new(), Vec::new());
         let mut rest = chunk;
         while !rest.is_empty() {
             let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
@@ -332,6 +305,7 @@ impl Lines {
             numbers.push(self.line);
             records.push(self.app.publisher.read(&self.stream, line));
         }
+        (numbers, records)
     }
 }
 

@@ -160,23 +160,7 @@ fn name_of(shared: &Shared) -> *const str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::{Change, Epoch, Moment, Position, RowId, Update};
-
-    fn shared(offset: u64, channel: &str) -> Arc<Shared> {
-        let position = Position {
-            partition: 0,
-            epoch: Epoch::new("e").unwrap(),
-            offset: Offset::new(offset),
-        };
-        let change = Change {
-            channel: channel.parse().unwrap(),
-            row: RowId::default(),
-            data: Some("1".into()),
-            ts_ms: 0,
-        };
-        Shared::new(Update { position, change }, Moment::default())
-    }
+    use super::{super::tests::shared, *};
 
     fn offsets<'a>(found: impl Iterator<Item = &'a Arc<Shared>>) -> Vec<u64> {
         found
