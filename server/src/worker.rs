@@ -9,6 +9,7 @@
 //! blocks, joins, has a rate or several channels has a box with lines (`outbox.rs`), and leaves the slow path when nothing
 //! is left in it.
 
+mod batch;
 mod claims;
 pub mod connection;
 mod fan_out;
@@ -25,6 +26,7 @@ mod reload;
 pub mod slab;
 pub mod sockets;
 mod subscriptions;
+pub mod sweep;
 pub mod talk;
 mod timers;
 pub mod wheel;
@@ -63,8 +65,8 @@ use crate::{
     telemetry::WorkerCounts,
 };
 
-/// Sockets that one turn of a sweep writes to, about a millisecond.
-const SWEEP_BUDGET: usize = 128;
+/// Sockets that one turn of sweeps writes to, about a millisecond.
+pub const SWEEP_SOCKETS: usize = 128;
 /// Bytes that one turn reads from one connection.
 const READ_BYTES: usize = 16 * 1024;
 /// A write from the slow path.
@@ -105,6 +107,8 @@ pub struct Settings {
     pub subscribes: Option<Rate>,
     /// Channels of one connection.
     pub channels_max: usize,
+    /// Sockets that one turn of sweeps writes to: [`SWEEP_SOCKETS`], or fewer where turns are to be interrupted often.
+    pub sweep_sockets: usize,
     /// How long a session may wait for its token.
     pub auth_timeout: Duration,
 }
@@ -342,6 +346,49 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 (Some(claims.clone()), Phase::Open, wire)
             }
         };
+        let key = self.enlist(socket, wire, phase, now)?;
+        self.greet(key, head, &opening, now);
+        match claims {
+            Some(claims) => self.take_claims(key, claims, now),
+            None => self
+                .wheel
+                .add(now.plus(self.settings.auth_timeout), Timer::Auth(key)),
+        }
+        match opening {
+            Opening::WebSocket { .. } => self
+                .wheel
+                .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key)),
+            Opening::Sse {
+                channels,
+                token,
+                max_rate,
+                policy,
+                ..
+            } => {
+                for channel in channels {
+                    self.follow_sse(key, &channel, token.as_ref(), max_rate, policy, now);
+                }
+            }
+        }
+        if self.draining {
+            // It was admitted just before the drain began.
+            self.wheel.add(now, Timer::Bye(key, timers::RECONNECT_MS));
+        }
+        if !early.is_empty() {
+            self.feed_early(key, early, now);
+        }
+        self.touch(key);
+        Ok(key)
+    }
+
+    /// A connection that has nothing yet, watched from now on.
+    fn enlist(
+        &mut self,
+        socket: S::Socket,
+        wire: Wire,
+        phase: Phase,
+        now: Moment,
+    ) -> std::io::Result<Key> {
         let connection = Connection {
             socket,
             lane: NONE,
@@ -363,36 +410,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return Err(error);
         }
         self.counts.active(wire).add(1);
-        self.greet(key, head, &opening, now);
-        match claims {
-            Some(claims) => self.take_claims(key, claims, now),
-            None => self
-                .wheel
-                .add(now.plus(self.settings.auth_timeout), Timer::Auth(key)),
-        }
-        if let Opening::Sse {
-            channels,
-            token,
-            max_rate,
-            policy,
-            ..
-        } = opening
-        {
-            for channel in channels {
-                self.follow_sse(key, &channel, token.as_ref(), max_rate, policy, now);
-            }
-        } else {
-            self.wheel
-                .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key));
-        }
-        if self.draining {
-            // It was admitted just before the drain began.
-            self.wheel.add(now, Timer::Bye(key, timers::RECONNECT_MS));
-        }
-        if !early.is_empty() {
-            self.feed_early(key, early, now);
-        }
-        self.touch(key);
         Ok(key)
     }
 

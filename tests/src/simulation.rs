@@ -113,6 +113,8 @@ pub struct Scene {
     pub max_rate: Option<f64>,
     /// The policy of all lines.
     pub policy: Policy,
+    /// Sockets that one turn of sweeps writes to.
+    pub sweep: usize,
 }
 
 impl Scene {
@@ -147,6 +149,7 @@ impl Scene {
             row_ttl: None,
             max_rate: None,
             policy: Policy::Conflate,
+            sweep: 2,
         }
     }
     /// Events, likewise.

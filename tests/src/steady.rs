@@ -341,6 +341,7 @@ fn settings() -> worker::Settings {
         message_timeout: Duration::from_secs(30),
         messages: None,
         subscribes: None,
+        sweep_sockets: worker::SWEEP_SOCKETS,
         channels_max: 100,
         auth_timeout: Duration::from_secs(10),
     }

@@ -162,6 +162,45 @@ fn views_whose_logs_are_trimmed_and_replaced_and_whose_nodes_restart() {
     );
 }
 
+/// One channel with many readers, of whom each turn writes to one or two: what comes meanwhile goes along with what is ahead.
+fn crowd(scene: &Scene) -> Scene {
+    Scene {
+        channels: 1,
+        partitions: 1,
+        clients: 9,
+        slow: 20,
+        cut: 3,
+        lag: 5,
+        publish: 3,
+        ..scene.clone()
+    }
+}
+
+#[test]
+fn views_of_a_crowd() {
+    run(&crowd(&Scene::view()), 400);
+    let turns_of_two = Scene {
+        sweep: 4,
+        replace: 4,
+        trim: 3,
+        ..Scene::view()
+    };
+    run(&crowd(&turns_of_two), 400);
+}
+
+#[test]
+fn events_of_a_crowd() {
+    run(&crowd(&Scene::events()), 400);
+    let turns_of_two = Scene {
+        sweep: 4,
+        replace: 4,
+        trim: 3,
+        tail: 8,
+        ..Scene::events()
+    };
+    run(&crowd(&turns_of_two), 400);
+}
+
 #[test]
 fn views_in_parts() {
     run(

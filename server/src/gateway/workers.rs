@@ -85,6 +85,7 @@ pub(super) fn settings(config: &Config, node: &Arc<str>, number: usize) -> worke
             .subscribes_per_second
             .map(|rate| Rate::per_second(rate, channels)),
         channels_max: limits.channels_per_connection,
+        sweep_sockets: worker::SWEEP_SOCKETS,
         auth_timeout: config.access.auth_timeout,
     }
 }

@@ -3,9 +3,10 @@
 use std::{collections::VecDeque, rc::Rc};
 
 use super::{
-    lane::{Batch, NONE},
+    batch::Batch,
     outbox::Line,
     slab::{Key, Slab},
+    sweep::NONE,
 };
 use crate::{
     frame::Wire,

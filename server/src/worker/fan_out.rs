@@ -3,18 +3,20 @@
 use std::rc::Rc;
 
 use super::{
-    Key, Outside, PULL_MAX, SWEEP_BUDGET, Sockets, Worker,
+    Key, Outside, PULL_MAX, Sockets, Worker,
+    batch::{Batch, Load},
     connection::Connection,
-    lane::{Batch, Lane, Load, PENDING_MAX},
+    lane::{LOADS_MAX, Lane, PENDING_MAX, Slice},
     offer::{LaneFacts, Offered, offer, streaming_line, write_shared},
+    sweep::Visit,
 };
 use crate::{
-    model::{Moment, Offset, Position},
+    model::{Moment, Position},
     protocol::CloseCode,
 };
 
-/// What one turn did of a sweep.
-#[derive(Default)]
+/// What one share of a sweep did with one batch.
+#[derive(Clone, Copy, Default)]
 struct Share {
     offered: usize,
     written: usize,
@@ -64,11 +66,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             if !lane.has_updates() {
                 lane.swept = before.max(lane.skip_to);
             }
-            if lane.pending.len() >= PENDING_MAX {
-                lane.behind_from = lane.pending.back().map(|last| last.update.position.offset);
+            if lane.room() == 0 {
+                lane.behind_from = lane.last_offset();
                 continue;
             }
-            lane.pending.push_back(shared);
+            lane.push(shared);
             self.queue(lane_no);
         }
     }
@@ -86,12 +88,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// Sweeps for one turn's budget, the lanes in turn: so a small one waits for one share of a big one, not for all of it.
     pub(super) fn sweep(&mut self, now: Moment) {
-        let mut budget = SWEEP_BUDGET;
+        let mut budget = self.settings.sweep_sockets;
+        let most = (budget / 2).max(1);
         for _ in 0..self.busy.len() {
             let Some(lane_no) = self.busy.pop_front() else {
                 return;
             };
-            let share = budget.min((SWEEP_BUDGET / 2).max(1));
+            let share = budget.min(most);
             budget -= self.sweep_lane(lane_no, share, now).min(budget);
             if self.lanes.get(lane_no).is_some_and(|lane| lane.queued) {
                 self.busy.push_back(lane_no);
@@ -102,54 +105,93 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
     }
 
-    /// Writes to at most `budget` members of a lane; tells to how many.
+    /// Writes to about `budget` members of a lane; tells to how many.
     fn sweep_lane(&mut self, lane_no: u32, budget: usize, now: Moment) -> usize {
-        let Some((facts, batch)) = self.sweep_under_way(lane_no) else {
+        let Some((facts, rolling)) = self.facts(lane_no).zip(self.may_roll(lane_no)) else {
             return 0;
         };
-        let mut share = Share::default();
-        while share.offered < budget {
-            let Some((index, wire)) = self.lanes.get_mut(lane_no).and_then(Lane::next_member)
-            else {
+        let mut offered = 0;
+        while offered < budget {
+            let Some(lane) = self.lanes.get_mut(lane_no) else {
+                return offered;
+            };
+            let cursor = self.seats[lane.seat as usize].cursor.offset;
+            let Some(slice) = lane.slice(cursor, rolling) else {
                 self.end_sweep(lane_no, now);
                 break;
             };
-            let Some(connection) = self.connections.at(index) else {
-                continue;
-            };
-            share.offered += 1;
-            let offered = match connection.cold {
-                None => write_shared(&mut self.sockets, connection, &batch, wire, &facts, now),
-                Some(_) => offer(connection, &batch, wire, &facts, &self.counts, now),
-            };
-            if offered == Offered::Written {
-                share.written += 1;
-                share.bytes += batch.encoded(wire).bytes.len();
-            } else {
-                share.blocked += usize::from(offered == Offered::Blocked);
-                self.not_written(index, offered, now);
-            }
+            offered += self.sweep_slice(&slice, &facts, budget - offered, now);
+            let lane = self.lanes.get_mut(lane_no);
+            self.swept.extend(lane.and_then(|lane| lane.settle(&slice)));
         }
-        self.count_share(&batch, &share);
-        share.offered
+        self.refill(lane_no);
+        if let Some(lane) = self.lanes.get_mut(lane_no) {
+            lane.queued = lane.has_work();
+        }
+        offered
     }
 
-    /// The sweep of a lane, begun if there is none and something waits.
-    fn sweep_under_way(&mut self, lane_no: u32) -> Option<(LaneFacts, Rc<Batch>)> {
-        let lane = self.lanes.get_mut(lane_no)?;
-        let after = if lane.has_gap() {
-            Offset::BEFORE_ALL
-        } else if lane.has_updates() {
-            lane.swept
-        } else {
-            self.seats[lane.seat as usize].cursor.offset
-        };
-        if lane.sweep.is_none() && !lane.begin_sweep(lane_no, after) {
-            lane.queued = false;
-            return None;
+    /// A sweep takes in what comes while it is under way, but where a heartbeat must find all of a channel's lanes at rest.
+    fn may_roll(&self, lane_no: u32) -> Option<bool> {
+        let channel = self.channels.get(self.channel_of(lane_no)?)?;
+        Some(channel.lanes.len() == 1)
+    }
+
+    /// Gives a slice to those who are at its beginning, at most `budget` of them.
+    fn sweep_slice(
+        &mut self,
+        slice: &Slice,
+        facts: &LaneFacts,
+        budget: usize,
+        now: Moment,
+    ) -> usize {
+        let mut shares = [Share::default(); LOADS_MAX];
+        let mut offered = 0;
+        while offered < budget {
+            let lane = self.lanes.get_mut(facts.number);
+            let Some(visit) = lane.and_then(Lane::next_member) else {
+                break;
+            };
+            if let Some(place) = visit.moved
+                && let Some(connection) = self.connections.at(visit.member)
+            {
+                connection.moved(facts.number, place);
+            }
+            offered += 1;
+            for (batch, share) in slice.batches.iter().zip(&mut shares) {
+                self.give(visit, batch, facts, share, now);
+            }
         }
-        let batch = lane.sweep.as_ref()?.batch.clone();
-        Some((self.facts(lane_no)?, batch))
+        for (batch, share) in slice.batches.iter().zip(&shares) {
+            self.count_share(batch, share);
+        }
+        offered
+    }
+
+    fn give(
+        &mut self,
+        visit: Visit,
+        batch: &Rc<Batch>,
+        facts: &LaneFacts,
+        share: &mut Share,
+        now: Moment,
+    ) {
+        let Some(connection) = self.connections.at(visit.member) else {
+            return;
+        };
+        share.offered += 1;
+        let wire = visit.wire;
+        let offered = match connection.cold {
+            None => write_shared(&mut self.sockets, connection, batch, wire, facts, now),
+            Some(_) => offer(connection, batch, wire, facts, &self.counts, now),
+        };
+        if offered == Offered::Written {
+            share.written += 1;
+            share.bytes += batch.encoded(wire).bytes.len();
+        } else {
+            share.blocked += usize::from(offered == Offered::Blocked);
+            self.not_written(visit.member, offered, now);
+        }
     }
 
     /// A member that does not have the whole batch now: it is owed it, or it is gone.
@@ -216,47 +258,25 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         };
         let connections = &mut self.connections;
-        let batch = lane.end_sweep(|member, place| {
+        lane.end_sweep(|member, place| {
             if let Some(connection) = connections.at(member) {
                 Connection::moved(connection, lane_no, place);
             }
         });
-        if let Some(Load::Updates(updates)) = batch.as_deref().map(|batch| &batch.load)
-            && let (Some(first), Some(last)) = (updates.first(), updates.last())
-        {
-            self.swept.push((first.applied_at, last.applied_at));
-        }
-        let again = std::mem::take(&mut lane.recheck);
-        let (channel_no, empty) = (lane.channel_no, lane.is_empty());
-        for number in again {
-            let key = Key::from_number(number);
-            if let Some(line) = self
-                .connections
-                .cold(key)
-                .and_then(|cold| cold.line(lane_no))
-            {
-                line.rechecked = false;
-            }
-            self.touch(key);
-        }
-        if empty {
+        let channel_no = lane.channel_no;
+        if lane.is_empty() {
             return self.drop_lane(lane_no);
         }
-        self.refill(lane_no);
         self.beat_if_due(channel_no, now);
-        if let Some(lane) = self.lanes.get_mut(lane_no)
-            && !lane.has_work()
-        {
-            lane.queued = false;
-        }
     }
 
-    /// A lane that had more than it may hold reads on from the tail.
+    /// A lane that had more than it may hold reads on from the tail, once there is room.
     fn refill(&mut self, lane_no: u32) {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        let Some(from) = lane.behind_from.filter(|_| lane.pending.is_empty()) else {
+        let room = lane.room();
+        let Some(from) = lane.behind_from.filter(|_| room >= PENDING_MAX / 2) else {
             return;
         };
         let seat = &self.seats[lane.seat as usize];
@@ -264,15 +284,18 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return;
         }
         let tail = &seat.stream.partitions[seat.partition as usize].tail;
-        match tail.between(&lane.channel, from, seat.cursor.offset, PENDING_MAX) {
+        match tail.between(&lane.channel, from, seat.cursor.offset, room) {
             Some(more) if tail.cursor().resets == seat.cursor.resets => {
-                lane.swept = from;
-                lane.behind_from = more
-                    .last()
-                    .filter(|_| more.len() == PENDING_MAX)
-                    .map(|last| last.update.position.offset);
-                lane.pending.extend(more);
+                if !lane.has_data() {
+                    lane.swept = from;
+                }
+                let last = more.last().filter(|_| more.len() == room);
+                lane.behind_from = last.map(|last| last.update.position.offset);
+                more.into_iter().for_each(|shared| lane.push(shared));
+                self.queue(lane_no);
             }
+            // First everybody gets what is here: then all are at one place.
+            _ if lane.has_data() => {}
             _ => {
                 let at = seat.epoch.clone().map(|epoch| Position {
                     partition: seat.partition,

@@ -4,9 +4,10 @@ use std::{io, mem};
 
 use super::{
     FLUSH_BYTES, Key, Outside, Sockets, Timer, Worker,
-    connection::{Closing, Cold},
+    batch::{Batch, Load},
+    connection::{Closing, Cold, Connection},
     joins::gap_json,
-    lane::{Batch, Lane, Load},
+    lane::Lane,
     outbox::{Line, Next, Phase},
     slab::Places,
 };
@@ -188,8 +189,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(lane) = self.lanes.get(line.lane) else {
             return;
         };
+        let given = self.given(connection, line.lane);
         let (proof, channel) = (
-            self.proof_for(line.lane, Some(line.cursor)),
+            self.proof_for(line.lane, given, Some(line.cursor)),
             lane.channel.clone(),
         );
         let Some(cold) = self.connections.cold(key) else {
@@ -279,45 +281,21 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.leave_slow_path(key);
     }
 
-    /// Lines that are where their lane is go; a box in which nothing is left goes too.
+    /// Lines that are where their place in the lane is go; a box in which nothing is left goes too.
     fn leave_slow_path(&mut self, key: Key) {
+        let mut at = 0;
+        while let Some(rejoins) = self.may_rejoin(key, at) {
+            match self.connections.cold(key) {
+                Some(cold) if rejoins => drop(cold.lines.swap_remove(at)),
+                _ => at += 1,
+            }
+        }
         let Some(connection) = self.connections.get(key) else {
             return;
         };
         let Some(cold) = connection.cold.as_mut() else {
             return;
         };
-        let mut at = 0;
-        while at < cold.lines.len() {
-            let line = &cold.lines[at];
-            let plain = line.phase == Phase::Streaming
-                && line.greeted
-                && line.is_empty()
-                && !line.has_rate();
-            let told = !line.beat_due && line.unproven_since.is_none() && !line.told_lagging;
-            let Some(lane) = self.lanes.get_mut(line.lane) else {
-                cold.lines.swap_remove(at);
-                continue;
-            };
-            let own_policy =
-                self.seats[lane.seat as usize].stream.options().policy != line.policy();
-            if !plain || !told || own_policy || lane.rejoining.is_some() || line.life != lane.life.0
-            {
-                at += 1;
-            } else if lane.has_gap()
-                || lane
-                    .first_waiting()
-                    .is_some_and(|first| first <= line.cursor)
-                || line.cursor > self.seats[lane.seat as usize].cursor.offset
-            {
-                if !std::mem::replace(&mut cold.lines[at].rechecked, true) {
-                    lane.recheck.push(key.number());
-                }
-                at += 1;
-            } else {
-                cold.lines.swap_remove(at);
-            }
-        }
         if cold.is_idle() && connection.phase != session::Phase::Closing {
             connection.cold = None;
         } else {
@@ -325,32 +303,65 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
     }
 
-    /// Where everybody on the fast path of a lane is; none while the lane rejoins.
+    /// Whether the line at this place in a connection's box may give way to the fast path; none behind the last.
+    fn may_rejoin(&self, key: Key, at: usize) -> Option<bool> {
+        let connection = self.connections.peek(key)?;
+        let line = connection.cold.as_ref()?.lines.get(at)?;
+        let Some(lane) = self.lanes.get(line.lane) else {
+            return Some(true);
+        };
+        let plain =
+            line.phase == Phase::Streaming && line.greeted && line.is_empty() && !line.has_rate();
+        let told = !line.beat_due && line.unproven_since.is_none() && !line.told_lagging;
+        if !plain || !told || lane.rejoining.is_some() || line.life != lane.life.0 {
+            return Some(false);
+        }
+        let seat = &self.seats[lane.seat as usize];
+        // What the sweep would give it a second time keeps it on the slow path until its next turn.
+        let waiting = lane.first_waiting(self.given(connection, line.lane));
+        let ahead = waiting.is_some_and(|first| first <= line.cursor);
+        let same_policy = seat.stream.options().policy == line.policy();
+        Some(same_policy && !ahead && line.cursor <= seat.cursor.offset)
+    }
+
+    /// Where everybody on the fast path of a lane is at least; none while the lane rejoins.
     pub(super) fn lane_position(&self, lane_no: u32) -> Option<Position> {
+        self.position_at(lane_no, self.lanes.get(lane_no)?.oldest())
+    }
+
+    /// Where those on the fast path are who have been given so much of a lane; none while it rejoins.
+    pub(super) fn position_at(&self, lane_no: u32, given: u64) -> Option<Position> {
         let lane = self.lanes.get(lane_no)?;
         let seat = &self.seats[lane.seat as usize];
         if lane.rejoining.is_some() || lane.has_gap() || lane.life.0 != seat.cursor.resets {
             return None;
         }
-        let offset = if lane.has_updates() {
-            lane.swept
-        } else {
-            seat.cursor.offset
-        };
         Some(Position {
             partition: seat.partition,
             epoch: seat.epoch.clone()?,
-            offset,
+            offset: lane.offset_at(given, seat.cursor.offset),
         })
     }
 
-    /// The newest proof of a lane that everything up to its position, or up to `cursor`, makes true.
-    pub(super) fn proof_for(&self, lane_no: u32, cursor: Option<Offset>) -> Option<Proof> {
+    /// How much of a lane this member of it has been given.
+    pub(super) fn given(&self, connection: &Connection<S::Socket>, lane_no: u32) -> u64 {
+        let place = connection.lanes().find(|(lane, _)| *lane == lane_no);
+        let lane = self.lanes.get(lane_no).zip(place);
+        lane.map_or(0, |(lane, (_, place))| {
+            lane.given_at(connection.wire, place)
+        })
+    }
+
+    /// The newest proof of a lane that everything up to the position at `given`, or up to `cursor`, makes true.
+    pub(super) fn proof_for(
+        &self,
+        lane_no: u32,
+        given: u64,
+        cursor: Option<Offset>,
+    ) -> Option<Proof> {
         let lane = self.lanes.get(lane_no)?;
-        let position = self
-            .lane_position(lane_no)?
-            .offset
-            .max(cursor.unwrap_or_default());
+        let position = self.position_at(lane_no, given)?.offset;
+        let position = position.max(cursor.unwrap_or_default());
         let proofs = self.seats[lane.seat as usize].proofs.iter().rev();
         proofs.copied().find(|proof| proof.head <= position)
     }
@@ -367,7 +378,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if now < cold.ids.not_before && !cold.ids.at_once {
             return;
         }
-        let Some(vector) = self.vector(cold, connection.lanes()) else {
+        let Some(vector) = self.vector(connection, cold) else {
             return;
         };
         let Some(cold) = self.connections.cold(key) else {
@@ -388,10 +399,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// Of each partition the position up to which all of this connection's channels have been sent; none before all joins
     /// are done.
-    fn vector(&self, cold: &Cold, lanes: impl Iterator<Item = (u32, u32)>) -> Option<Token> {
+    fn vector(&self, connection: &Connection<S::Socket>, cold: &Cold) -> Option<Token> {
         let mut token = Token::default();
-        for (lane_no, _) in lanes {
-            let mut position = self.lane_position(lane_no)?;
+        for (lane_no, place) in connection.lanes() {
+            let given = self.lanes.get(lane_no)?.given_at(connection.wire, place);
+            let mut position = self.position_at(lane_no, given)?;
             if let Some(line) = cold.lines.iter().find(|line| line.lane == lane_no) {
                 if line.phase != Phase::Streaming || !line.greeted {
                     return None;

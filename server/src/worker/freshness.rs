@@ -4,8 +4,8 @@
 
 use super::{
     ChannelSeat, Key, Outside, Seat, Sockets, Worker,
-    connection::Cold,
-    lane::{Load, Notice},
+    batch::{Load, Notice},
+    lane::Lane,
     outbox::Phase,
 };
 use crate::{
@@ -108,8 +108,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         let notice = news(&channel.channel, freshness);
         if let Some(lane) = self.lanes.get_mut(lane_no) {
-            lane.notices.retain(|load| !matches!(load, Load::News(_)));
-            lane.notices.push_back(Load::News(notice));
+            let cursor = self.seats[lane.seat as usize].cursor.offset;
+            lane.put_notice(Load::News(notice), cursor);
             self.queue(lane_no);
         }
     }
@@ -223,17 +223,16 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let proved: Option<Vec<(Position, Moment)>> = lanes
             .iter()
             .map(|&lane| {
+                let given = self.lanes.get(lane)?.newest();
                 Some((
-                    self.lane_position(lane)?,
-                    self.proof_for(lane, None)?.asked_at,
+                    self.position_at(lane, given)?,
+                    self.proof_for(lane, given, None)?.asked_at,
                 ))
             })
             .collect();
-        let swept_now = lanes.iter().any(|&lane| {
-            self.lanes
-                .get(lane)
-                .is_some_and(|lane| lane.sweep.is_some() || lane.has_gap())
-        });
+        // In one lane it goes where everybody has just what it names; of several lanes all must be at rest.
+        let sweeping = |&lane: &u32| self.lanes.get(lane).is_some_and(Lane::is_sweeping);
+        let swept_now = lanes.len() > 1 && lanes.iter().any(sweeping);
         let Some(proved) = proved.filter(|_| !swept_now) else {
             if !self.beats_due.contains(&number) {
                 self.beats_due.push(number);
@@ -274,8 +273,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         }
         let Some(&first) = lanes.first() else { return };
         if let Some(lane) = self.lanes.get_mut(first) {
-            lane.notices.retain(|load| !matches!(load, Load::Beat(_)));
-            lane.notices.push_front(Load::Beat(notice));
+            let cursor = self.seats[lane.seat as usize].cursor.offset;
+            lane.put_notice(Load::Beat(notice), cursor);
             self.queue(first);
         }
     }
@@ -301,10 +300,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         numbers.sort_unstable();
         numbers.dedup();
         for number in numbers {
-            let Some(cold) = self.connections.peek_cold(key) else {
-                return;
-            };
-            let Some((name, token, proved_at)) = beat_of(self, cold, number, now) else {
+            let Some((name, token, proved_at)) = beat_of(self, key, number, now) else {
                 continue;
             };
             let mut json = Vec::new();
@@ -343,22 +339,25 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 /// What a connection's lines of one channel prove: the positions that were sent, and the oldest of their proofs.
 fn beat_of<S: Sockets, O: Outside>(
     worker: &Worker<S, O>,
-    cold: &Cold,
+    key: Key,
     number: u32,
     now: Moment,
 ) -> Option<(Channel, Token, Moment)> {
+    let connection = worker.connections.peek(key)?;
+    let cold = connection.cold.as_deref()?;
     let channel = worker.channels.get(number)?;
     let (mut token, mut proved_at) = (Token::default(), None::<Moment>);
     for &lane_no in &channel.lanes {
-        let mut position = worker.lane_position(lane_no)?;
-        let mut proof = worker.proof_for(lane_no, None);
+        let given = worker.given(connection, lane_no);
+        let mut position = worker.position_at(lane_no, given)?;
+        let mut proof = worker.proof_for(lane_no, given, None);
         if let Some(line) = cold.lines.iter().find(|line| line.lane == lane_no) {
             if line.phase != Phase::Streaming || !line.greeted || !line.is_drained() {
                 return None;
             }
             if line.is_empty() {
                 position.offset = position.offset.max(line.cursor);
-                proof = worker.proof_for(lane_no, Some(line.cursor));
+                proof = worker.proof_for(lane_no, given, Some(line.cursor));
             } else {
                 position = line.sent.clone()?;
                 proof = line.proof;

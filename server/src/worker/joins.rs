@@ -2,7 +2,8 @@
 
 use super::{
     Key, Outside, Sockets, Timer, Worker,
-    lane::{Lane, Load, Notice},
+    batch::{Load, Notice},
+    lane::Lane,
     outbox::{Line, Phase},
 };
 use crate::{
@@ -330,7 +331,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(lane) = self.lanes.get_mut(lane_no) else {
             return;
         };
-        lane.pending.clear();
         lane.behind_from = None;
         if let (None, Some(position)) = (&lane.rejoining, &at) {
             lane.swept = position.offset;
@@ -412,15 +412,16 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         (lane.rejoining, lane.life) = (None, (begin.life, seat.epoch.clone()));
         (lane.swept, lane.skip_to) = (begin.at.offset, begin.at.offset);
         if let Some(gap) = &begin.gap {
-            lane.notices.push_back(gap_load(&lane.channel, gap));
+            lane.push_gap(gap_load(&lane.channel, gap));
         }
         if begin.snapshot.is_none() {
             if let Some(first) = begin.updates.first() {
                 lane.swept = Offset::new(first.update.position.offset.number() - 1);
             }
-            lane.pending.extend(begin.updates.iter().cloned());
+            let updates = begin.updates.iter().cloned();
+            updates.for_each(|shared| lane.push(shared));
         }
-        lane.pending.extend(missing);
+        missing.into_iter().for_each(|shared| lane.push(shared));
         lane.skip_to = lane.skip_to.max(upto);
         let (upto, members): (Offset, Vec<u32>) = (lane.skip_to, lane.members().collect());
         for &index in &members {

@@ -1,135 +1,81 @@
-//! A lane: one channel of one partition on one worker, its members by wire format, and the sweep that is under way.
+//! A lane: one channel of one partition on one worker, its members, and the line of what some of them have not been given.
 //!
-//! A sweep writes one shared buffer to all members and can stop between any two of them: who leaves makes a hole, who
-//! joins is appended behind its end. So one big channel never holds the others up for longer than a turn's budget (I2).
+//! Updates and notices stand in one line, in the order in which they leave. A sweep walks over the members and gives each
+//! all that waits for it, up to [`BATCH_BYTES`], as shared bytes; it can stop between any two of them. So one big channel
+//! never holds the others up for longer than a turn's budget (I2), and none of its members waits longer than one round.
 
-use std::{cell::OnceCell, collections::VecDeque, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
+use super::{
+    batch::{Batch, Load},
+    sweep::{Members, Sweep, Visit},
+};
 use crate::{
     frame::{Shared, Wire},
-    model::{Channel, Epoch, Mode, Offset},
+    model::{Channel, Epoch, Mode, Moment, Offset},
     partition::resume::From,
 };
 
-/// No lane, no member.
-pub const NONE: u32 = u32::MAX;
-/// A sweep's buffer is closed once it holds so many bytes of messages.
+pub use super::sweep::NONE;
+
+/// A slice ends once it holds so many bytes of updates.
 pub const BATCH_BYTES: usize = 64 * 1024;
-/// Updates that wait in a lane; beyond it the lane reads on from the tail when it has swept them.
+/// Updates that wait in a lane; beyond it the lane reads on from the tail when half of them have been swept.
 pub const PENDING_MAX: usize = 2048;
+/// Writes that one member gets in its turn: one, or some more where a notice lies between updates.
+pub const LOADS_MAX: usize = 4;
 
-/// A message for all members that is no update.
+/// What stands in the line.
 #[derive(Debug)]
-pub struct Notice {
-    /// Of which channel.
-    pub channel: Channel,
-    /// Its event's name.
-    pub op: &'static str,
-    /// Its JSON.
-    pub json: Vec<u8>,
-    /// Its position, for SSE.
-    pub id: Option<String>,
+enum Item {
+    Update(Arc<Shared>),
+    Notice(Rc<Batch>),
 }
 
-/// What one sweep carries.
-#[derive(Debug)]
-pub enum Load {
-    /// Updates, in order.
-    Updates(Vec<Arc<Shared>>),
-    /// A heartbeat: it goes behind the data.
-    Beat(Notice),
-    /// A state other than live: it may overtake data.
-    News(Notice),
-    /// Events that will not come: in its place in the line.
-    Gap(Notice, crate::partition::Gap),
-}
-
-/// One wire format's bytes, and where each message ends.
-#[derive(Debug)]
-pub struct Encoded {
-    /// All messages.
-    pub bytes: Vec<u8>,
-    /// The end of each.
-    pub ends: Vec<usize>,
-}
-
-/// What a sweep writes: encoded at most once per wire format, shared by all members (I8).
-#[derive(Debug)]
-pub struct Batch {
-    /// What it carries.
-    pub load: Load,
-    /// The worker's number for the lane.
-    pub lane: u32,
-    /// Who gets it has everything up to here.
-    pub after: Offset,
-    encoded: [OnceCell<Encoded>; Wire::COUNT],
-}
-
-impl Batch {
-    /// A batch that nobody has encoded yet.
-    #[must_use]
-    pub fn new(load: Load, lane: u32, after: Offset) -> Rc<Self> {
-        Rc::new(Self {
-            load,
-            lane,
-            after,
-            encoded: Default::default(),
-        })
-    }
-
-    /// Its bytes in one wire format.
-    pub fn encoded(&self, wire: Wire) -> &Encoded {
-        self.encoded[wire.index()].get_or_init(|| {
-            let mut encoded = Encoded {
-                bytes: Vec::new(),
-                ends: Vec::new(),
-            };
-            match &self.load {
-                Load::Updates(updates) => {
-                    for shared in updates {
-                        shared.append(wire, &mut encoded.bytes);
-                        encoded.ends.push(encoded.bytes.len());
-                    }
-                }
-                Load::Beat(notice) | Load::News(notice) | Load::Gap(notice, _) => {
-                    let id = notice.id.as_ref().map(|id| id as &dyn std::fmt::Display);
-                    wire.append(&mut encoded.bytes, notice.op, id, &notice.json);
-                    encoded.ends.push(encoded.bytes.len());
-                }
-            }
-            encoded
-        })
-    }
-
-    /// How many messages it carries.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match &self.load {
-            Load::Updates(updates) => updates.len(),
-            Load::Beat(_) | Load::News(_) | Load::Gap(..) => 1,
+impl Item {
+    /// Who has been given it has everything up to here; none where it says nothing of that.
+    fn offset(&self) -> Option<Offset> {
+        match self {
+            Self::Update(shared) => Some(shared.update.position.offset),
+            Self::Notice(batch) => match &batch.load {
+                Load::Gap(_, gap) => Some(gap.to.offset),
+                Load::Updates(_) | Load::Beat(_) | Load::News(_) => None,
+            },
         }
     }
 
-    /// Whether it carries none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    fn is_gap(&self) -> bool {
+        matches!(self, Self::Notice(batch) if matches!(batch.load, Load::Gap(..)))
     }
 }
 
-/// A sweep under way.
+/// A piece of the line, as it is given to members who are at its beginning.
 #[derive(Debug)]
-pub struct Sweep {
-    /// What is written.
-    pub batch: Rc<Batch>,
-    wire: usize,
-    next: usize,
-    ends: [usize; Wire::COUNT],
+pub struct Slice {
+    /// Where it begins, counted over the lane's life.
+    from: u64,
+    /// Where it ends.
+    upto: u64,
+    /// It has no room for more.
+    full: bool,
+    /// What is written, at most [`LOADS_MAX`].
+    pub batches: Vec<Rc<Batch>>,
+}
+
+/// A sweep, and the piece of the line that it gives now.
+#[derive(Debug)]
+struct Round {
+    sweep: Sweep,
+    /// It ends with what stood in the line when it began; else it takes in what comes.
+    upto: Option<u64>,
+    slice: Option<Rc<Slice>>,
 }
 
 /// One channel and partition, for the connections of one worker.
 #[derive(Debug)]
 pub struct Lane {
+    /// The worker's number for it.
+    pub number: u32,
     /// The channel.
     pub channel: Channel,
     /// The worker's number for the channel.
@@ -138,25 +84,23 @@ pub struct Lane {
     pub seat: u32,
     /// View or events.
     pub mode: Mode,
-    members: [Vec<u32>; Wire::COUNT],
-    live: usize,
-    holes: bool,
-    /// Updates that the next sweeps carry.
-    pub pending: VecDeque<Arc<Shared>>,
-    /// Messages that go before them, in order.
-    pub notices: VecDeque<Load>,
-    /// The sweep under way.
-    pub sweep: Option<Sweep>,
-    /// Everything up to here has been swept; meaningful while a sweep or updates wait, else the seat's cursor counts.
+    members: Members,
+    /// What not all members have been given, oldest first.
+    line: VecDeque<Item>,
+    /// How many items were before the first of them.
+    first: u64,
+    /// Of them, updates and gaps.
+    data: usize,
+    gaps: usize,
+    round: Option<Round>,
+    /// Everything up to here all members have been given; meaningful while updates wait, else the seat's cursor counts.
     pub swept: Offset,
-    /// Updates that are not in `pending` begin after this offset, since `pending` was full.
+    /// Updates that are not in the line begin after this offset, since it was full.
     pub behind_from: Option<Offset>,
     /// In which life of the tail, and which epoch, its positions count.
     pub life: (u64, Option<Epoch>),
     /// Updates up to here were part of an answer to the whole lane, and are not taken from the tail again.
     pub skip_to: Offset,
-    /// Connections to be looked at again when the sweep ends: they may leave the slow path.
-    pub recheck: Vec<u64>,
     /// Whether the worker has it on its list.
     pub queued: bool,
     /// A rejoin of the whole lane is under way, from here, where its fast members are; one is asked at a time.
@@ -177,273 +121,313 @@ impl Lane {
         life: (u64, Option<Epoch>),
     ) -> Self {
         Self {
+            number: NONE,
             channel,
             channel_no,
             seat,
             mode,
-            members: Default::default(),
-            live: 0,
-            holes: false,
-            pending: VecDeque::new(),
-            notices: VecDeque::new(),
-            sweep: None,
+            members: Members::default(),
+            line: VecDeque::new(),
+            first: 0,
+            data: 0,
+            gaps: 0,
+            round: None,
             swept: at,
             behind_from: None,
             life,
             skip_to: Offset::BEFORE_ALL,
-            recheck: Vec::new(),
             queued: false,
             rejoining: None,
             refused: false,
         }
     }
 
-    /// Takes a member in, behind the end of a sweep under way; gives its place.
+    /// Takes a member in; gives its place. Of what waits it may be given more than it needs: its own line knows.
     pub fn enter(&mut self, wire: Wire, connection: u32) -> u32 {
-        let members = &mut self.members[wire.index()];
-        self.live += 1;
-        members.push(connection);
-        u32::try_from(members.len() - 1).unwrap_or(NONE)
+        let place = self.members.push(wire, connection);
+        if let Some(round) = &mut self.round {
+            round.sweep.entered(&self.members, wire);
+        }
+        place
     }
 
     /// Lets a member go. During a sweep it leaves a hole; else the last one takes its place: then that one's number, and
     /// its new place, come back.
-    pub fn leave(&mut self, wire: Wire, at: u32) -> Option<(u32, u32)> {
-        let members = &mut self.members[wire.index()];
-        let place = at as usize;
-        if self.sweep.is_some() {
-            if let Some(member) = members.get_mut(place).filter(|member| **member != NONE) {
-                *member = NONE;
-                self.live -= 1;
-                self.holes = true;
-            }
+    pub fn leave(&mut self, wire: Wire, place: u32) -> Option<(u32, u32)> {
+        if self.round.is_some() {
+            self.members.vacate(wire, place);
             return None;
         }
-        if place >= members.len() {
-            return None;
-        }
-        self.live -= 1;
-        members.swap_remove(place);
-        if members.len() < members.capacity() / 4 {
-            members.shrink_to(members.len() * 2);
-        }
-        members.get(place).map(|&moved| (moved, at))
+        self.members.remove(wire, place)
     }
 
     /// Whether nobody is here.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.live == 0
+        self.members.is_empty()
     }
 
     /// How many are here.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.live
+        self.members.len()
     }
 
     /// All members.
     pub fn members(&self) -> impl Iterator<Item = u32> + '_ {
-        self.members
-            .iter()
-            .flatten()
-            .copied()
-            .filter(|&member| member != NONE)
+        self.members.iter()
     }
 
     /// Whether there is anything to sweep.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.sweep.is_some() || !self.pending.is_empty() || !self.notices.is_empty()
+        self.round.is_some() || !self.line.is_empty()
+    }
+
+    /// Whether some members have been given more than others.
+    #[must_use]
+    pub const fn is_sweeping(&self) -> bool {
+        self.round.is_some()
     }
 
     /// Whether updates wait: then its own position counts, else its seat's.
     #[must_use]
-    pub fn has_updates(&self) -> bool {
-        let sweeping = self
-            .sweep
-            .as_ref()
-            .is_some_and(|sweep| matches!(sweep.batch.load, Load::Updates(_) | Load::Gap(..)));
-        sweeping
-            || self.has_gap()
-            || !self.pending.is_empty()
-            || self.behind_from.is_some()
-            || self.rejoining.is_some()
+    pub const fn has_updates(&self) -> bool {
+        self.data > 0 || self.behind_from.is_some() || self.rejoining.is_some()
     }
 
-    /// Whether events that will not come are still to be told.
+    /// Whether updates or gaps are in the line.
     #[must_use]
-    pub fn has_gap(&self) -> bool {
-        let swept_now = self.sweep.as_ref().map(|sweep| &sweep.batch.load);
-        let mut loads = self.notices.iter().chain(swept_now);
-        loads.any(|load| matches!(load, Load::Gap(..)))
+    pub const fn has_data(&self) -> bool {
+        self.data > 0
     }
 
-    /// Begins a sweep with what waits, if something does. `number` is the lane's own; its members have everything up to
-    /// `after`.
-    pub fn begin_sweep(&mut self, number: u32, after: Offset) -> bool {
-        let Some(load) = self.notices.pop_front().or_else(|| self.take_updates()) else {
-            return false;
+    /// Whether events that will not come are still to be told to somebody.
+    #[must_use]
+    pub const fn has_gap(&self) -> bool {
+        self.gaps > 0
+    }
+
+    /// How many more updates the line takes.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        PENDING_MAX.saturating_sub(self.line.len())
+    }
+
+    /// The offset of the last update in the line.
+    #[must_use]
+    pub fn last_offset(&self) -> Option<Offset> {
+        self.line.iter().rev().find_map(Item::offset)
+    }
+
+    /// An update goes to the line's end.
+    pub fn push(&mut self, shared: Arc<Shared>) {
+        self.data += 1;
+        self.line.push_back(Item::Update(shared));
+    }
+
+    /// Events that will not come go to the line's end.
+    pub fn push_gap(&mut self, gap: Load) {
+        self.data += 1;
+        self.gaps += 1;
+        let batch = Batch::new(gap, self.number, Offset::BEFORE_ALL);
+        self.line.push_back(Item::Notice(batch));
+    }
+
+    /// A heartbeat or news goes as far to the front as nobody has been given what is behind it, and makes those of them
+    /// untold that say no longer what is: a heartbeat all, news other news. `cursor` is the seat's.
+    pub fn put_notice(&mut self, notice: Load, cursor: Offset) {
+        let begin = self.index(self.newest());
+        let is_beat = matches!(notice, Load::Beat(_));
+        let mut at = begin;
+        while let Some(Item::Notice(batch)) = self.line.get(at) {
+            match batch.load {
+                Load::News(_) => drop(self.line.remove(at)),
+                Load::Beat(_) if is_beat => drop(self.line.remove(at)),
+                Load::Beat(_) => at += 1,
+                Load::Updates(_) | Load::Gap(..) => break,
+            }
+        }
+        let after = self.after(self.first + at as u64, cursor);
+        let batch = Batch::new(notice, self.number, after);
+        self.line.insert(at, Item::Notice(batch));
+    }
+
+    fn index(&self, place: u64) -> usize {
+        let ahead = usize::try_from(place.saturating_sub(self.first));
+        ahead.map_or(self.line.len(), |ahead| ahead.min(self.line.len()))
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.line.len() as u64
+    }
+
+    /// What somebody has been given, and nobody more.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        let round = self.round.as_ref();
+        round.map_or(self.first, |round| round.sweep.newest())
+    }
+
+    /// What everybody has been given.
+    #[must_use]
+    pub const fn oldest(&self) -> u64 {
+        self.first
+    }
+
+    /// What the member at this place has been given.
+    #[must_use]
+    pub fn given_at(&self, wire: Wire, place: u32) -> u64 {
+        let round = self.round.as_ref();
+        round.map_or(self.first, |round| round.sweep.given_at(wire, place))
+    }
+
+    /// Who has been given what is before `given` has everything up to here, if the seat is at `cursor`.
+    #[must_use]
+    pub fn offset_at(&self, given: u64, cursor: Offset) -> Offset {
+        if given == self.end() && self.behind_from.is_none() && self.rejoining.is_none() {
+            return cursor.max(self.after(given, cursor));
+        }
+        self.after(given, cursor)
+    }
+
+    fn after(&self, given: u64, cursor: Offset) -> Offset {
+        let before = self.line.range(..self.index(given));
+        let known = before.rev().find_map(Item::offset);
+        known.unwrap_or(if self.has_updates() {
+            self.swept
+        } else {
+            cursor
+        })
+    }
+
+    /// The offset of the first update that waits for who has been given what is before `given`; a gap is before all.
+    #[must_use]
+    pub fn first_waiting(&self, given: u64) -> Option<Offset> {
+        let mut ahead = self.line.range(self.index(given)..);
+        ahead.find_map(|item| {
+            let offset = item.offset()?;
+            Some(if item.is_gap() {
+                Offset::BEFORE_ALL
+            } else {
+                offset
+            })
+        })
+    }
+
+    /// What the next members are given; a sweep begins if there is none. None when everybody has everything, or all that
+    /// this sweep carries. `rolling`: it takes in what comes while it is under way. `cursor` is the seat's.
+    pub fn slice(&mut self, cursor: Offset, rolling: bool) -> Option<Rc<Slice>> {
+        let end = self.end();
+        if self.round.is_none() && !self.line.is_empty() {
+            self.round = Some(Round {
+                sweep: Sweep::new(&self.members, self.first),
+                upto: (!rolling).then_some(end),
+                slice: None,
+            });
+        }
+        let round = self.round.as_ref()?;
+        let from = round.sweep.oldest()?;
+        let end = round.upto.unwrap_or(end);
+        let fits = |slice: &&Rc<Slice>| slice.from == from && (slice.full || slice.upto == end);
+        if let Some(slice) = round.slice.as_ref().filter(fits) {
+            return Some(slice.clone());
+        }
+        if from >= end {
+            return None;
+        }
+        let slice = Rc::new(self.cut(cursor, from, end));
+        if let Some(round) = &mut self.round {
+            round.slice = Some(slice.clone());
+        }
+        Some(slice)
+    }
+
+    fn cut(&self, cursor: Offset, from: u64, end: u64) -> Slice {
+        let mut slice = Slice {
+            from,
+            upto: from,
+            full: true,
+            batches: Vec::with_capacity(1),
         };
-        let ends = std::array::from_fn(|wire| self.members[wire].len());
-        self.sweep = Some(Sweep {
-            batch: Batch::new(load, number, after),
-            wire: 0,
-            next: 0,
-            ends,
-        });
-        true
-    }
-
-    fn take_updates(&mut self) -> Option<Load> {
-        let (mut bytes, mut updates) = (0, Vec::new());
-        while let Some(next) = self.pending.front() {
-            bytes += next.json().len() + 16;
-            if !updates.is_empty() && bytes > BATCH_BYTES {
+        let (mut after, mut bytes) = (self.after(from, cursor), 0);
+        let mut updates = Vec::new();
+        for item in self.line.range(self.index(from)..self.index(end)) {
+            if slice.batches.len() + usize::from(!updates.is_empty()) == LOADS_MAX
+                && (updates.is_empty() || matches!(item, Item::Notice(_)))
+            {
                 break;
             }
-            updates.extend(self.pending.pop_front());
-        }
-        (!updates.is_empty()).then_some(Load::Updates(updates))
-    }
-
-    /// The next member of the sweep under way, and its wire format; none at its end.
-    pub fn next_member(&mut self) -> Option<(u32, Wire)> {
-        let sweep = self.sweep.as_mut()?;
-        while sweep.wire < Wire::COUNT {
-            let members = &self.members[sweep.wire];
-            while sweep.next < sweep.ends[sweep.wire] {
-                let member = members[sweep.next];
-                sweep.next += 1;
-                if member != NONE {
-                    return Some((member, Wire::ALL[sweep.wire]));
-                }
-            }
-            sweep.wire += 1;
-            sweep.next = 0;
-        }
-        None
-    }
-
-    /// Ends the sweep; closes its holes and tells `moved` who got another place.
-    pub fn end_sweep(&mut self, mut moved: impl FnMut(u32, u32)) -> Option<Rc<Batch>> {
-        let batch = self.sweep.take()?.batch;
-        match &batch.load {
-            Load::Updates(updates) => {
-                if let Some(last) = updates.last() {
-                    self.swept = last.update.position.offset;
-                }
-            }
-            Load::Gap(_, gap) => self.swept = gap.to.offset,
-            Load::Beat(_) | Load::News(_) => {}
-        }
-        if std::mem::take(&mut self.holes) {
-            for members in &mut self.members {
-                let before = members.len();
-                members.retain(|&member| member != NONE);
-                if members.len() != before {
-                    for (place, &member) in (0u32..).zip(members.iter()) {
-                        moved(member, place);
+            match item {
+                Item::Update(shared) => {
+                    bytes += shared.json().len() + 16;
+                    if bytes > BATCH_BYTES && slice.upto > from {
+                        break;
                     }
+                    updates.push(shared.clone());
+                }
+                Item::Notice(batch) => {
+                    slice.add(&mut updates, self.number, &mut after);
+                    slice.batches.push(batch.clone());
+                    after = item.offset().unwrap_or(after);
                 }
             }
+            slice.upto += 1;
         }
-        Some(batch)
+        slice.add(&mut updates, self.number, &mut after);
+        slice.full = slice.upto < end;
+        slice
     }
 
-    /// The offset of the first update that a member of now may yet be given.
-    #[must_use]
-    pub fn first_waiting(&self) -> Option<Offset> {
-        let swept_now = self
-            .sweep
-            .as_ref()
-            .and_then(|sweep| match &sweep.batch.load {
-                Load::Updates(updates) => updates.first(),
-                Load::Beat(_) | Load::News(_) | Load::Gap(..) => None,
-            });
-        swept_now
-            .or(self.pending.front())
-            .map(|shared| shared.update.position.offset)
+    /// Whose turn it is to get the slice; none at the end of those who are at its beginning.
+    pub fn next_member(&mut self) -> Option<Visit> {
+        self.round.as_mut()?.sweep.visit(&mut self.members)
+    }
+
+    /// Those who were visited have been given the slice. Tells of the updates that everybody has now, when the first and
+    /// the last of them were applied.
+    pub fn settle(&mut self, slice: &Slice) -> Option<(Moment, Moment)> {
+        let round = self.round.as_mut()?;
+        round.sweep.settle(&mut self.members, slice.upto);
+        let oldest = round.sweep.oldest().unwrap_or(slice.upto);
+        let mut applied: Option<(Moment, Moment)> = None;
+        while self.first < oldest {
+            let Some(item) = self.line.pop_front() else {
+                break;
+            };
+            self.first += 1;
+            self.gaps -= usize::from(item.is_gap());
+            if let Some(offset) = item.offset() {
+                self.data -= 1;
+                self.swept = offset;
+            }
+            if let Item::Update(shared) = &item {
+                let at = shared.applied_at;
+                applied = Some((applied.map_or(at, |(first, _)| first), at));
+            }
+        }
+        applied
+    }
+
+    /// Ends the sweep, when everybody has been given the same; closes its holes and tells `moved` who got another place.
+    pub fn end_sweep(&mut self, moved: impl FnMut(u32, u32)) {
+        if self.round.take().is_some() {
+            self.members.close_holes(moved);
+        }
+    }
+}
+
+impl Slice {
+    /// Updates that lie side by side become one batch; who gets the next one has everything up to `after`.
+    fn add(&mut self, updates: &mut Vec<Arc<Shared>>, number: u32, after: &mut Offset) {
+        let Some(last) = updates.last().map(|last| last.update.position.offset) else {
+            return;
+        };
+        let load = Load::Updates(std::mem::take(updates));
+        self.batches.push(Batch::new(load, number, *after));
+        *after = last;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Change, Moment, Position, RowId, Update};
-
-    fn shared(offset: u64, bytes: usize) -> Arc<Shared> {
-        let position = Position {
-            partition: 0,
-            epoch: Epoch::new("e").unwrap(),
-            offset: Offset::new(offset),
-        };
-        let data = Some(format!("\"{}\"", "x".repeat(bytes)).into());
-        let change = Change {
-            channel: "s/c".parse().unwrap(),
-            row: RowId::default(),
-            data,
-            ts_ms: 0,
-        };
-        Shared::new(Update { position, change }, Moment::default())
-    }
-
-    fn lane(members: u32) -> Lane {
-        let mut lane = Lane::new(
-            "s/c".parse().unwrap(),
-            0,
-            0,
-            Mode::View,
-            Offset::BEFORE_ALL,
-            (0, None),
-        );
-        for member in 0..members {
-            lane.enter(Wire::WebSocket, member);
-        }
-        lane
-    }
-
-    #[test]
-    fn who_leaves_during_a_sweep_is_passed_over_and_who_joins_comes_behind_its_end() {
-        let mut lane = lane(5);
-        lane.pending.push_back(shared(1, 1));
-        assert!(lane.begin_sweep(0, Offset::BEFORE_ALL));
-        let mut seen = vec![lane.next_member().unwrap().0, lane.next_member().unwrap().0];
-        lane.leave(Wire::WebSocket, 1);
-        lane.leave(Wire::WebSocket, 3);
-        lane.enter(Wire::WebSocket, 9);
-        seen.extend(std::iter::from_fn(|| lane.next_member()).map(|(member, _)| member));
-        assert_eq!(seen, [0, 1, 2, 4]);
-        let mut places = Vec::new();
-        lane.end_sweep(|member, place| places.push((member, place)));
-        assert_eq!(places, [(0, 0), (2, 1), (4, 2), (9, 3)]);
-        assert_eq!(lane.leave(Wire::WebSocket, 0), Some((9, 0)));
-    }
-
-    #[test]
-    fn a_batch_is_bounded_and_takes_at_least_one() {
-        let mut lane = lane(1);
-        lane.pending
-            .extend([shared(1, 60_000), shared(2, 60_000), shared(3, 200_000)]);
-        for offset in 1..=3 {
-            assert!(lane.begin_sweep(0, Offset::BEFORE_ALL));
-            while lane.next_member().is_some() {}
-            lane.end_sweep(|_, _| {});
-            assert_eq!(lane.swept, Offset::new(offset));
-        }
-        assert!(!lane.begin_sweep(0, Offset::BEFORE_ALL));
-    }
-
-    #[test]
-    fn a_batch_is_encoded_once_per_wire() {
-        let batch = Batch::new(
-            Load::Updates(vec![shared(1, 10), shared(2, 10)]),
-            0,
-            Offset::BEFORE_ALL,
-        );
-        let encoded = batch.encoded(Wire::WebSocket);
-        assert_eq!(encoded.ends.len(), 2);
-        assert_eq!(encoded.ends[1], encoded.bytes.len());
-        assert!(std::ptr::eq(encoded, batch.encoded(Wire::WebSocket)));
-    }
-}
+mod tests;

@@ -6,8 +6,8 @@ use std::{io, rc::Rc, sync::Arc};
 
 use super::{
     Sockets,
+    batch::{Batch, Load},
     connection::{Closing, Connection},
-    lane::{Batch, Load},
     outbox::{Line, OutboxMax, Owed, Phase},
 };
 use crate::{

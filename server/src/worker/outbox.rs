@@ -107,8 +107,6 @@ pub struct Line {
     pub beat_due: bool,
     /// Its last join was refused: the next one is asked when a timer says so.
     pub retry_later: bool,
-    /// It is looked at again when its lane's sweep ends.
-    pub rechecked: bool,
     /// The client was told that this line is behind.
     pub told_lagging: bool,
     /// The request that its outcome answers; none once answered, or over SSE.
@@ -146,7 +144,6 @@ impl Line {
             unproven_since: None,
             beat_due: false,
             retry_later: false,
-            rechecked: false,
             told_lagging: false,
             request: None,
             held: false,

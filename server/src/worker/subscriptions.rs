@@ -226,6 +226,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             (seat.cursor.resets, seat.epoch.clone()),
         );
         let lane_no = self.lanes.insert(lane);
+        if let Some(lane) = self.lanes.get_mut(lane_no) {
+            lane.number = lane_no;
+        }
         seat.lanes.insert(channel.clone(), lane_no);
         if let Some(channel) = self.channels.get_mut(channel_no) {
             channel.lanes.push(lane_no);

@@ -136,6 +136,7 @@ impl Node {
             messages: None,
             subscribes: None,
             channels_max: 100,
+            sweep_sockets: scene.sweep,
             auth_timeout: Duration::from_secs(10),
         };
         let spec = GrantSpec {
