@@ -227,6 +227,8 @@ pub struct Worker<S: Sockets, O: Outside> {
     mailbox: Arc<Mailbox>,
     wishes: Wishes,
     busy: VecDeque<u32>,
+    /// Those whom a sweep visits.
+    turn: Vec<u32>,
     touched: Vec<Key>,
     unread: VecDeque<Key>,
     unproven: Vec<Key>,
@@ -279,6 +281,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             wake,
             wishes: Wishes::default(),
             busy: VecDeque::new(),
+            turn: Vec::new(),
             touched: Vec::new(),
             unread: VecDeque::new(),
             unproven: Vec::new(),

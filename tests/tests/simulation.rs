@@ -178,19 +178,19 @@ fn crowd(scene: &Scene) -> Scene {
 
 #[test]
 fn views_of_a_crowd() {
-    run(&crowd(&Scene::view()), 400);
+    run(&crowd(&Scene::view()), 200);
     let turns_of_two = Scene {
         sweep: 4,
         replace: 4,
         trim: 3,
         ..Scene::view()
     };
-    run(&crowd(&turns_of_two), 400);
+    run(&crowd(&turns_of_two), 200);
 }
 
 #[test]
 fn events_of_a_crowd() {
-    run(&crowd(&Scene::events()), 400);
+    run(&crowd(&Scene::events()), 200);
     let turns_of_two = Scene {
         sweep: 4,
         replace: 4,
@@ -198,7 +198,7 @@ fn events_of_a_crowd() {
         tail: 8,
         ..Scene::events()
     };
-    run(&crowd(&turns_of_two), 400);
+    run(&crowd(&turns_of_two), 200);
 }
 
 #[test]

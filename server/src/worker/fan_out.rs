@@ -6,23 +6,14 @@ use super::{
     Key, Outside, PULL_MAX, Sockets, Worker,
     batch::{Batch, Load},
     connection::Connection,
-    lane::{LOADS_MAX, Lane, PENDING_MAX, Slice},
+    lane::{PENDING_MAX, Slice},
     offer::{LaneFacts, Offered, offer, streaming_line, write_shared},
-    sweep::Visit,
 };
 use crate::{
+    frame::Wire,
     model::{Moment, Position},
     protocol::CloseCode,
 };
-
-/// What one share of a sweep did with one batch.
-#[derive(Clone, Copy, Default)]
-struct Share {
-    offered: usize,
-    written: usize,
-    blocked: usize,
-    bytes: usize,
-}
 
 impl<S: Sockets, O: Outside> Worker<S, O> {
     /// Pulls what is new in the tails of all partitions that somebody here follows.
@@ -145,52 +136,75 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         budget: usize,
         now: Moment,
     ) -> usize {
-        let mut shares = [Share::default(); LOADS_MAX];
-        let mut offered = 0;
-        while offered < budget {
-            let lane = self.lanes.get_mut(facts.number);
-            let Some(visit) = lane.and_then(Lane::next_member) else {
-                break;
-            };
-            if let Some(place) = visit.moved
-                && let Some(connection) = self.connections.at(visit.member)
-            {
-                connection.moved(facts.number, place);
-            }
-            offered += 1;
-            for (batch, share) in slice.batches.iter().zip(&mut shares) {
-                self.give(visit, batch, facts, share, now);
+        let (lanes, connections) = (&mut self.lanes, &mut self.connections);
+        let mut turn = std::mem::take(&mut self.turn);
+        let lane = lanes.get_mut(facts.number);
+        let wire = lane.and_then(|lane| {
+            lane.next_members(budget, &mut turn, |member, place| {
+                if let Some(connection) = connections.at(member) {
+                    connection.moved(facts.number, place);
+                }
+            })
+        });
+        if let Some(wire) = wire {
+            for batch in &slice.batches {
+                self.give(&turn, batch, wire, facts, now);
             }
         }
-        for (batch, share) in slice.batches.iter().zip(&shares) {
-            self.count_share(batch, share);
-        }
+        let offered = turn.len();
+        turn.clear();
+        self.turn = turn;
         offered
     }
 
+    /// Gives a batch to some members: the shared bytes, one write each.
     fn give(
         &mut self,
-        visit: Visit,
+        members: &[u32],
         batch: &Rc<Batch>,
+        wire: Wire,
         facts: &LaneFacts,
-        share: &mut Share,
         now: Moment,
     ) {
-        let Some(connection) = self.connections.at(visit.member) else {
-            return;
-        };
-        share.offered += 1;
-        let wire = visit.wire;
-        let offered = match connection.cold {
-            None => write_shared(&mut self.sockets, connection, batch, wire, facts, now),
-            Some(_) => offer(connection, batch, wire, facts, &self.counts, now),
-        };
-        if offered == Offered::Written {
-            share.written += 1;
-            share.bytes += batch.encoded(wire).bytes.len();
-        } else {
-            share.blocked += usize::from(offered == Offered::Blocked);
-            self.not_written(visit.member, offered, now);
+        let encoded = batch.encoded(wire);
+        let (mut written, mut blocked) = (0, 0);
+        for &member in members {
+            let Some(connection) = self.connections.at(member) else {
+                continue;
+            };
+            let offered = match connection.cold {
+                None => write_shared(
+                    &mut self.sockets,
+                    connection,
+                    (batch, encoded),
+                    wire,
+                    facts,
+                    now,
+                ),
+                Some(_) => offer(connection, batch, wire, facts, &self.counts, now),
+            };
+            if offered == Offered::Written {
+                written += 1;
+            } else {
+                blocked += u64::from(offered == Offered::Blocked);
+                self.not_written(member, offered, now);
+            }
+        }
+        self.counts.writes.add(written);
+        self.counts
+            .sent_bytes
+            .add(written * encoded.bytes.len() as u64);
+        self.counts.blocked.add(blocked);
+        match batch.load {
+            Load::Updates(_) => {
+                let messages = batch.len() as u64;
+                self.counts.deliveries.add(written * messages);
+                self.counts.offers_written.add(written * messages);
+                self.counts.offers_queued.add(blocked * messages);
+            }
+            Load::Beat(_) | Load::News(_) | Load::Gap(..) => {
+                self.counts.notices.add(members.len() as u64);
+            }
         }
     }
 
@@ -202,24 +216,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Offered::Owed => self.touch(key),
             Offered::Blocked => self.note_blocked(key, now),
             Offered::Broken => self.close(key, CloseCode::Normal),
-        }
-    }
-
-    fn count_share(&self, batch: &Batch, share: &Share) {
-        let (written, blocked) = (share.written as u64, share.blocked as u64);
-        self.counts.writes.add(written);
-        self.counts.sent_bytes.add(share.bytes as u64);
-        self.counts.blocked.add(blocked);
-        match batch.load {
-            Load::Updates(_) => {
-                let messages = batch.len() as u64;
-                self.counts.deliveries.add(written * messages);
-                self.counts.offers_written.add(written * messages);
-                self.counts.offers_queued.add(blocked * messages);
-            }
-            Load::Beat(_) | Load::News(_) | Load::Gap(..) => {
-                self.counts.notices.add(share.offered as u64);
-            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use super::{
     batch::{Batch, Load},
-    sweep::{Members, Sweep, Visit},
+    sweep::{Members, Sweep},
 };
 use crate::{
     frame::{Shared, Wire},
@@ -379,9 +379,16 @@ impl Lane {
         slice
     }
 
-    /// Whose turn it is to get the slice; none at the end of those who are at its beginning.
-    pub fn next_member(&mut self) -> Option<Visit> {
-        self.round.as_mut()?.sweep.visit(&mut self.members)
+    /// Whose turn it is to get the slice, at most `most` of those who are at its beginning; tells `moved` who got another
+    /// place. Their wire format comes back.
+    pub fn next_members(
+        &mut self,
+        most: usize,
+        turn: &mut Vec<u32>,
+        moved: impl FnMut(u32, u32),
+    ) -> Option<Wire> {
+        let sweep = &mut self.round.as_mut()?.sweep;
+        sweep.visit(&mut self.members, most, turn, moved)
     }
 
     /// Those who were visited have been given the slice. Tells of the updates that everybody has now, when the first and

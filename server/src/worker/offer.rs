@@ -6,7 +6,7 @@ use std::{io, rc::Rc, sync::Arc};
 
 use super::{
     Sockets,
-    batch::{Batch, Load},
+    batch::{Batch, Encoded, Load},
     connection::{Closing, Connection},
     outbox::{Line, OutboxMax, Owed, Phase},
 };
@@ -47,12 +47,11 @@ pub(super) enum Offered {
 pub(super) fn write_shared<S: Sockets>(
     sockets: &mut S,
     connection: &mut Connection<S::Socket>,
-    batch: &Rc<Batch>,
+    (batch, encoded): (&Rc<Batch>, &Encoded),
     wire: Wire,
     lane: &LaneFacts,
     now: Moment,
 ) -> Offered {
-    let encoded = batch.encoded(wire);
     let written = match sockets.write(&connection.socket, &encoded.bytes) {
         Ok(written) if written == encoded.bytes.len() => return Offered::Written,
         Ok(written) => written,

@@ -28,17 +28,6 @@ struct Run {
     given: u64,
 }
 
-/// Whose turn it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Visit {
-    /// The member.
-    pub member: u32,
-    /// Its wire format.
-    pub wire: Wire,
-    /// Its new place, if it was moved over a hole.
-    pub moved: Option<u32>,
-}
-
 /// A walk under way.
 #[derive(Debug)]
 pub struct Sweep {
@@ -162,11 +151,18 @@ impl Sweep {
         self.newest
     }
 
-    /// The next member of the first run; none at its end.
-    pub fn visit(&mut self, members: &mut Members) -> Option<Visit> {
+    /// The next members of the first run, at most `most` of them, go to `turn`; tells `moved` who got another place. Their
+    /// wire format comes back.
+    pub fn visit(
+        &mut self,
+        members: &mut Members,
+        most: usize,
+        turn: &mut Vec<u32>,
+        mut moved: impl FnMut(u32, u32),
+    ) -> Option<Wire> {
         let run = self.runs.front()?;
         let places = &mut members.by_wire[run.wire.index()];
-        while self.read < run.end {
+        while self.read < run.end && turn.len() < most {
             let (from, to) = (self.read, self.write);
             let member = places[from];
             self.read += 1;
@@ -174,14 +170,13 @@ impl Sweep {
                 continue;
             }
             self.write += 1;
-            places.swap(from, to);
-            return Some(Visit {
-                member,
-                wire: run.wire,
-                moved: (from != to).then(|| u32::try_from(to).unwrap_or(NONE)),
-            });
+            turn.push(member);
+            if from != to {
+                places.swap(from, to);
+                moved(member, u32::try_from(to).unwrap_or(NONE));
+            }
         }
-        None
+        Some(run.wire)
     }
 
     /// Those who were visited since the last time have been given all that is before `given`: they go behind the others.

@@ -64,8 +64,8 @@ fn told(slice: &Slice) -> Vec<String> {
 /// A share of a sweep: whom it came to, and what they were given.
 fn share(lane: &mut Lane, budget: usize, rolling: bool) -> Option<(Vec<u32>, Vec<String>)> {
     let slice = lane.slice(Offset::new(100), rolling)?;
-    let visits = std::iter::from_fn(|| lane.next_member());
-    let members = visits.take(budget).map(|visit| visit.member).collect();
+    let mut members = Vec::new();
+    lane.next_members(budget, &mut members, |_, _| {});
     lane.settle(&slice);
     Some((members, told(&slice)))
 }

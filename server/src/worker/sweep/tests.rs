@@ -78,15 +78,14 @@ impl Model {
             };
             // As a real slice does, it ends no earlier than that of those before.
             let upto = self.end.min(from + most).max(sweep.newest());
-            while budget > 0
-                && let Some(visit) = sweep.visit(&mut self.members)
-            {
-                budget -= 1;
-                if let Some(place) = visit.moved {
-                    self.places.get_mut(&visit.member).unwrap().1 = place;
-                }
-                let given = self.given.insert(visit.member, upto);
-                assert_eq!(given, Some(from), "{visit:?}");
+            let (places, mut turn) = (&mut self.places, Vec::new());
+            let wire = sweep.visit(&mut self.members, budget, &mut turn, |member, place| {
+                places.get_mut(&member).unwrap().1 = place;
+            });
+            budget -= turn.len();
+            for member in turn {
+                assert_eq!(Some(self.places[&member].0), wire);
+                assert_eq!(self.given.insert(member, upto), Some(from), "{member}");
             }
             sweep.settle(&mut self.members, upto);
         }
@@ -159,10 +158,9 @@ fn who_leaves_is_passed_over_and_its_place_is_closed() {
     model.members.vacate(Wire::WebSocket, 1);
     model.members.vacate(Wire::WebSocket, 2);
     let sweep = model.sweep.as_mut().unwrap();
-    let visits: Vec<_> = std::iter::from_fn(|| sweep.visit(&mut model.members)).collect();
-    let seen: Vec<_> = visits
-        .iter()
-        .map(|visit| (visit.member, visit.moved))
-        .collect();
-    assert_eq!(seen, [(4, Some(2)), (5, Some(3))]);
+    let (mut turn, mut moved) = (Vec::new(), Vec::new());
+    sweep.visit(&mut model.members, 9, &mut turn, |member, place| {
+        moved.push((member, place));
+    });
+    assert_eq!((turn, moved), (vec![4, 5], vec![(4, 2), (5, 3)]));
 }
