@@ -83,10 +83,12 @@ bench_one() {
 }
 
 bench_fanout() {
+    local round
     among tidegate limit-write bun
-    rounds ws fanout --subscribers "$SUBSCRIBERS" --seconds "$RUN_SECONDS"
-    among tidegate limit-write
-    rounds sse fanout --subscribers "$SUBSCRIBERS" --seconds "$RUN_SECONDS"
+    for ((round = FIRST_ROUND; round < FIRST_ROUND + ROUNDS; round++)); do
+        each "$round" none ws fanout --subscribers "$SUBSCRIBERS" --seconds "$RUN_SECONDS"
+        each "$round" bun sse fanout --subscribers "$SUBSCRIBERS" --seconds "$RUN_SECONDS"
+    done
 }
 
 # Two heartbeats pass while the connections rest.

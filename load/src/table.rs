@@ -128,7 +128,34 @@ fn render(lines: &[Map<String, Value>], against: &[String]) -> String {
             .for_each(|(label, other)| column(&mut out, &ratio(values, label, other)));
         out.push('\n');
     }
+    transports(&rows, &labels, &mut out);
     out
+}
+
+/// What was measured over both: a server's SSE beside its own WebSocket, in the same rounds.
+fn transports(rows: &[(Row, Values)], labels: &BTreeSet<&str>, out: &mut String) {
+    for ((what, figure), sse) in rows.iter().filter(|((what, _), _)| what.contains(" sse ")) {
+        let twin = (what.replacen(" sse ", " ws ", 1), *figure);
+        let Some((_, ws)) = rows.iter().find(|(row, _)| *row == twin) else {
+            continue;
+        };
+        let by_transport = |(from, to): (&Values, &str), both: &mut Values, label: &str| {
+            let own = from.iter().filter(|((of, _), _)| of == label);
+            both.extend(own.map(|((_, round), value)| ((to.to_owned(), *round), *value)));
+        };
+        for label in labels {
+            let mut both = Values::new();
+            by_transport((sse, "sse"), &mut both, label);
+            by_transport((ws, "ws"), &mut both, label);
+            let ratio = ratio(&both, "sse", "ws");
+            if ratio != "–" {
+                let _written = writeln!(
+                    out,
+                    "\n{label}, {figure} of {what}: {ratio} × over WebSocket"
+                );
+            }
+        }
+    }
 }
 
 fn column(out: &mut String, text: &str) {
@@ -276,6 +303,26 @@ mod tests {
         assert_eq!(
             last,
             "| stream ws 1000 × 1, 32 unanswered | deliveries_per_second | 100 | 90 | 0.90 (0.80–1.50), tie |"
+        );
+    }
+
+    #[test]
+    fn transports_of_one_server_are_paired_by_round() {
+        let over = |transport: &str, round, value| {
+            let mut line = line("tidegate", round, value);
+            line.insert("transport".to_owned(), transport.into());
+            line
+        };
+        let lines = [
+            over("ws", 1, 100.0),
+            over("sse", 1, 90.0),
+            over("ws", 2, 200.0),
+            over("sse", 2, 190.0),
+        ];
+        let table = render(&lines, &[]);
+        assert_eq!(
+            table.lines().last().unwrap(),
+            "tidegate, deliveries_per_second of stream sse 1000 × 1, 32 unanswered: 0.93 (0.90–0.95) × over WebSocket"
         );
     }
 }
