@@ -342,6 +342,49 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 (Some(claims.clone()), Phase::Open, wire)
             }
         };
+        let key = self.enlist(socket, wire, phase, now)?;
+        self.greet(key, head, &opening, now);
+        match claims {
+            Some(claims) => self.take_claims(key, claims, now),
+            None => self
+                .wheel
+                .add(now.plus(self.settings.auth_timeout), Timer::Auth(key)),
+        }
+        match opening {
+            Opening::WebSocket { .. } => self
+                .wheel
+                .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key)),
+            Opening::Sse {
+                channels,
+                token,
+                max_rate,
+                policy,
+                ..
+            } => {
+                for channel in channels {
+                    self.follow_sse(key, &channel, token.as_ref(), max_rate, policy, now);
+                }
+            }
+        }
+        if self.draining {
+            // It was admitted just before the drain began.
+            self.wheel.add(now, Timer::Bye(key, timers::RECONNECT_MS));
+        }
+        if !early.is_empty() {
+            self.feed_early(key, early, now);
+        }
+        self.touch(key);
+        Ok(key)
+    }
+
+    /// A connection that has nothing yet, watched from now on.
+    fn enlist(
+        &mut self,
+        socket: S::Socket,
+        wire: Wire,
+        phase: Phase,
+        now: Moment,
+    ) -> std::io::Result<Key> {
         let connection = Connection {
             socket,
             lane: NONE,
@@ -363,36 +406,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             return Err(error);
         }
         self.counts.active(wire).add(1);
-        self.greet(key, head, &opening, now);
-        match claims {
-            Some(claims) => self.take_claims(key, claims, now),
-            None => self
-                .wheel
-                .add(now.plus(self.settings.auth_timeout), Timer::Auth(key)),
-        }
-        if let Opening::Sse {
-            channels,
-            token,
-            max_rate,
-            policy,
-            ..
-        } = opening
-        {
-            for channel in channels {
-                self.follow_sse(key, &channel, token.as_ref(), max_rate, policy, now);
-            }
-        } else {
-            self.wheel
-                .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key));
-        }
-        if self.draining {
-            // It was admitted just before the drain began.
-            self.wheel.add(now, Timer::Bye(key, timers::RECONNECT_MS));
-        }
-        if !early.is_empty() {
-            self.feed_early(key, early, now);
-        }
-        self.touch(key);
         Ok(key)
     }
 
