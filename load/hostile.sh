@@ -6,10 +6,15 @@
 #
 # PAIRS        pairs of measures (5)              HOSTILE      connections that mean harm (10000)
 # SUBSCRIBERS  honest ones, of one channel (1000) RATE         publications a second (50)
-# RUN_SECONDS  publishing time of each measure (6)
+# RUN_SECONDS  publishing time of each measure (6), behind WARM_UP_SECONDS (0.5) that are not measured: the kernel acknowledges a
+#              new connection's first sixteen segments one by one, and for so long p99 would be theirs
 # NO_BUILD     takes the binaries as they are
 # OUT          directory for figures.jsonl and the logs; figures are appended, and all of them are summed up
 # SERVER_CORE, DRIVER_CORE   cores to pin to (0, 1); on a machine with one core nothing is pinned
+# HOSTILE_ARGS further arguments of `tidegate-load hostile`, as --together or --kinds flood
+#
+# The hostile ones have a process of their own, which runs when the honest ones' process has nothing to do: both share a core,
+# and what is measured is the server. It tells how late that made it.
 #
 # In odd pairs the honest ones are measured alone first, in even ones beside the hostile ones first. The hostile ones do not
 # come again: a measure beside them begins when all are connected, and the next one when the server has ended all.
@@ -21,6 +26,8 @@ HOSTILE=${HOSTILE:-10000}
 SUBSCRIBERS=${SUBSCRIBERS:-1000}
 RATE=${RATE:-50}
 RUN_SECONDS=${RUN_SECONDS:-6}
+WARM_UP_SECONDS=${WARM_UP_SECONDS:-0.5}
+HOSTILE_ARGS=${HOSTILE_ARGS:-}
 OUT=${OUT:-${CARGO_TARGET_DIR:-$PWD/target}/hostile/$(date -u +%Y%m%dT%H%M%SZ)}
 SERVERS=tidegate
 MODE=events
@@ -43,12 +50,15 @@ memory() { sed -n "s/^$1:[^0-9]*\([0-9]*\) kB/\1/p" "/proc/$SERVER_PID/status"; 
 # honest NAME PAIR: one measure of the honest ones.
 honest() {
     (pinned "$DRIVER_CORE" "$TARGET/release/tidegate-load" fanout --label "$1" --round "$2" --address "127.0.0.1:$PORT" \
-        --server-pid "$SERVER_PID" --json "$OUT/figures.jsonl" --subscribers "$SUBSCRIBERS" --rate "$RATE" --seconds "$RUN_SECONDS")
+        --server-pid "$SERVER_PID" --json "$OUT/figures.jsonl" --subscribers "$SUBSCRIBERS" --rate "$RATE" --seconds "$RUN_SECONDS" \
+        --warm-up "$WARM_UP_SECONDS")
 }
 
 beside() {
     local log=$OUT/hostile.$1.log
-    (pinned "$DRIVER_CORE" "$TARGET/release/tidegate-load" hostile --address "127.0.0.1:$PORT" --connections "$HOSTILE") >"$log" 2>&1 &
+    # shellcheck disable=SC2086 # a list of arguments
+    (pinned "$DRIVER_CORE" chrt --idle 0 "$TARGET/release/tidegate-load" hostile --address "127.0.0.1:$PORT" \
+        --connections "$HOSTILE" $HOSTILE_ARGS) >"$log" 2>&1 &
     HOSTILE_PID=$!
     until grep -q '^opened' "$log"; do
         kill -0 "$HOSTILE_PID"

@@ -2,7 +2,9 @@
 //!
 //! Does: opens connections of four kinds, keeps each at its harm, and counts when the server has ended them. Owns: those
 //! connections. Never knows: the honest ones, which another process measures meanwhile. Keeps: its own turn is small, so
-//! that what it costs the honest ones is the server's doing: a flood has a pace, and nobody comes again.
+//! that what it costs the honest ones is the server's doing: a flood has a pace, nobody comes again, and who sends a byte a
+//! second does so at a moment of its own, as clients that know nothing of each other do. All at the same moment is asked
+//! for by name. Tells how late its own turns were: an attack that got no core was none.
 
 use std::{io::Write as _, net::SocketAddr, time::Duration};
 
@@ -16,14 +18,18 @@ use crate::{
 
 /// Connects that may be under way at a time.
 const IN_FLIGHT: usize = 256;
-/// How often floods go on, and ends are looked at.
-const TURN: Duration = Duration::from_millis(100);
-/// Pings of one flood in one turn.
+/// Between two turns of harm.
+const TURN: Duration = Duration::from_millis(10);
+/// Turns over which what comes once a second is spread.
+const SECOND_TURNS: u64 = 100;
+/// Turns over which floods are spread.
+const FLOOD_TURNS: u64 = 10;
+/// Pings of one flood, as often as that.
 const FLOOD: usize = 200;
 
 /// What a connection does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kind {
     /// A head that never ends, a byte a second.
     Slowloris,
     /// Nothing.
@@ -34,7 +40,22 @@ enum Kind {
     Trickle,
 }
 
-const KINDS: [Kind; 4] = [Kind::Slowloris, Kind::Silent, Kind::Flood, Kind::Trickle];
+/// How an attack is made.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Plan {
+    /// How many connections.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) connections: u32,
+    /// Of which kinds, in equal parts.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Slowloris, Kind::Silent, Kind::Flood, Kind::Trickle])]
+    kinds: Vec<Kind>,
+    /// What comes once a second comes from all at the same moment.
+    #[arg(long)]
+    together: bool,
+    /// Seconds after which those that are left are given up.
+    #[arg(long, default_value_t = 120.0, value_parser = crate::options::seconds)]
+    seconds: f64,
+}
 
 impl Kind {
     const fn name(self) -> &'static str {
@@ -75,39 +96,53 @@ struct Attack {
     poller: Poller,
     all: Vec<Hostile>,
     address: SocketAddr,
+    plan: Plan,
     connecting: usize,
     flood: Vec<u8>,
+    /// Messages, or bytes of one, that have left since all were opened.
+    sent: u64,
 }
 
-/// Attacks until the server has ended everything, or for so many seconds.
+/// Attacks until the server has ended everything, or for as long as planned.
 ///
 /// # Errors
 /// When the kernel has no more sockets.
-pub(crate) fn attack(address: SocketAddr, count: u32, seconds: f64) -> Result<()> {
+pub(crate) fn attack(address: SocketAddr, plan: Plan) -> Result<()> {
+    let seconds = plan.seconds;
+    let count = usize::try_from(plan.connections)?;
     let mut attack = Attack {
         poller: Poller::new()?,
         all: Vec::new(),
         address,
+        plan,
         connecting: 0,
         flood: client_frame(0x9, b"x").repeat(FLOOD),
+        sent: 0,
     };
-    let count = usize::try_from(count)?;
     let begin = net::now();
     attack.open(count)?;
-    let opened = begin_s(begin);
     say(&format!(
-        "opened {count} hostile connections in {opened:.2} s"
+        "opened {count} hostile connections in {:.2} s",
+        begin_s(begin)
     ));
-    let mut turns = 0u32;
+    let opened = net::now();
+    let (mut turns, mut latest) = (0, Duration::ZERO);
     while attack.left() > 0 && begin_s(begin) < seconds {
-        attack.turn()?;
-        // Readiness comes more often than harm is due.
-        if begin_s(begin) >= opened + TURN.as_secs_f64() * f64::from(turns) {
-            attack.harm(turns.is_multiple_of(10));
+        let (since, due) = (Duration::from_nanos(net::now() - opened), TURN * turns);
+        if let Some(late) = since.checked_sub(due) {
+            latest = latest.max(late);
+            attack.harm(u64::from(turns));
             turns += 1;
         }
+        // Readiness comes more often than harm is due.
+        attack.look_around(due.saturating_sub(since).min(TURN))?;
     }
     attack.tell();
+    let (sent, lasted) = (attack.sent, begin_s(opened));
+    say(&format!(
+        "sent {sent} pings and bytes in {lasted:.1} s, its turns at most {} ms late",
+        latest.as_millis()
+    ));
     Ok(())
 }
 
@@ -132,22 +167,22 @@ impl Attack {
                 self.poller.add(&socket, u64::try_from(number)?)?;
                 self.all.push(Hostile {
                     socket: Some(socket),
-                    kind: KINDS[number % KINDS.len()],
+                    kind: self.plan.kinds[number % self.plan.kinds.len()],
                     opened: None,
                     gone: None,
                     heard: false,
                 });
                 self.connecting += 1;
             }
-            self.turn()?;
+            self.look_around(TURN)?;
         }
         Ok(())
     }
 
-    /// Looks at what has happened.
-    fn turn(&mut self) -> Result<()> {
+    /// Looks at what has happened, after `wait` at the latest.
+    fn look_around(&mut self, wait: Duration) -> Result<()> {
         let mut ready = Vec::new();
-        self.poller.wait(TURN, &mut ready)?;
+        self.poller.wait(wait, &mut ready)?;
         for ready in ready {
             self.look(ready);
         }
@@ -196,20 +231,32 @@ impl Attack {
         }
     }
 
-    /// The harm of one turn; once a second also what comes once a second.
-    fn harm(&mut self, whole_second: bool) {
-        for hostile in &mut self.all {
+    /// The harm that is due in one turn.
+    fn harm(&mut self, turn: u64) {
+        let (together, kinds) = (self.plan.together, self.plan.kinds.len());
+        // As many of each kind in every turn.
+        let is_due = |number: usize, turns: u64| {
+            let own = if together { 0 } else { (number / kinds) as u64 };
+            turn % turns == own % turns
+        };
+        for (number, hostile) in self.all.iter_mut().enumerate() {
             let Some(socket) = &hostile.socket else {
                 continue;
             };
-            let sent = match hostile.kind {
-                Kind::Flood if hostile.heard => net::send(socket, &self.flood),
-                Kind::Slowloris if whole_second => net::send(socket, b"x"),
-                Kind::Trickle if whole_second && hostile.heard => net::send(socket, b"x"),
-                _ => Some(0),
+            let (bytes, turns) = match hostile.kind {
+                Kind::Flood if hostile.heard => (&self.flood[..], FLOOD_TURNS),
+                Kind::Slowloris => (&b"x"[..], SECOND_TURNS),
+                Kind::Trickle if hostile.heard => (&b"x"[..], SECOND_TURNS),
+                _ => continue,
             };
-            if sent.is_none() {
-                hostile.end();
+            if !is_due(number, turns) {
+                continue;
+            }
+            match net::send(socket, bytes) {
+                Some(0) => {}
+                Some(_) if hostile.kind == Kind::Flood => self.sent += FLOOD as u64,
+                Some(_) => self.sent += 1,
+                None => hostile.end(),
             }
         }
     }
@@ -221,7 +268,7 @@ impl Attack {
 
     /// How long each kind was let.
     fn tell(&self) {
-        for kind in KINDS {
+        for &kind in &self.plan.kinds {
             let of_kind: Vec<_> = self.all.iter().filter(|one| one.kind == kind).collect();
             let mut lives: Vec<_> = of_kind.iter().filter_map(|one| one.life()).collect();
             lives.sort_by(f64::total_cmp);

@@ -155,8 +155,12 @@ fn perform(command: Command) -> Result<()> {
             subscribers,
             rate,
             seconds,
+            warm_up,
         } => {
-            let load = Load::one_channel(subscribers, rate, seconds);
+            let load = Load {
+                warm_up,
+                ..Load::one_channel(subscribers, rate, seconds)
+            };
             each(&common, subscribers, |transport| {
                 scenario::publish(
                     &common,
@@ -204,13 +208,9 @@ fn perform(command: Command) -> Result<()> {
                 scenario::beside(&common, transport, &load, small_rate)
             })
         }
-        Command::Hostile {
-            address,
-            connections,
-            seconds,
-        } => {
-            enough_files(connections)?;
-            hostile::attack(address, connections, seconds)
+        Command::Hostile { address, plan } => {
+            enough_files(plan.connections)?;
+            hostile::attack(address, plan)
         }
         Command::Table { file, against } => table::print(&file, &against),
     }

@@ -7,7 +7,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::wire::{PAYLOAD_MAX, Publish, Target, Transport};
+use crate::{
+    hostile::Plan,
+    wire::{PAYLOAD_MAX, Publish, Target, Transport},
+};
 
 /// Open-loop load for a push gateway and for the bare-socket limits that it is held against.
 #[derive(Debug, Parser)]
@@ -61,6 +64,9 @@ pub(crate) enum Command {
         /// Seconds of publishing.
         #[arg(long, default_value_t = 10.0, value_parser = seconds)]
         seconds: f64,
+        /// Seconds of publishing before those, which are not measured.
+        #[arg(long, default_value_t = 0.0, value_parser = seconds)]
+        warm_up: f64,
     },
     /// One channel, saturated through one stream of publications.
     Stream {
@@ -170,17 +176,13 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 10.0, value_parser = seconds)]
         seconds: f64,
     },
-    /// Connections that mean harm, a quarter each of four kinds, until the server has ended them all.
+    /// Connections that mean harm, until the server has ended them all.
     Hostile {
         /// Where the server listens.
         #[arg(long, default_value = "127.0.0.1:9700")]
         address: SocketAddr,
-        /// How many.
-        #[arg(long, default_value_t = 10_000)]
-        connections: u32,
-        /// Seconds after which those that are left are given up.
-        #[arg(long, default_value_t = 120.0, value_parser = seconds)]
-        seconds: f64,
+        #[command(flatten)]
+        plan: Plan,
     },
     /// The figures of a file, servers side by side.
     Table {
@@ -268,6 +270,9 @@ pub(crate) struct Load {
     /// Seconds of publishing.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     pub(crate) seconds: f64,
+    /// Seconds of publishing before those, which are not measured.
+    #[arg(long, default_value_t = 0.0, value_parser = seconds)]
+    pub(crate) warm_up: f64,
     /// Publications of a stream that may wait for their answer.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) window: u64,
@@ -285,6 +290,7 @@ impl Load {
             publish: Publish::One,
             rate,
             seconds,
+            warm_up: 0.0,
             window: 1,
             lead: 0,
         }
@@ -312,7 +318,7 @@ fn rate(text: &str) -> Result<f64, String> {
     bounded(text, 10_000_000.0)
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     bounded(text, 86_400.0)
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn publish(common: &Common, transport: Transport, parts: &[Part]) -> 
     run.settle(QUIET)?;
     run.open_publishers()?;
     probe(&mut run, parts)?;
+    warm_up(&mut run, parts)?;
     let expected: Vec<_> = run
         .publishers
         .iter()
@@ -131,6 +132,23 @@ fn probe(run: &mut Run, parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
+/// Publications that are not measured. The first sixteen segments that a connection gets are acknowledged one by one, so they
+/// cost more than later ones.
+fn warm_up(run: &mut Run, parts: &[Part]) -> Result<()> {
+    if parts.iter().all(|part| part.load.warm_up == 0.0) {
+        return Ok(());
+    }
+    let start = net::now();
+    let warm = |part: &Part| Plan {
+        end: start + nanoseconds(part.load.warm_up),
+        ..plan(&part.load, start)
+    };
+    let plans: Vec<_> = parts.iter().map(warm).collect();
+    run.publish(&plans)?;
+    run.reset();
+    Ok(())
+}
+
 fn server(common: &Common) -> Result<Option<Usage>> {
     common
         .server_pid
@@ -205,10 +223,14 @@ fn owed(load: &Load) -> u64 {
     clippy::cast_possible_truncation,
     reason = "clap bounds the seconds"
 )]
+fn nanoseconds(seconds: f64) -> u64 {
+    (seconds * 1e9) as u64
+}
+
 fn plan(load: &Load, start: u64) -> Plan {
     Plan {
         start,
-        end: start + (load.seconds * 1e9) as u64,
+        end: start + nanoseconds(load.seconds),
         rate: load.rate,
         count: u64::MAX,
     }

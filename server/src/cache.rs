@@ -28,10 +28,17 @@ pub struct CachedView {
     pub last_change: Offset,
 }
 
+/// What a row costs beside its id and data, about: its place in the map, and what its id and data are held by.
+const ROW_OVERHEAD: usize = 160;
+/// What a channel costs beside its rows, about.
+const CHANNEL_OVERHEAD: usize = 128;
+
 /// The fold of one partition's log.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCache {
     views: HashMap<Channel, CachedView>,
+    rows: usize,
+    bytes: usize,
 }
 
 impl CachedView {
@@ -82,14 +89,28 @@ impl MemoryCache {
     }
     /// Folds a change; gives the row as it was.
     pub fn apply(&mut self, change: &Change, offset: Offset) -> Option<Row> {
+        let (rows, bytes) = (&mut self.rows, &mut self.bytes);
+        let mut fold = |view: &mut CachedView| {
+            let before = (view.rows.len(), view.bytes);
+            let old = view.apply(change, offset);
+            *rows = *rows + view.rows.len() - before.0;
+            *bytes = *bytes + view.bytes - before.1;
+            old
+        };
         match self.views.get_mut(&change.channel) {
-            Some(view) => view.apply(change, offset),
-            None => self
-                .views
-                .entry(change.channel.clone())
-                .or_default()
-                .apply(change, offset),
+            Some(view) => fold(view),
+            None => fold(self.views.entry(change.channel.clone()).or_default()),
         }
+    }
+    /// Rows of all views.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+    /// What all views hold in memory, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.bytes + self.rows * ROW_OVERHEAD + self.views.len() * CHANNEL_OVERHEAD
     }
     /// Notes a change of an event channel, whose rows nobody keeps.
     pub fn touch(&mut self, channel: &Channel, offset: Offset) {
@@ -100,7 +121,12 @@ impl MemoryCache {
     }
     /// Puts a channel's view, folded elsewhere, in place of what it has.
     pub fn put(&mut self, channel: Channel, view: CachedView) {
-        self.views.insert(channel, view);
+        self.rows += view.rows.len();
+        self.bytes += view.bytes;
+        if let Some(old) = self.views.insert(channel, view) {
+            self.rows -= old.rows.len();
+            self.bytes -= old.bytes;
+        }
     }
     /// Every channel with its view.
     pub fn views(&self) -> impl Iterator<Item = (&Channel, &CachedView)> {
@@ -150,6 +176,24 @@ mod tests {
             assert_eq!(view.bytes, counted);
         }
         assert_eq!((view.rows.len(), view.last_change), (1, Offset::new(5)));
+    }
+
+    #[test]
+    fn the_cache_adds_up_what_its_views_hold() {
+        let mut cache = MemoryCache::default();
+        cache.apply(&change("a", Some("12")), Offset::new(1));
+        cache.apply(&change("b", Some("3456")), Offset::new(2));
+        cache.apply(&change("a", Some("1")), Offset::new(3));
+        assert_eq!((cache.rows(), cache.bytes), (2, 7));
+        let mut other = CachedView::default();
+        other.apply(&change("c", Some("123")), Offset::new(4));
+        cache.put("s/other".parse().unwrap(), other.clone());
+        assert_eq!((cache.rows(), cache.bytes), (3, 11));
+        cache.put("s/c".parse().unwrap(), other);
+        assert_eq!((cache.rows(), cache.bytes), (2, 8));
+        cache.apply(&change("c", None), Offset::new(5));
+        assert_eq!((cache.rows(), cache.bytes), (1, 4));
+        assert!(cache.weight() > ROW_OVERHEAD + 2 * CHANNEL_OVERHEAD);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! for a wire format ([`Wire`]). Owns: the encoded bytes. Never knows: who receives them; a frame holds nothing of its
 //! connection. Keeps: I8.
 
+pub mod held;
+
 use std::{
     fmt::Display,
     io::Write as _,
@@ -13,6 +15,8 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
+
+use held::{Held, Share};
 
 use crate::{
     model::{Channel, Moment, Position, RowId, Rows, Update},
@@ -213,8 +217,15 @@ pub struct Snapshot {
     channel: Channel,
     position: Position,
     rows: Rows,
-    parts: Mutex<Vec<Part>>,
+    parts: Mutex<Parts>,
     abandoned: AtomicBool,
+}
+
+/// What is encoded of a snapshot: counted among what encodings hold for as long as somebody has the snapshot.
+#[derive(Debug)]
+struct Parts {
+    encoded: Vec<Part>,
+    held: Share,
 }
 
 /// One encoded part.
@@ -229,14 +240,17 @@ pub struct Part {
 }
 
 impl Snapshot {
-    /// A snapshot of `rows` at `position`.
+    /// A snapshot of `rows` at `position`; its encoding counts among those of `held`.
     #[must_use]
-    pub fn new(channel: Channel, position: Position, rows: Rows) -> Arc<Self> {
+    pub fn new(channel: Channel, position: Position, rows: Rows, held: &Held) -> Arc<Self> {
         Arc::new(Self {
             channel,
             position,
             rows,
-            parts: Mutex::default(),
+            parts: Mutex::new(Parts {
+                encoded: Vec::new(),
+                held: held.share(),
+            }),
             abandoned: AtomicBool::new(false),
         })
     }
@@ -263,14 +277,16 @@ impl Snapshot {
     /// Part `n`, encoded by whoever comes first. Parts are asked for in order.
     pub fn part(&self, n: usize) -> Part {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        while parts.len() <= n {
+        while parts.encoded.len() <= n {
+            let last = parts.encoded.last();
             let next = self.encode(
-                parts.len(),
-                parts.last().and_then(|part| part.last_row.clone()),
+                parts.encoded.len(),
+                last.and_then(|part| part.last_row.clone()),
             );
-            parts.push(next);
+            parts.held.add(next.json.len());
+            parts.encoded.push(next);
         }
-        parts[n].clone()
+        parts.encoded[n].clone()
     }
 
     fn encode(&self, n: usize, after: Option<RowId>) -> Part {
@@ -385,11 +401,14 @@ mod tests {
                 )
             })
             .collect();
-        let snapshot = Snapshot::new("d/JFK".parse().unwrap(), position(), rows);
-        let mut seen = Vec::new();
+        let held = Held::default();
+        let snapshot = Snapshot::new("d/JFK".parse().unwrap(), position(), rows, &held);
+        let (mut seen, mut encoded) = (Vec::new(), 0);
         for n in 0.. {
             let part = snapshot.part(n);
             let json: serde_json::Value = serde_json::from_slice(&part.json).unwrap();
+            encoded += part.json.len();
+            assert_eq!(held.bytes(), encoded);
             assert_eq!(json["part"], n);
             seen.extend(json["rows"].as_object().unwrap().keys().cloned());
             assert_eq!(json.get("position").is_some(), part.last);
@@ -403,11 +422,14 @@ mod tests {
             seen,
             (0..200).map(|i| format!("r{i:03}")).collect::<Vec<_>>()
         );
+        drop(snapshot);
+        assert_eq!(held.bytes(), 0);
     }
 
     #[test]
     fn an_empty_view_has_one_part() {
-        let part = Snapshot::new("d/JFK".parse().unwrap(), position(), Rows::new()).part(0);
+        let (channel, held) = ("d/JFK".parse().unwrap(), Held::default());
+        let part = Snapshot::new(channel, position(), Rows::new(), &held).part(0);
         assert!(part.last);
         assert_eq!(
             &*part.json,

@@ -22,6 +22,7 @@ pub use answer::{Answers, Way};
 use resume::From;
 use tail::{Health, Proof, Tail, Wake};
 use view::View;
+pub use view::ViewsHeld;
 
 use crate::{
     cache::CachedView,
@@ -39,6 +40,8 @@ const HELD_NEWS: Duration = Duration::from_millis(250);
 const AWAITED_MAX: usize = 10_000;
 /// An encoded snapshot, or list of changes, that nobody asked for is kept so long for those who join a little later.
 const SHARED_KEPT: Duration = Duration::from_secs(5);
+/// Views of a partition that are evicted in one go, at most.
+const EVICTED_MAX: usize = 10_000;
 
 /// What a partition is told of its stream.
 #[derive(Clone, Debug)]
@@ -212,6 +215,8 @@ pub struct Partition {
     readable: bool,
     joins: Vec<Join>,
     answers: Answers,
+    held: ViewsHeld,
+    evicted: u64,
     poisoned: u64,
     warning: Throttle,
 }
@@ -242,9 +247,17 @@ impl Partition {
             readable: false,
             joins: Vec::new(),
             answers: Answers::default(),
+            held: ViewsHeld::default(),
+            evicted: 0,
             poisoned: 0,
             warning: Throttle::default(),
         }
+    }
+
+    /// What its views hold: the sums go on by themselves.
+    #[must_use]
+    pub fn held(&self) -> ViewsHeld {
+        self.held.clone()
     }
 
     /// After which offset the next fetch begins; none before the first.
@@ -344,7 +357,7 @@ impl Partition {
             ),
         }
         if self.awaited.remove(&change.channel) {
-            let born = View::new(CachedView::default(), Offset::BEFORE_ALL);
+            let born = View::new(CachedView::default(), Offset::BEFORE_ALL, &self.held, now);
             self.views.insert(change.channel.clone(), born);
         }
         if let Some(view) = self.views.get_mut(&change.channel) {
@@ -454,6 +467,49 @@ impl Partition {
             arrived,
             answer,
         });
+    }
+
+    /// Resident views that nobody asked for lately, as many as go at once: those who follow them may still need them. None
+    /// while the rows can't be had again.
+    #[must_use]
+    pub fn unasked(&self, now: Moment) -> Vec<Channel> {
+        if !self.readable || self.epoch.as_ref() != Some(self.cache.epoch()) {
+            return Vec::new();
+        }
+        let unasked = self
+            .views
+            .iter()
+            .filter(|(_, view)| now.since(view.asked_at()) > SHARED_KEPT);
+        unasked
+            .take(EVICTED_MAX)
+            .map(|(channel, _)| channel.clone())
+            .collect()
+    }
+
+    /// Lets go of these views, but for those that somebody asked for meanwhile, and of everything that readers of the others
+    /// would share; tells how many went. Who joins next makes a view resident again.
+    pub fn evict(&mut self, channels: &[Channel], now: Moment) -> usize {
+        let before = self.views.len();
+        for channel in channels {
+            let view = self.views.get(channel);
+            if view.is_some_and(|view| now.since(view.asked_at()) > SHARED_KEPT) {
+                self.views.remove(channel);
+            }
+        }
+        for channel in self.sharing.drain() {
+            if let Some(view) = self.views.get_mut(&channel) {
+                view.let_go();
+            }
+        }
+        let evicted = before - self.views.len();
+        self.evicted += evicted as u64;
+        evicted
+    }
+
+    /// Views that were evicted.
+    #[must_use]
+    pub const fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Resident views, and the rows of all of them.

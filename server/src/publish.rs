@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::{
     auth::{Claims, Permission},
     clock::Clock,
-    model::{Channel, Position},
+    model::{Channel, Mode, Position},
     protocol::{ErrorCode, Refusal},
     source::embedded::{Appended, Lost, NewRecord, Submitted},
     streams::{Stream, Streams},
@@ -218,7 +218,7 @@ impl Publisher {
         };
         let mut batches: HashMap<u32, (Vec<usize>, Vec<NewRecord>)> = HashMap::new();
         for (at, record) in records.into_iter().enumerate() {
-            match record.and_then(|record| self.admit(record, claims, flow)) {
+            match record.and_then(|record| self.admit(stream, record, claims, flow)) {
                 Ok(record) => {
                     let partition =
                         stream.partition_for(&record.change.channel, record.change.row.as_str());
@@ -252,13 +252,15 @@ impl Publisher {
             None => unanswered(),
         };
         let answers: Vec<Answer> = pending.told.into_iter().map(answer).collect();
-        let refused = answers.iter().filter(|answer| answer.is_err()).count();
-        self.counts.publish_refused.add(refused as u64);
+        let refused = answers.iter().filter_map(|answer| answer.as_ref().err());
+        let refused = refused.filter(|refusal| refusal.code != ErrorCode::ViewFull);
+        self.counts.publish_refused.add(refused.count() as u64);
         answers
     }
 
     fn admit(
         &self,
+        stream: &Stream,
         record: NewRecord,
         claims: &Claims,
         flow: &mut Flow,
@@ -273,12 +275,14 @@ impl Publisher {
         if flow.failed.contains(channel) || flow.failed.len() >= FAILED_MAX {
             return Err(after_failed(channel));
         }
-        if self.counts.memory.short.get() > 0 {
+        // Who deletes rows gives memory back.
+        let deletes = stream.mode == Mode::View && record.change.data.is_none();
+        if self.counts.memory.full.get() > 0 && !deletes {
             self.counts.memory.refused_publishes.add(1);
             flow.failed.insert(channel.clone());
             return Err(Refusal::retry(
                 ErrorCode::Overloaded,
-                "limits.memory is reached: the log in this node's memory takes nothing now",
+                "limits.memory is reached: this node's logs and views take only deletes now",
                 2000,
             ));
         }
@@ -310,10 +314,13 @@ impl Publisher {
                 self.counts.duplicates.add(1);
                 Ok((position, true))
             }
-            Appended::ViewFull => Err(Refusal::new(
-                ErrorCode::ViewFull,
-                "the view has as many rows or bytes as the stream's view_max allows; delete rows first",
-            )),
+            Appended::ViewFull => {
+                self.counts.view_full.add(1);
+                Err(Refusal::new(
+                    ErrorCode::ViewFull,
+                    "the view has as many rows or bytes as the stream's view_max allows; delete rows first",
+                ))
+            }
             Appended::NotStored => Err(Refusal::retry(
                 ErrorCode::NotStored,
                 "the log's disk is full or failing, and did not take the record",

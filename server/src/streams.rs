@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     model::{Channel, Mode, Placement, Policy, Token},
-    partition::{resume::From, tail::Tail, task::Request},
+    partition::{ViewsHeld, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Refusal},
     source::embedded::{EmbeddedLog, Hindrance},
 };
@@ -25,6 +25,8 @@ pub struct PartitionHandle {
     pub requests: mpsc::Sender<Request>,
     /// Where records of this partition are appended.
     pub log: Arc<EmbeddedLog>,
+    /// What its views hold.
+    pub held: ViewsHeld,
 }
 
 /// What of a stream may change while it runs.

@@ -110,6 +110,20 @@ pub const LOG_BYTES: Metric = Metric {
     labels: PARTITION,
     help: "Bytes that the embedded log holds, in memory or on disk",
 };
+/// Rows that the embedded log has folded.
+pub const LOG_ROWS: Metric = Metric {
+    name: "log_held_rows",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Rows that the embedded log has folded, of all its views",
+};
+/// Bytes that those rows hold.
+pub const LOG_ROW_BYTES: Metric = Metric {
+    name: "log_row_bytes",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Bytes that those rows hold in memory, about",
+};
 /// Commits that the data directory took: the records of one partition that were written and made durable together.
 pub const LOG_COMMITS: Metric = Metric {
     name: "log_commits",
@@ -165,6 +179,27 @@ pub const VIEW_ROWS: Metric = Metric {
     kind: Kind::Gauge,
     labels: PARTITION,
     help: "Rows of those views",
+};
+/// Bytes of resident views.
+pub const VIEW_BYTES: Metric = Metric {
+    name: "view_resident_bytes",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Bytes that resident views hold beside the rows of the log, about",
+};
+/// Bytes that readers of views share.
+pub const VIEW_ENCODED: Metric = Metric {
+    name: "view_encoded_bytes",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Bytes of encoded snapshots and of lists of changes, which readers of views share, about",
+};
+/// Views evicted.
+pub const VIEW_EVICTED: Metric = Metric {
+    name: "view_evicted",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Views that were evicted, since memory was short and nobody followed them",
 };
 /// Updates that the tail holds.
 pub const TAIL_UPDATES: Metric = Metric {
@@ -421,13 +456,15 @@ pub const CONFIG_LOADED: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 50] = [
+pub const ALL: [&Metric; 55] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
     &LOG_RECORDS,
     &LOG_BYTES,
+    &LOG_ROWS,
+    &LOG_ROW_BYTES,
     &LOG_COMMITS,
     &LOG_FAILURES,
     &LOG_SYNC,
@@ -436,6 +473,9 @@ pub const ALL: [&Metric; 50] = [
     &VIEW_LIVE,
     &VIEW_RESIDENT,
     &VIEW_ROWS,
+    &VIEW_BYTES,
+    &VIEW_ENCODED,
+    &VIEW_EVICTED,
     &TAIL_UPDATES,
     &TAIL_BYTES,
     &PARTITION_QUEUED,

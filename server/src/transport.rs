@@ -7,6 +7,7 @@
 pub mod admission;
 mod assets;
 mod door;
+mod head;
 pub mod live;
 pub mod problem;
 mod sse;

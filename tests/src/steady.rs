@@ -139,6 +139,7 @@ impl Steady {
                 tail,
                 requests: sender,
                 log: log.clone(),
+                held: partition.held(),
             }],
             hindrance: watch::Sender::default(),
         };

@@ -1,4 +1,5 @@
-//! The node's memory budget, step by step: tails shrink, then logs, then nothing new is taken, then the largest outboxes go.
+//! The node's memory budget, step by step: views that nobody follows go, tails shrink, then logs, then nothing new is taken,
+//! then the largest outboxes go. Rows count, and stay.
 
 #![allow(
     clippy::unwrap_used,
@@ -147,5 +148,100 @@ async fn what_is_held_is_told_by_metrics() -> anyhow::Result<()> {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
+    Ok(())
+}
+
+/// A node with views, small tails and logs.
+fn views() -> anyhow::Result<Node> {
+    let stream = "tail = { bytes = \"1MiB\" }\nview_max = { bytes = \"64MiB\" }\n\
+                  source = { kind = \"embedded\", retention = { bytes = \"1MiB\" } }";
+    Setup::new()
+        .open()
+        .stream("v", stream)
+        .limits("memory = \"16MiB\"")
+        .start()
+}
+
+/// Publishes rows of half a megabyte until no more are taken; gives how many were. The last ones wait for the budget to be
+/// looked at, so that they do not carry it far beyond its bound.
+async fn fill_with_rows(node: &Node, channel: &str) -> anyhow::Result<u64> {
+    let memory = &node.gateway.app().counts.memory;
+    for row in 0..100 {
+        match node.publish(channel, &row.to_string(), &value(row)) {
+            Ok(position) => node.applied("v", &position).await?,
+            Err(refusal) => {
+                let refusal = refusal.to_string();
+                assert!(refusal.contains("Overloaded"), "{refusal}");
+                assert!(refusal.contains("limits.memory"), "{refusal}");
+                return Ok(row);
+            }
+        }
+        if row >= 20 {
+            let counted = || memory.rows.get() > (row + 1) * 500_000;
+            until("the row is counted", counted).await?;
+        }
+    }
+    anyhow::bail!("rows are never too many")
+}
+
+#[tokio::test]
+async fn of_too_many_rows_only_deletes_are_taken_and_nobody_is_closed() -> anyhow::Result<()> {
+    let node = views()?;
+    let mut client = Client::connect(&node).await?;
+    client.subscribe("v/small", json!({})).await?;
+    client.expect("snapshot").await?;
+    let rows = fill_with_rows(&node, "v/large").await?;
+    let memory = &node.gateway.app().counts.memory;
+    assert!(memory.rows.get() > 8 * MIB, "{}", memory.rows.get());
+    // What the rows leave is enough for who joins.
+    let mut cold = Client::connect(&node).await?;
+    cold.subscribe("v/small", json!({})).await?;
+    for row in 0..rows / 2 {
+        node.publish("v/large", &row.to_string(), "null")?;
+    }
+    until("memory is there again", || memory.full.get() == 0).await?;
+    node.publish("v/small", "1", "1")?;
+    for client in [&mut client, &mut cold] {
+        client.find(|message| message["data"] == 1).await?;
+    }
+    assert_eq!((memory.closed.get(), memory.refused_joins.get()), (0, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn views_that_nobody_follows_go_and_come_again() -> anyhow::Result<()> {
+    let node = views()?;
+    for channel in ["v/followed", "v/looked-at"] {
+        let position = node.publish(channel, "1", "1")?;
+        node.applied("v", &position).await?;
+    }
+    let mut client = Client::connect(&node).await?;
+    client.subscribe("v/followed", json!({})).await?;
+    client.expect("snapshot").await?;
+    let look = async || {
+        let path = "/v1/view/v/looked-at";
+        tidegate_tests::http::get(node.gateway.address(), path).await
+    };
+    let before = look().await?.body;
+    fill_with_rows(&node, "v/large").await?;
+    let memory = &node.gateway.app().counts.memory;
+    until("what nobody follows has gone", || memory.evicted.get() > 0).await?;
+    assert_eq!(memory.evicted.get(), 1, "the other one is followed");
+    let path = "/inspect/partitions?stream=v";
+    let inspected = tidegate_tests::http::get(node.gateway.admin_address(), path).await?;
+    let inspected: serde_json::Value = serde_json::from_str(&inspected.body)?;
+    let sum = |field: &str| -> u64 {
+        let partitions = inspected["partitions"].as_array().into_iter().flatten();
+        partitions
+            .filter_map(|partition| partition.pointer(field)?.as_u64())
+            .sum()
+    };
+    assert_eq!((sum("/task/views"), sum("/task/evicted")), (1, 1));
+    assert!(sum("/task/view_bytes") > 0);
+    assert!(sum("/log/row_bytes") > 8 * MIB && sum("/log/rows") > 10);
+    let rows = |body: &str| {
+        serde_json::from_str::<serde_json::Value>(body).map(|view| view["rows"].clone())
+    };
+    assert_eq!(rows(&look().await?.body)?, rows(&before)?);
     Ok(())
 }

@@ -394,6 +394,9 @@ async fn a_full_view_takes_changes_and_deletions_but_no_new_rows() {
         "a full view is no reason to refuse what follows: {}",
         lines[1]
     );
+    let counts = &node.gateway.app().counts;
+    assert_eq!(counts.view_full.get(), 2);
+    assert_eq!(counts.publish_refused.get(), 0);
 }
 
 #[tokio::test]

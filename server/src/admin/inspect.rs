@@ -161,6 +161,7 @@ fn partition_json(asked: &Asked, now: Moment) -> Value {
     let here = handle.tail.here();
     let (updates, bytes, floor) = handle.tail.extent();
     let (head, start, records, log_bytes) = handle.log.extent();
+    let (rows, row_bytes) = handle.log.rows();
     let freshness = partition_freshness(&asked.stream, asked.number as usize, now);
     json!({
         "stream": asked.stream.name,
@@ -181,6 +182,8 @@ fn partition_json(asked: &Asked, now: Moment) -> Value {
             "head": head.number(),
             "records": records,
             "bytes": log_bytes,
+            "rows": rows,
+            "row_bytes": row_bytes,
         },
     })
 }

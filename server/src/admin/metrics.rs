@@ -134,6 +134,12 @@ impl Scrape {
         self.count(&names::LOG_RECORDS, &labels, records as u64);
         self.count(&names::LOG_BYTES, &labels, log_bytes as u64);
         self.count(&names::LOG_EXPIRED, &labels, handle.log.expired());
+        let (rows, row_bytes) = handle.log.rows();
+        self.count(&names::LOG_ROWS, &labels, rows as u64);
+        self.count(&names::LOG_ROW_BYTES, &labels, row_bytes as u64);
+        let (views, encodings) = (handle.held.views.bytes(), handle.held.encodings.bytes());
+        self.count(&names::VIEW_BYTES, &labels, views as u64);
+        self.count(&names::VIEW_ENCODED, &labels, encodings as u64);
         self.count(&names::PARTITION_QUEUED, &labels, queued as u64);
         if let Some(proof) = handle.tail.here().health.proof {
             let age = now.since(proof.asked_at).as_secs_f64();
@@ -148,6 +154,7 @@ impl Scrape {
         self.count(&names::SOURCE_LAG, &labels, lag);
         self.count(&names::VIEW_RESIDENT, &labels, task.views as u64);
         self.count(&names::VIEW_ROWS, &labels, task.rows as u64);
+        self.count(&names::VIEW_EVICTED, &labels, task.evicted);
         self.count(&names::PARTITION_WAITING, &labels, task.waiting as u64);
         let [stream, number] = labels;
         for (outcome, count) in [("ok", task.fetches), ("failed", task.failed_fetches)] {
@@ -171,6 +178,7 @@ impl Scrape {
             ("appended", &app.counts.published),
             ("duplicate", &app.counts.duplicates),
             ("refused", &app.counts.publish_refused),
+            ("view_full", &app.counts.view_full),
         ];
         for (outcome, counter) in published {
             self.count(&names::PUBLISH_RECORDS, &[outcome], counter.get());

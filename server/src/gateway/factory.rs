@@ -248,6 +248,7 @@ impl Factory {
             tail,
             requests,
             log,
+            held: start.partition.held(),
         };
         (handle, start)
     }

@@ -250,9 +250,11 @@ impl Partition {
                 if self.awaited.len() < AWAITED_MAX {
                     self.awaited.insert(channel.clone());
                 }
-                return Some(Snapshot::new(channel.clone(), here, Rows::new()));
+                let encodings = &self.held.encodings;
+                return Some(Snapshot::new(channel.clone(), here, Rows::new(), encodings));
             }
-            self.views.insert(channel.clone(), View::new(cached, fence));
+            let view = View::new(cached, fence, &self.held, now);
+            self.views.insert(channel.clone(), view);
         }
         let floor = self.tail.floor();
         let view = self.views.get_mut(channel)?;
@@ -274,7 +276,7 @@ impl Partition {
             .get(channel)
             .map_or_else(Rows::new, |view| view.rows().clone());
         Some(ViewAt {
-            snapshot: Snapshot::new(channel.clone(), here, rows),
+            snapshot: Snapshot::new(channel.clone(), here, rows, &self.held.encodings),
             last_change: self.last_change(channel),
             health: self.health,
         })

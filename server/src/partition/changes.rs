@@ -49,6 +49,11 @@ impl Deletes {
         self.since
     }
 
+    /// How many it remembers.
+    pub(super) fn len(&self) -> usize {
+        self.by_offset.len()
+    }
+
     /// Notes a change of a view that has `rows` rows after it. A delete of a row that the view does not have counts too:
     /// a client may have it, when the delete before was conflated with this one.
     pub(super) fn note(&mut self, change: &Change, offset: Offset, rows: usize) {
@@ -128,6 +133,11 @@ impl Changes {
             followed_by: 0,
             updates: found.into_iter().map(shared).collect(),
         }
+    }
+
+    /// What it holds in memory, about.
+    pub(super) fn weight(&self) -> usize {
+        self.updates.iter().map(|update| update.weight()).sum()
     }
 
     fn get(&self, offset: Offset) -> Option<&Arc<Shared>> {

@@ -50,6 +50,10 @@ pub enum Request {
         /// Where the answer goes; dropped when the asker no longer waits.
         reply: oneshot::Sender<ViewAt>,
     },
+    /// Which of its views nobody asked for lately.
+    Unasked(oneshot::Sender<Vec<Channel>>),
+    /// To let go of these views, and of what readers share; told how many went.
+    Evict(Vec<Channel>, oneshot::Sender<usize>),
     /// How it is doing.
     Inspect(oneshot::Sender<Inspection>),
     /// To fetch at least so often from now on, so that proofs are young enough.
@@ -67,6 +71,12 @@ pub struct Inspection {
     pub views: usize,
     /// Rows of all resident views.
     pub rows: usize,
+    /// Bytes that they hold beside the rows' data, which is the log's, about.
+    pub view_bytes: usize,
+    /// Bytes that their readers share, about.
+    pub encoded_bytes: usize,
+    /// Views that were evicted, since memory was short and nobody followed them.
+    pub evicted: u64,
     /// Records read, those that meant nothing included.
     pub records: u64,
     /// Records that meant nothing.
@@ -195,6 +205,13 @@ fn take(
                 watchers.push(watcher);
             }
         }
+        // Who asked may have gone; so below.
+        Request::Unasked(reply) => drop(reply.send(partition.unasked(now))),
+        Request::Evict(channels, reply) => {
+            reply
+                .send(partition.evict(&channels, now))
+                .unwrap_or_default();
+        }
         Request::Inspect(reply) => {
             let ((views, rows), (applied, head)) = (partition.resident(), partition.progress());
             let inspection = Inspection {
@@ -202,6 +219,9 @@ fn take(
                 head: head.number(),
                 views,
                 rows,
+                view_bytes: partition.held.views.bytes(),
+                encoded_bytes: partition.held.encodings.bytes(),
+                evicted: partition.evicted(),
                 records: counts.records,
                 poisoned: partition.poisoned(),
                 fetches: counts.fetches,

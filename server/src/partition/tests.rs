@@ -272,3 +272,54 @@ fn a_row_whose_time_is_over_leaves_like_one_that_was_deleted_and_is_no_sign_of_a
     let expected = [(last - 2, "a"), (last - 1, "b"), (last, "c")];
     assert_eq!(rows, expected.map(|(at, row)| (at, row.to_owned())));
 }
+
+#[test]
+fn a_view_that_nobody_asked_for_can_be_evicted_and_comes_again() {
+    let mut bench = Bench::new(100);
+    bench.set("a", Some("1"));
+    bench.set("b", Some("2"));
+    bench.set("a", None);
+    let snapshot = bench.join(From::Now).snapshot.expect("the view");
+    let held = bench.partition.held();
+    let channels: [Channel; 1] = ["s/c".parse().unwrap()];
+    let encoded = snapshot.part(0).json.len();
+    assert_eq!(held.encodings.bytes(), encoded);
+    assert!(held.views.bytes() > 0);
+    let now = bench.now();
+    assert_eq!(bench.partition.unasked(now), []);
+    assert_eq!(bench.partition.evict(&channels, now), 0);
+    let later = now.plus(SHARED_KEPT * 2);
+    bench.micros = u64::try_from(later.since(Moment::default()).as_micros()).unwrap();
+    assert_eq!(bench.partition.unasked(later), channels);
+    assert_eq!(bench.partition.evict(&channels, later), 1);
+    assert_eq!((bench.partition.evicted(), held.views.bytes()), (1, 0));
+    assert_eq!(
+        held.encodings.bytes(),
+        encoded,
+        "its reader still has the encoding"
+    );
+    drop(snapshot);
+    assert_eq!(held.encodings.bytes(), 0);
+    bench.set("c", Some("3"));
+    let again = bench.join(From::Now).snapshot.expect("the view");
+    let rows: Vec<_> = again.rows().iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(rows, ["b", "c"]);
+    assert!(held.views.bytes() > 0);
+}
+
+#[test]
+fn what_readers_share_goes_with_an_eviction_and_a_source_that_fails_keeps_its_views() {
+    let mut bench = Bench::new(100);
+    bench.set("a", Some("1"));
+    let snapshot = bench.join(From::Now).snapshot.expect("the view");
+    snapshot.part(0);
+    drop(snapshot);
+    let held = bench.partition.held();
+    assert!(held.encodings.bytes() > 0, "kept for who joins next");
+    let later = bench.now().plus(SHARED_KEPT * 2);
+    bench.partition.fail(SourceError::Unavailable);
+    assert_eq!(bench.partition.unasked(later), []);
+    assert_eq!(bench.partition.evict(&[], later), 0);
+    assert_eq!(held.encodings.bytes(), 0);
+    assert!(held.views.bytes() > 0);
+}

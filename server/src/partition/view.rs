@@ -9,7 +9,10 @@ use std::{
 use super::changes::{Changes, Deletes, length_of, length_of_whole};
 use crate::{
     cache::CachedView,
-    frame::{Shared, Snapshot},
+    frame::{
+        Shared, Snapshot,
+        held::{Held, Share},
+    },
     model::{Change, Channel, Moment, Offset, Position, Rows},
 };
 
@@ -18,30 +21,63 @@ const CHANGES_SHARED: usize = 64;
 /// … or as many as this part of its rows.
 const CHANGES_SHARED_PART: usize = 4;
 
+/// What a resident row costs beside its data, which the embedded log's own fold has too, about.
+const ROW_BYTES: usize = 112;
+/// … a view beside its rows …
+const VIEW_BYTES: usize = 512;
+/// … and a delete that it remembers.
+const DELETE_BYTES: usize = 160;
+
+/// What the resident views of a partition hold, about.
+#[derive(Clone, Debug, Default)]
+pub struct ViewsHeld {
+    /// Their rows, and the deletes that they remember. The rows' data is the log's.
+    pub views: Held,
+    /// What their readers share: encodings, and lists of what changed last.
+    pub encodings: Held,
+}
+
 pub(super) struct View {
     cached: CachedView,
     fence: Offset,
+    held: Share,
+    encodings: Held,
     newest: Option<Arc<Snapshot>>,
     older: Weak<Snapshot>,
     changes: usize,
     deletes: Deletes,
-    changed: Option<Changes>,
+    changed: Option<(Changes, Share)>,
     asked_at: Moment,
 }
 
 impl View {
     /// Rows as the cache had them at `fence`. It may be served once the node has applied as much.
-    pub(super) fn new(cached: CachedView, fence: Offset) -> Self {
-        Self {
+    pub(super) fn new(cached: CachedView, fence: Offset, held: &ViewsHeld, now: Moment) -> Self {
+        let mut view = Self {
             cached,
             fence,
+            held: held.views.share(),
+            encodings: held.encodings.clone(),
             newest: None,
             older: Weak::new(),
             changes: 0,
             deletes: Deletes::since(fence),
             changed: None,
-            asked_at: Moment::default(),
-        }
+            asked_at: now,
+        };
+        view.weigh();
+        view
+    }
+
+    fn weigh(&mut self) {
+        let rows = self.cached.rows.len() * ROW_BYTES;
+        let deletes = self.deletes.len() * DELETE_BYTES;
+        self.held.set(VIEW_BYTES + rows + deletes);
+    }
+
+    /// When somebody last asked for it, for its changes, or made it resident.
+    pub(super) const fn asked_at(&self) -> Moment {
+        self.asked_at
     }
 
     pub(super) const fn fence(&self) -> Offset {
@@ -68,9 +104,10 @@ impl View {
             drop(self.cached.apply(change, offset));
             self.deletes.note(change, offset, self.cached.rows.len());
             self.changes += 1;
-            if let Some(changed) = &mut self.changed {
+            if let Some((changed, _)) = &mut self.changed {
                 changed.followed_by += 1;
             }
+            self.weigh();
         }
     }
 
@@ -90,7 +127,7 @@ impl View {
         now: Moment,
     ) -> Option<(Vec<Arc<Shared>>, Offset)> {
         self.asked_at = now;
-        let mut changed = self.changed.take();
+        let mut changed = self.changed.take().map(|(list, _)| list);
         if let Some(list) = changed.as_mut().filter(|list| list.followed_by == 0) {
             list.at = here.offset;
         }
@@ -100,7 +137,9 @@ impl View {
             before => Changes::of(self, before.as_ref(), channel, here, now),
         };
         let whole = length_of_whole(self);
-        let list = self.changed.insert(list);
+        let mut held = self.encodings.share();
+        held.set(list.weight());
+        let (list, _) = self.changed.insert((list, held));
         let updates = list.after(after)?;
         (length_of(updates) <= whole).then(|| (updates.to_vec(), list.at))
     }
@@ -125,7 +164,8 @@ impl View {
         if let Some(older) = self.older.upgrade() {
             older.abandon();
         }
-        let snapshot = Snapshot::new(channel.clone(), here, self.cached.rows.clone());
+        let rows = self.cached.rows.clone();
+        let snapshot = Snapshot::new(channel.clone(), here, rows, &self.encodings);
         self.older = self
             .newest
             .replace(snapshot.clone())
@@ -136,14 +176,19 @@ impl View {
 
     /// Lets go of what nobody asked for lately; tells whether it did.
     pub(super) fn forget_shared(&mut self, now: Moment, kept: Duration) -> bool {
-        if now.since(self.asked_at) <= kept {
-            return false;
+        let unasked = now.since(self.asked_at) > kept;
+        if unasked {
+            self.let_go();
         }
+        unasked
+    }
+
+    /// Lets go of what its readers share: those who have it keep it.
+    pub(super) fn let_go(&mut self) {
         self.changed = None;
         if let Some(newest) = self.newest.take() {
             // Who still reads it counts among the two.
             self.older = Arc::downgrade(&newest);
         }
-        true
     }
 }

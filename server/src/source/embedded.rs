@@ -366,6 +366,13 @@ impl EmbeddedLog {
         self.state().bytes
     }
 
+    /// Rows of its views, and what they hold in memory, about.
+    #[must_use]
+    pub fn rows(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.cache.rows(), state.cache.weight())
+    }
+
     /// Reads what follows `after` (without it: from the earliest record that memory holds), about `bytes` at most, at least
     /// one record.
     ///

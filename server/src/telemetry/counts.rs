@@ -174,10 +174,20 @@ pub struct MemoryCounts {
     pub logs: Counter,
     /// Bytes of outboxes, and of messages that came in part.
     pub outboxes: Counter,
+    /// Bytes of the rows that embedded logs have folded.
+    pub rows: Counter,
+    /// Bytes that resident views hold beside those.
+    pub views: Counter,
+    /// Bytes that readers of views share.
+    pub encodings: Counter,
     /// 1 while tails or logs are held to less than their own bounds.
     pub shedding: Counter,
-    /// 1 while nothing new is taken.
+    /// 1 while publishers may only delete.
+    pub full: Counter,
+    /// 1 while nobody new joins.
     pub short: Counter,
+    /// Views evicted, since nobody followed them.
+    pub evicted: Counter,
     /// Looks after which tails shrank.
     pub shed_tails: Counter,
     /// Looks after which logs shrank.
@@ -193,18 +203,22 @@ pub struct MemoryCounts {
 impl MemoryCounts {
     /// What is held, with the words of metrics.
     #[must_use]
-    pub const fn held(&self) -> [(&'static str, &Counter); 3] {
+    pub const fn held(&self) -> [(&'static str, &Counter); 6] {
         [
             ("tails", &self.tails),
             ("logs", &self.logs),
             ("outboxes", &self.outboxes),
+            ("rows", &self.rows),
+            ("views", &self.views),
+            ("encodings", &self.encodings),
         ]
     }
 
     /// How often each step of shedding was taken, in their order, with the words of metrics.
     #[must_use]
-    pub const fn steps(&self) -> [(&'static str, &Counter); 5] {
+    pub const fn steps(&self) -> [(&'static str, &Counter); 6] {
         [
+            ("views", &self.evicted),
             ("tails", &self.shed_tails),
             ("logs", &self.shed_logs),
             ("joins", &self.refused_joins),
@@ -219,8 +233,10 @@ impl MemoryCounts {
 pub struct NodeCounts {
     /// Records that the log took.
     pub published: Counter,
-    /// Records that were refused.
+    /// Records that were refused, but for those of full views.
     pub publish_refused: Counter,
+    /// Records that were refused since their view has as much as it may.
+    pub view_full: Counter,
     /// Records dropped as repeats.
     pub duplicates: Counter,
     /// HTTP requests answered.

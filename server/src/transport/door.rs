@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     App,
     admission::{Seat, Turned},
-    problem, takeover,
+    head, problem, takeover,
     thread::{Seats, Shared},
 };
 use crate::{telemetry::Throttle, worker::poll::tune};
@@ -171,7 +171,7 @@ fn serve(
 /// Serves HTTP until a handler takes the socket over; then the worker adopts it.
 async fn http(
     door: &Door,
-    socket: TcpStream,
+    mut socket: TcpStream,
     peer: SocketAddr,
     seat: Option<Seat>,
     unheard: &Rc<Unheard>,
@@ -179,10 +179,15 @@ async fn http(
     if let Err(error) = tune(&SockRef::from(&socket)) {
         tracing::debug!(%peer, %error, "socket options refused");
     }
+    let max = door.app.http;
+    let read = head::read(&mut socket, max.head_buffer(), max.head_timeout);
+    let Some(first) = read.await else {
+        return;
+    };
     let reloads = door.app.live.number();
     let (heard, router) = (unheard.clone(), door.router.clone());
     let on_head = move || heard.over.set(true);
-    let served = takeover::serve(socket, router, door.app.http, peer, on_head);
+    let served = takeover::serve((socket, first), router, max, peer, on_head);
     let Some(handover) = Box::pin(served).await else {
         return;
     };

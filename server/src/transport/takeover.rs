@@ -53,6 +53,13 @@ pub struct HttpMax {
     pub body_timeout: Duration,
 }
 
+impl HttpMax {
+    /// Bytes of a head that are read before it is refused for its length.
+    pub(super) fn head_buffer(&self) -> usize {
+        self.head_bytes.max(HEAD_BYTES_MIN)
+    }
+}
+
 #[derive(Default)]
 struct Taken {
     opening: Option<Opening>,
@@ -119,6 +126,8 @@ impl hyper::body::Body for Held {
 /// it flushes its io only with an empty buffer of its own.
 struct Watched {
     io: TokioIo<TcpStream>,
+    /// What was read before, and hyper has not asked for yet.
+    first: Bytes,
     slot: Slot,
     head_sent: Rc<Cell<bool>>,
     /// The head of a socket that was taken over: whoever gets the socket sends it with its own first words.
@@ -132,8 +141,13 @@ impl hyper::rt::Read for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        into: ReadBufCursor<'_>,
+        mut into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let len = self.first.len().min(into.remaining());
+            into.put_slice(&self.first.split_to(len));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_read(context, into)
     }
 }
@@ -185,10 +199,10 @@ pub(super) struct Handover {
     pub(super) opening: Opening,
 }
 
-/// Serves `router` on `socket` until the client or the server ends it, or a handler takes the socket over. `on_head` is told
+/// Serves `router` on `socket`, of which `first` was read already, until the client or the server ends it, or a handler takes the socket over. `on_head` is told
 /// of each request whose head has come.
 pub(super) async fn serve(
-    socket: TcpStream,
+    (socket, first): (TcpStream, Bytes),
     router: Router,
     max: HttpMax,
     peer: std::net::SocketAddr,
@@ -206,6 +220,7 @@ pub(super) async fn serve(
     });
     let io = Watched {
         io: TokioIo::new(socket),
+        first,
         slot: slot.clone(),
         head_sent: head_sent.clone(),
         head: Vec::new(),
@@ -215,7 +230,7 @@ pub(super) async fn serve(
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(max.head_timeout)
-        .max_buf_size(max.head_bytes.max(HEAD_BYTES_MIN))
+        .max_buf_size(max.head_buffer())
         .serve_connection(io, service);
     let served = poll_fn(|context| match connection.poll_without_shutdown(context) {
         Poll::Pending if head_sent.get() => Poll::Ready(Ok(())),
@@ -223,6 +238,10 @@ pub(super) async fn serve(
     });
     let served = served.await;
     let parts = connection.into_parts();
+    let early = match &parts.io.first[..] {
+        [] => parts.read_buf,
+        rest => [&parts.read_buf, rest].concat().into(),
+    };
     let (socket, head) = (parts.io.io.into_inner(), parts.io.head);
     if let Err(error) = &served {
         tracing::debug!(%peer, %error, "http connection ended");
@@ -231,7 +250,7 @@ pub(super) async fn serve(
         Some(opening) if served.is_ok() => Some(Handover {
             socket,
             head,
-            early: parts.read_buf,
+            early,
             opening,
         }),
         _ => {

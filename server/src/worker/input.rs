@@ -1,6 +1,6 @@
 //! What came in: bytes → messages → actions.
 
-use std::{io, ops::ControlFlow, sync::Arc};
+use std::{io, ops::ControlFlow, sync::Arc, time::Duration};
 
 use super::{
     Key, LINGER, Outside, READ_BYTES, Ready, Sockets, Timer, Worker,
@@ -17,6 +17,9 @@ use crate::{
     },
     session::{self, Action, Phase, Surroundings},
 };
+
+/// Who floods has so long to read why it is closed: until then it goes on, and costs what it did.
+const FLOOD_LINGER: Duration = Duration::from_millis(250);
 
 /// What a read found, in the order in which it was found.
 enum Heard {
@@ -333,7 +336,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let written = self.sockets.write(socket, &last);
         self.sockets.finish(socket);
         if written.is_ok_and(|len| len == last.len()) {
-            self.wheel.add(now.plus(LINGER), Timer::Linger(key));
+            let linger = match code {
+                CloseCode::RateLimited => FLOOD_LINGER,
+                _ => LINGER,
+            };
+            self.wheel.add(now.plus(linger), Timer::Linger(key));
         } else {
             self.close(key, code);
         }

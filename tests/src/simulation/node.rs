@@ -101,6 +101,7 @@ impl Node {
                 tail,
                 requests: sender,
                 log: log.clone(),
+                held: core.held(),
             });
             lanes.push(Lane {
                 partition: core,
