@@ -13,7 +13,7 @@ pub mod task;
 mod view;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,7 +24,7 @@ use tail::{Health, Proof, Tail, Wake};
 use view::View;
 
 use crate::{
-    cache::CachedView,
+    cache::{self, CachedView},
     decode::Decoder,
     frame::{Shared, Snapshot},
     model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Update},
@@ -206,6 +206,10 @@ pub struct Partition {
     /// Channels that somebody asked for before anything was written to them: resident from their first record on.
     awaited: HashSet<Channel>,
     last_change: HashMap<Channel, Offset>,
+    /// The channels of `last_change`, each once, in the order in which they are looked at.
+    names: VecDeque<Channel>,
+    /// Channels without a last change have not changed after this; none where that is not known.
+    forgotten: Option<Offset>,
     head: (Offset, Moment),
     unproven: Option<Proof>,
     health: Health,
@@ -236,6 +240,8 @@ impl Partition {
             sharing: HashSet::new(),
             awaited: HashSet::new(),
             last_change: HashMap::new(),
+            names: VecDeque::new(),
+            forgotten: None,
             head: (Offset::BEFORE_ALL, Moment::default()),
             unproven: None,
             health: Health::default(),
@@ -296,6 +302,38 @@ impl Partition {
         self.applied = self.applied.max(fetch.upto);
         self.saw(fetch.head, asked_at);
         self.tail.push(batch, self.applied, self.health, now);
+        self.forget_quiet(fetch.start, fetch.records.len());
+    }
+
+    /// Looks at some channels, in turn, and forgets those that the log has forgotten: they have no rows, and no record is left
+    /// of them. What a tail still has of them leaves with it.
+    fn forget_quiet(&mut self, start: Offset, records: usize) {
+        if self.forgotten.is_none() {
+            return;
+        }
+        let looks = cache::looks(self.names.len(), records);
+        let looked_at: Vec<_> = self.names.drain(..looks).collect();
+        let is_quiet =
+            |name: &Channel| self.last_change.get(name).is_none_or(|&last| last <= start);
+        let (mut quiet, others): (Vec<_>, Vec<_>) = looked_at.into_iter().partition(is_quiet);
+        self.names.extend(others);
+        if quiet.is_empty() {
+            return;
+        }
+        let asked = quiet.clone();
+        self.cache.retain_known(&mut quiet);
+        let mut known = quiet.into_iter().peekable();
+        for name in asked {
+            if known.next_if_eq(&name).is_some() {
+                self.names.push_back(name);
+            } else {
+                self.forgotten = self.forgotten.max(self.last_change.remove(&name));
+                self.views.remove(&name);
+                self.decoder.forget(&name);
+            }
+        }
+        cache::shrink(&mut self.last_change);
+        cache::shrink(&mut self.views);
     }
 
     /// The log is another one, or lost what follows: nothing here bridges that.
@@ -313,11 +351,13 @@ impl Partition {
         };
         self.views.clear();
         self.awaited.clear();
-        self.last_change = if epoch == *self.cache.epoch() {
-            self.cache.manifest().0
+        (self.last_change, self.forgotten) = if epoch == *self.cache.epoch() {
+            let (last_change, forgotten) = self.cache.manifest();
+            (last_change, Some(forgotten))
         } else {
-            HashMap::new()
+            (HashMap::new(), None)
         };
+        self.names = self.last_change.keys().cloned().collect();
         self.tail.reset(epoch.clone(), at, now);
         self.epoch = Some(epoch);
     }
@@ -338,13 +378,15 @@ impl Partition {
         };
         match self.last_change.get_mut(&change.channel) {
             Some(last) => *last = record.offset.max(*last),
-            None => drop(
+            None => {
                 self.last_change
-                    .insert(change.channel.clone(), record.offset),
-            ),
+                    .insert(change.channel.clone(), record.offset);
+                self.names.push_back(change.channel.clone());
+            }
         }
         if self.awaited.remove(&change.channel) {
-            let born = View::new(CachedView::default(), Offset::BEFORE_ALL);
+            // It may have had rows, and deletes that nobody remembers, before it was forgotten.
+            let born = View::new(CachedView::default(), self.applied);
             self.views.insert(change.channel.clone(), born);
         }
         if let Some(view) = self.views.get_mut(&change.channel) {
