@@ -78,6 +78,10 @@ impl CachedView {
             }
             None => self.rows.remove(&change.row),
         };
+        if self.rows.is_empty() {
+            // An emptied map keeps a node with room for many rows.
+            self.rows = Rows::new();
+        }
         self.bytes -= old.as_ref().map_or(0, |row| row.data.len() + id);
         old
     }

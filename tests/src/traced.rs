@@ -2,7 +2,7 @@
 //!
 //! Does: starts `tidegate serve` under ptrace, as a debugger would, and counts the calls of all its threads. Owns: the process,
 //! and the thread that traces it; neither outlives its [`Traced`]. Never knows: what the calls are for. Keeps: a process that
-//! may not be traced is an error, never a count of nothing.
+//! may not be traced is an error, and so is a kernel that does not tell its calls: never a count of nothing.
 
 use std::{
     collections::BTreeMap,
@@ -202,15 +202,17 @@ fn seize(process: Pid) -> anyhow::Result<()> {
     }
 }
 
-/// The call that a thread begins: the first word of its `syscall` file.
+/// The call that a thread begins: the first word of its `syscall` file. A thread that is killed meanwhile begins none.
 fn count(process: Pid, thread: Pid, calls: &Mutex<Calls>) -> anyhow::Result<()> {
     let path = format!("/proc/{process}/task/{thread}/syscall");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("{path} tells a call's number"))?;
-    let number = text
-        .split_ascii_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok());
+    let text = match fs::read_to_string(&path) {
+        Ok(text) if text.trim() != "running" => text,
+        Ok(_) => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("{path} tells a call's number")),
+    };
+    let number = text.split_ascii_whitespace().next();
+    let number = number.and_then(|word| word.parse().ok());
     let number = number.with_context(|| format!("{path}: {text}"))?;
     let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
     *calls.0.entry(number).or_default() += 1;
