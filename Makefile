@@ -1,7 +1,7 @@
 # Every recipe is one line; what is longer is in tools/.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup run test test-full check build fmt doc bench bench-quick instructions
+.PHONY: help setup run test test-full check build fmt doc bench bench-quick instructions soak
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -16,8 +16,8 @@ run: ## The gateway with its embedded engine, and a live departures board
 test: ## Every behaviour, in a real browser too
 	@tools/setup.sh run test && tools/test.sh fmt clippy rust board browser
 
-test-full: ## The same, the instructions of a delivery, and a minute of fuzzing for each decoder
-	@tools/setup.sh run test instructions && tools/test.sh fmt clippy doc rust board browser instructions fuzz
+test-full: ## The same, the instructions of a delivery, a soak of two minutes, and a minute of fuzzing for each decoder
+	@tools/setup.sh run test instructions && tools/test.sh fmt clippy doc rust board browser instructions soak fuzz
 
 check: ## What needs no browser: format, lints, documentation, tests in Rust
 	@tools/setup.sh run lint && tools/test.sh fmt clippy doc rust
@@ -36,6 +36,9 @@ bench: ## Every figure beside the limits, Bun and NATS; MEASURE=connect for one
 
 instructions: ## The instructions of a delivery beside those of the last release
 	@tools/setup.sh run instructions && load/instructions.sh
+
+soak: ## Two minutes of coming and going, and whether anything of it stays
+	@tools/setup.sh run && load/soak.sh
 
 bench-quick: ## Tidegate beside the bare-socket limits, in five minutes
 	@tools/setup.sh run && load/bench-quick.sh

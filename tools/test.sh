@@ -4,6 +4,7 @@
 #   rust             unit tests, properties, the stored inputs of fuzzing, the gateway from end to end
 #   board browser    the board's unit tests; the board in Chromium, before a gateway
 #   instructions     the instructions of a delivery, beside those of the last release
+#   soak             two minutes of coming and going: memory, descriptors, losses
 #   fuzz             each target of tests/fuzz for FUZZ_SECONDS (60)
 #   format           formats instead of checking
 # Logs are in target/test. The exit code is 0 only when nothing failed.
@@ -83,6 +84,7 @@ for kind in "$@"; do
   clippy) check clippy cargo clippy --workspace --all-targets --locked -- -D warnings ;;
   doc) check doc document ;;
   instructions) check instructions load/instructions.sh ;;
+  soak) check soak load/soak.sh ;;
   rust)
     runner rust 's/^test result: .* \([0-9]*\) passed;.*/\1/p' 's/^test result: .* \([0-9]*\) failed;.*/\1/p' \
       cargo test --workspace --locked --no-fail-fast

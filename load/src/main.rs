@@ -11,6 +11,7 @@
 //! | `subscriber`, `publisher`, `answers` | the receiving and the sending half |
 //! | `parse`, `wire` | bytes to messages, messages to bytes |
 //! | `hostile` | connections that mean harm, beside which another driver measures |
+//! | `soak` | two minutes of coming and going, and whether anything of it stays |
 //! | `net`, `process`, `tokens` | sockets and clock; CPU time and memory; tokens that are signed for subscribers |
 //! | `stats`, `report`, `table` | counters, figures, figures side by side |
 
@@ -24,6 +25,7 @@ mod publisher;
 mod report;
 mod run;
 mod scenario;
+mod soak;
 mod stats;
 mod subscriber;
 mod table;
@@ -39,13 +41,15 @@ use anyhow::{Result, ensure};
 use clap::Parser as _;
 
 use crate::{
-    options::{Command, Common, Load, Options},
+    options::{Beside, Command, Common, Idle, Load, Options, Records, Resume, Slow, Stream, Sweep},
     scenario::Part,
     wire::{Publish, Transport},
 };
 
 /// Files that the driver needs beside its subscribers: publishers, epoll, timer, standard streams, and some to spare.
 const OTHER_FILES: u64 = 32;
+/// Connections that a soak has at most: at twice its usual pace, and when visitors are not let go.
+const SOAK_FILES: u32 = 4_000;
 
 fn main() -> ExitCode {
     match perform(Options::parse().command) {
@@ -59,161 +63,117 @@ fn main() -> ExitCode {
 
 fn perform(command: Command) -> Result<()> {
     match command {
-        Command::Run { common, load } => each(&common, load.subscribers, |transport| {
-            scenario::publish(
-                &common,
-                transport,
-                &[Part {
-                    scenario: "run",
-                    load: load.clone(),
-                }],
-            )
-        }),
-        Command::Idle {
-            common,
-            subscribers,
-            channels,
-            each: channels_each,
-            churn,
-            seconds,
-        } => {
+        Command::Run(run) => publish(&run.common, "run", &run.load),
+        Command::Idle(idle) => measure_idle(&idle),
+        Command::Fanout(fanout) => {
             let load = Load {
-                channels,
-                ..Load::one_channel(subscribers, 0.0, seconds)
+                warm_up: fanout.warm_up,
+                ..Load::one_channel(fanout.subscribers, fanout.rate, fanout.seconds)
             };
-            each(&common, subscribers, |transport| {
-                scenario::idle::measure(&common, transport, &load, channels_each, churn)
-            })
+            publish(&fanout.common, "fanout", &load)
         }
-        Command::Sweep {
-            common,
-            subscribers,
-            channels,
-            rate,
-            window,
-            p99_ms,
-            seconds,
-        } => {
-            let load = Load {
-                channels,
-                publish: Publish::Stream,
-                window,
-                ..Load::one_channel(subscribers, rate, seconds)
-            };
-            each(&common, subscribers, |transport| {
-                scenario::sweep::measure(&common, transport, &load, p99_ms)
-            })
+        Command::Stream(stream) => measure_stream(&stream),
+        Command::Sweep(sweep) => measure_sweep(&sweep),
+        Command::Publish(records) => measure_records(&records),
+        Command::Slow(slow) => measure_slow(&slow),
+        Command::Resume(resume) => measure_resume(&resume),
+        Command::Beside(beside) => measure_beside(&beside),
+        Command::Hostile(hostile) => {
+            enough_files(hostile.plan.connections)?;
+            hostile::attack(hostile.address, hostile.plan)
         }
-        Command::Publish {
-            common,
-            window,
-            seconds,
-        } => {
-            let load = Load {
-                publish: Publish::Stream,
-                window,
-                ..Load::one_channel(0, 0.0, seconds)
-            };
-            scenario::records::measure(&common, &load)
+        Command::Soak(soak) => {
+            enough_files(SOAK_FILES)?;
+            soak::run(&soak)
         }
-        Command::Slow {
-            common,
-            subscribers,
-            stalled,
-            rate,
-            slow_bytes,
-            receive_bytes,
-            seconds,
-        } => {
-            let slow = scenario::slow::Slow {
-                stalled: stalled.min(subscribers),
-                bytes_per_second: slow_bytes,
-                receive_bytes,
-            };
-            let load = Load::one_channel(subscribers, rate, seconds);
-            each(&common, subscribers, |transport| {
-                scenario::slow::measure(&common, transport, &load, slow)
-            })
-        }
-        Command::Resume {
-            common,
-            subscribers,
-            channels,
-            ready,
-            forgets,
-        } => {
-            let load = Load {
-                channels,
-                ..Load::one_channel(subscribers, 0.0, 1.0)
-            };
-            each(&common, subscribers, |transport| {
-                scenario::resume::measure(&common, transport, &load, &ready, forgets)
-            })
-        }
-        Command::Fanout {
-            common,
-            subscribers,
-            rate,
-            seconds,
-            warm_up,
-        } => {
-            let load = Load {
-                warm_up,
-                ..Load::one_channel(subscribers, rate, seconds)
-            };
-            each(&common, subscribers, |transport| {
-                scenario::publish(
-                    &common,
-                    transport,
-                    &[Part {
-                        scenario: "fanout",
-                        load: load.clone(),
-                    }],
-                )
-            })
-        }
-        Command::Stream {
-            common,
-            subscribers,
-            window,
-            lead,
-            seconds,
-        } => subscribers.into_iter().try_for_each(|count| {
-            let load = Load {
-                publish: Publish::Stream,
-                window,
-                lead,
-                ..Load::one_channel(count, 0.0, seconds)
-            };
-            each(&common, count, |transport| {
-                scenario::publish(
-                    &common,
-                    transport,
-                    &[Part {
-                        scenario: "stream",
-                        load: load.clone(),
-                    }],
-                )
-            })
-        }),
-        Command::Beside {
-            common,
-            subscribers,
-            rate,
-            small_rate,
-            seconds,
-        } => {
-            let load = Load::one_channel(subscribers, rate, seconds);
-            each(&common, subscribers, |transport| {
-                scenario::beside(&common, transport, &load, small_rate)
-            })
-        }
-        Command::Hostile { address, plan } => {
-            enough_files(plan.connections)?;
-            hostile::attack(address, plan)
-        }
-        Command::Table { file, against } => table::print(&file, &against),
+        Command::Table(table) => table::print(&table.file, &table.against),
     }
+}
+
+/// One group of channels, published to.
+fn publish(common: &Common, scenario: &'static str, load: &Load) -> Result<()> {
+    each(common, load.subscribers, |transport| {
+        let load = load.clone();
+        scenario::publish(common, transport, &[Part { scenario, load }])
+    })
+}
+
+fn measure_idle(idle: &Idle) -> Result<()> {
+    let load = Load {
+        channels: idle.channels,
+        ..Load::one_channel(idle.subscribers, 0.0, idle.seconds)
+    };
+    each(&idle.common, idle.subscribers, |transport| {
+        scenario::idle::measure(&idle.common, transport, &load, idle.each, idle.churn)
+    })
+}
+
+fn measure_stream(stream: &Stream) -> Result<()> {
+    stream.subscribers.iter().try_for_each(|&count| {
+        let load = Load {
+            publish: Publish::Stream,
+            window: stream.window,
+            lead: stream.lead,
+            ..Load::one_channel(count, 0.0, stream.seconds)
+        };
+        publish(&stream.common, "stream", &load)
+    })
+}
+
+fn measure_sweep(sweep: &Sweep) -> Result<()> {
+    let load = Load {
+        channels: sweep.channels,
+        publish: Publish::Stream,
+        window: sweep.window,
+        ..Load::one_channel(sweep.subscribers, sweep.rate, sweep.seconds)
+    };
+    each(&sweep.common, sweep.subscribers, |transport| {
+        scenario::sweep::measure(&sweep.common, transport, &load, sweep.p99_ms)
+    })
+}
+
+fn measure_records(records: &Records) -> Result<()> {
+    let load = Load {
+        publish: Publish::Stream,
+        window: records.window,
+        ..Load::one_channel(0, 0.0, records.seconds)
+    };
+    scenario::records::measure(&records.common, &load)
+}
+
+fn measure_slow(slow: &Slow) -> Result<()> {
+    let who = scenario::slow::Slow {
+        stalled: slow.stalled.min(slow.subscribers),
+        bytes_per_second: slow.slow_bytes,
+        receive_bytes: slow.receive_bytes,
+    };
+    let load = Load::one_channel(slow.subscribers, slow.rate, slow.seconds);
+    each(&slow.common, slow.subscribers, |transport| {
+        scenario::slow::measure(&slow.common, transport, &load, who)
+    })
+}
+
+fn measure_resume(resume: &Resume) -> Result<()> {
+    let load = Load {
+        channels: resume.channels,
+        ..Load::one_channel(resume.subscribers, 0.0, 1.0)
+    };
+    each(&resume.common, resume.subscribers, |transport| {
+        scenario::resume::measure(
+            &resume.common,
+            transport,
+            &load,
+            &resume.ready,
+            resume.forgets,
+        )
+    })
+}
+
+fn measure_beside(beside: &Beside) -> Result<()> {
+    let load = Load::one_channel(beside.subscribers, beside.rate, beside.seconds);
+    each(&beside.common, beside.subscribers, |transport| {
+        scenario::beside(&beside.common, transport, &load, beside.small_rate)
+    })
 }
 
 /// Runs a measure for each transport, if there are files enough for it.

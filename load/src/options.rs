@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     hostile::Plan,
+    soak::Soak,
     wire::{PAYLOAD_MAX, Publish, Target, Transport},
 };
 
@@ -25,173 +26,230 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Subscribers and a publisher, with any numbers.
-    Run {
-        #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        load: Load,
-    },
+    Run(Run),
     /// Memory and time of subscribed connections that get nothing: 10,000 of one channel, 5 s, unless told otherwise.
-    Idle {
-        #[command(flatten)]
-        common: Common,
-        /// Subscribers.
-        #[arg(long, default_value_t = 10_000)]
-        subscribers: u32,
-        /// Channels over which they are spread.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-        channels: u32,
-        /// Channels that each of them has.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-        each: u32,
-        /// Others that come and go, a thousand at a time, before memory is read once more.
-        #[arg(long, default_value_t = 0)]
-        churn: u32,
-        /// Seconds of rest before memory is read.
-        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
-        seconds: f64,
-    },
+    Idle(Idle),
     /// One channel with 10,000 subscribers, 10 updates a second, 10 s, unless told otherwise.
-    Fanout {
-        #[command(flatten)]
-        common: Common,
-        /// Subscribers.
-        #[arg(long, default_value_t = 10_000)]
-        subscribers: u32,
-        /// Publications a second.
-        #[arg(long, default_value_t = 10.0, value_parser = rate)]
-        rate: f64,
-        /// Seconds of publishing.
-        #[arg(long, default_value_t = 10.0, value_parser = seconds)]
-        seconds: f64,
-        /// Seconds of publishing before those, which are not measured.
-        #[arg(long, default_value_t = 0.0, value_parser = seconds)]
-        warm_up: f64,
-    },
+    Fanout(Fanout),
     /// One channel, saturated through one stream of publications.
-    Stream {
-        #[command(flatten)]
-        common: Common,
-        /// Subscribers; several numbers are measured one after the other.
-        #[arg(long, default_values_t = [1_000, 10_000], value_delimiter = ',')]
-        subscribers: Vec<u32>,
-        /// Publications that may wait for their answer.
-        #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-        window: u64,
-        /// Updates that may be under way to each subscriber; 0: no limit.
-        #[arg(long, default_value_t = 256)]
-        lead: u64,
-        /// Seconds of publishing.
-        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
-        seconds: f64,
-    },
+    Stream(Stream),
     /// The highest rate at which many small channels keep their p99: doubled until it fails, then narrowed down.
-    Sweep {
-        #[command(flatten)]
-        common: Common,
-        /// Subscribers.
-        #[arg(long, default_value_t = 10_000)]
-        subscribers: u32,
-        /// Channels over which they are spread.
-        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-        channels: u32,
-        /// Publications a second that are tried first.
-        #[arg(long, default_value_t = 5_000.0, value_parser = rate)]
-        rate: f64,
-        /// Publications that may wait for their answer.
-        #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-        window: u64,
-        /// Longest p99, in milliseconds.
-        #[arg(long, default_value_t = 200.0)]
-        p99_ms: f64,
-        /// Seconds of publishing at each rate.
-        #[arg(long, default_value_t = 1.5, value_parser = seconds)]
-        seconds: f64,
-    },
+    Sweep(Sweep),
     /// Records a second that one stream of publications brings in, without subscribers.
-    Publish {
-        #[command(flatten)]
-        common: Common,
-        /// Publications that may wait for their answer.
-        #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-        window: u64,
-        /// Seconds of publishing.
-        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
-        seconds: f64,
-    },
+    Publish(Records),
     /// Some subscribers stop reading, another reads slowly: what the others notice, what it costs, and what those see.
-    Slow {
-        #[command(flatten)]
-        common: Common,
-        /// Subscribers.
-        #[arg(long, default_value_t = 1_000)]
-        subscribers: u32,
-        /// Those of them that stop reading.
-        #[arg(long, default_value_t = 50)]
-        stalled: u32,
-        /// Publications a second.
-        #[arg(long, default_value_t = 25.0, value_parser = rate)]
-        rate: f64,
-        /// What the slow reader reads, in bytes a second.
-        #[arg(long, default_value_t = 64 << 10)]
-        slow_bytes: u64,
-        /// The slow reader's receive buffer, in bytes.
-        #[arg(long, default_value_t = 8 << 10)]
-        receive_bytes: usize,
-        /// Seconds of publishing before, while some do not read, and while one reads slowly.
-        #[arg(long, default_value_t = 20.0, value_parser = seconds)]
-        seconds: f64,
-    },
+    Slow(Slow),
     /// All subscribers come again, with their positions, after the server has been started anew.
-    Resume {
-        #[command(flatten)]
-        common: Common,
-        /// Subscribers.
-        #[arg(long, default_value_t = 10_000)]
-        subscribers: u32,
-        /// Channels over which they are spread.
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-        channels: u32,
-        /// This file is made once the server may be stopped and started anew.
-        #[arg(long)]
-        ready: PathBuf,
-        /// The server forgets its log when it stops: a record of each channel is published to the new one first.
-        #[arg(long)]
-        forgets: bool,
-    },
+    Resume(Resume),
     /// One subscriber of a small channel beside the sweeps over a big one.
-    Beside {
-        #[command(flatten)]
-        common: Common,
-        /// Subscribers of the big channel.
-        #[arg(long, default_value_t = 10_000)]
-        subscribers: u32,
-        /// Publications a second to the big channel.
-        #[arg(long, default_value_t = 10.0, value_parser = rate)]
-        rate: f64,
-        /// Publications a second to the small channel.
-        #[arg(long, default_value_t = 50.0, value_parser = rate)]
-        small_rate: f64,
-        /// Seconds of publishing.
-        #[arg(long, default_value_t = 10.0, value_parser = seconds)]
-        seconds: f64,
-    },
+    Beside(Beside),
     /// Connections that mean harm, until the server has ended them all.
-    Hostile {
-        /// Where the server listens.
-        #[arg(long, default_value = "127.0.0.1:9700")]
-        address: SocketAddr,
-        #[command(flatten)]
-        plan: Plan,
-    },
+    Hostile(Hostile),
+    /// Two minutes of coming and going, and whether anything of it stays in the server.
+    Soak(Soak),
     /// The figures of a file, servers side by side.
-    Table {
-        /// JSON lines, as `--json` writes them.
-        file: PathBuf,
-        /// The label that the others are divided by; may be repeated.
-        #[arg(long, default_values_t = ["limit-write", "limit-coalesce", "bun", "nats"].map(str::to_owned))]
-        against: Vec<String>,
-    },
+    Table(Table),
+}
+
+/// What `run` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The numbers.
+    #[command(flatten)]
+    pub(crate) load: Load,
+}
+
+/// What `idle` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Idle {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Subscribers.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) subscribers: u32,
+    /// Channels over which they are spread.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) channels: u32,
+    /// Channels that each of them has.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) each: u32,
+    /// Others that come and go, a thousand at a time, before memory is read once more.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) churn: u32,
+    /// Seconds of rest before memory is read.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+}
+
+/// What `fanout` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Fanout {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Subscribers.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) subscribers: u32,
+    /// Publications a second.
+    #[arg(long, default_value_t = 10.0, value_parser = rate)]
+    pub(crate) rate: f64,
+    /// Seconds of publishing.
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Seconds of publishing before those, which are not measured.
+    #[arg(long, default_value_t = 0.0, value_parser = seconds)]
+    pub(crate) warm_up: f64,
+}
+
+/// What `stream` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Stream {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Subscribers; several numbers are measured one after the other.
+    #[arg(long, default_values_t = [1_000, 10_000], value_delimiter = ',')]
+    pub(crate) subscribers: Vec<u32>,
+    /// Publications that may wait for their answer.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) window: u64,
+    /// Updates that may be under way to each subscriber; 0: no limit.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) lead: u64,
+    /// Seconds of publishing.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+}
+
+/// What `sweep` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Sweep {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Subscribers.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) subscribers: u32,
+    /// Channels over which they are spread.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) channels: u32,
+    /// Publications a second that are tried first.
+    #[arg(long, default_value_t = 5_000.0, value_parser = rate)]
+    pub(crate) rate: f64,
+    /// Publications that may wait for their answer.
+    #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) window: u64,
+    /// Longest p99, in milliseconds.
+    #[arg(long, default_value_t = 200.0)]
+    pub(crate) p99_ms: f64,
+    /// Seconds of publishing at each rate.
+    #[arg(long, default_value_t = 1.5, value_parser = seconds)]
+    pub(crate) seconds: f64,
+}
+
+/// What `publish` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Records {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Publications that may wait for their answer.
+    #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) window: u64,
+    /// Seconds of publishing.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+}
+
+/// What `slow` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Slow {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Subscribers.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) subscribers: u32,
+    /// Those of them that stop reading.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) stalled: u32,
+    /// Publications a second.
+    #[arg(long, default_value_t = 25.0, value_parser = rate)]
+    pub(crate) rate: f64,
+    /// What the slow reader reads, in bytes a second.
+    #[arg(long, default_value_t = 64 << 10)]
+    pub(crate) slow_bytes: u64,
+    /// The slow reader's receive buffer, in bytes.
+    #[arg(long, default_value_t = 8 << 10)]
+    pub(crate) receive_bytes: usize,
+    /// Seconds of publishing before, while some do not read, and while one reads slowly.
+    #[arg(long, default_value_t = 20.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+}
+
+/// What `resume` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Subscribers.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) subscribers: u32,
+    /// Channels over which they are spread.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) channels: u32,
+    /// This file is made once the server may be stopped and started anew.
+    #[arg(long)]
+    pub(crate) ready: PathBuf,
+    /// The server forgets its log when it stops: a record of each channel is published to the new one first.
+    #[arg(long)]
+    pub(crate) forgets: bool,
+}
+
+/// What `beside` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Beside {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Subscribers of the big channel.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) subscribers: u32,
+    /// Publications a second to the big channel.
+    #[arg(long, default_value_t = 10.0, value_parser = rate)]
+    pub(crate) rate: f64,
+    /// Publications a second to the small channel.
+    #[arg(long, default_value_t = 50.0, value_parser = rate)]
+    pub(crate) small_rate: f64,
+    /// Seconds of publishing.
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+}
+
+/// What `hostile` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Hostile {
+    /// Where the server listens.
+    #[arg(long, default_value = "127.0.0.1:9700")]
+    pub(crate) address: SocketAddr,
+    /// Who comes.
+    #[command(flatten)]
+    pub(crate) plan: Plan,
+}
+
+/// What `table` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Table {
+    /// JSON lines, as `--json` writes them.
+    pub(crate) file: PathBuf,
+    /// The label that the others are divided by; may be repeated.
+    #[arg(long, default_values_t = ["limit-write", "limit-coalesce", "bun", "nats"].map(str::to_owned))]
+    pub(crate) against: Vec<String>,
 }
 
 /// The server, and what the figures are called.

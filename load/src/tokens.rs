@@ -23,30 +23,51 @@ pub(crate) enum Tokens {
     Own(Vec<String>),
 }
 
+/// What signs tokens.
+pub(crate) struct Signer {
+    key: EncodingKey,
+    header: Header,
+    expires: u64,
+}
+
+impl Signer {
+    /// Signs with the HS256 secret in `file`, as key `kid`.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub(crate) fn new(file: &Path, kid: &str) -> Result<Self> {
+        let secret =
+            std::fs::read_to_string(file).with_context(|| format!("secret {}", file.display()))?;
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(kid.to_owned());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        Ok(Self {
+            key: EncodingKey::from_secret(secret.trim().as_bytes()),
+            header,
+            expires: now.as_secs() + HOLDS_S,
+        })
+    }
+
+    /// A token of this subject, who may do everything with these channels.
+    pub(crate) fn token(&self, subject: &str, channels: &[&str]) -> Result<String> {
+        let claims = serde_json::json!({
+            "sub": subject,
+            "exp": self.expires,
+            "channels": channels,
+            "can": ["subscribe", "publish"],
+        });
+        jsonwebtoken::encode(&self.header, &claims, &self.key).context("signing a token")
+    }
+}
+
 impl Tokens {
     /// Signs `count` tokens with the HS256 secret in `file`, as key `kid`.
     ///
     /// # Errors
     /// When the file can't be read.
     pub(crate) fn sign(file: &Path, kid: &str, count: u32) -> Result<Self> {
-        let secret =
-            std::fs::read_to_string(file).with_context(|| format!("secret {}", file.display()))?;
-        let key = EncodingKey::from_secret(secret.trim().as_bytes());
-        let mut header = Header::new(Algorithm::HS256);
-        header.kid = Some(kid.to_owned());
-        let expires = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)?
-            .as_secs()
-            + HOLDS_S;
-        let token = |number: u32| {
-            let claims = serde_json::json!({
-                "sub": format!("reader-{number}"),
-                "exp": expires,
-                "channels": ["bench/*"],
-                "can": ["subscribe", "publish"],
-            });
-            jsonwebtoken::encode(&header, &claims, &key).context("signing a token")
-        };
+        let signer = Signer::new(file, kid)?;
+        let token = |number: u32| signer.token(&format!("reader-{number}"), &["bench/*"]);
         Ok(Self::Own(
             (0..count.max(1)).map(token).collect::<Result<_>>()?,
         ))

@@ -96,13 +96,7 @@ pub(crate) fn subscribe_request(
             format!("/v1/sse?{}", named.join("&"))
         }
     };
-    let mut head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n");
-    match transport {
-        Transport::Sse => head.push_str("Accept: text/event-stream\r\n"),
-        Transport::Ws => head.push_str(
-            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-        ),
-    }
+    let mut head = opening(&path, transport, host);
     if let Some(from) = from.filter(|_| transport == Transport::Sse) {
         head.push_str(&format!("Last-Event-ID: {from}\r\n"));
     }
@@ -114,7 +108,19 @@ pub(crate) fn subscribe_request(
     head.into_bytes()
 }
 
-fn authorize(head: &mut String, token: Option<&str>) {
+/// How the head of a subscriber's request begins; further fields, and an empty line, follow.
+pub(crate) fn opening(path: &str, transport: Transport, host: &str) -> String {
+    let how = match transport {
+        Transport::Sse => "Accept: text/event-stream\r\n",
+        Transport::Ws => {
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        }
+    };
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{how}")
+}
+
+/// Adds the field that shows a token.
+pub(crate) fn authorize(head: &mut String, token: Option<&str>) {
     if let Some(token) = token {
         head.push_str("Authorization: Bearer ");
         head.push_str(token);

@@ -4,9 +4,14 @@
 //! knows: who serves them. In the embedded engine the cache is folded under the log's own lock, so its position is the
 //! log's head: whoever reads it is usually ahead of the node's partition, which the fence join of `partition.rs` expects.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::model::{Change, Channel, Offset, Row, Rows};
+
+/// So many channels are remembered in any case: forgetting some of them would gain nothing.
+const NAMES_KEPT: usize = 1024;
+/// Channels that are looked at for each record: more than a record can add, so that forgetting keeps up with inventing.
+const LOOKS_PER_RECORD: usize = 2;
 
 /// How large a view may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,10 @@ pub struct MemoryCache {
     views: HashMap<Channel, CachedView>,
     rows: usize,
     bytes: usize,
+    /// Each of them once, in the order in which they are looked at.
+    names: VecDeque<Channel>,
+    /// The last change of any channel that was forgotten.
+    forgotten: Offset,
 }
 
 impl CachedView {
@@ -76,6 +85,10 @@ impl CachedView {
             }
             None => self.rows.remove(&change.row),
         };
+        if self.rows.is_empty() {
+            // An emptied map keeps a node with room for many rows.
+            self.rows = Rows::new();
+        }
         self.bytes -= old.as_ref().map_or(0, |row| row.data.len() + id);
         old
     }
@@ -89,18 +102,17 @@ impl MemoryCache {
     }
     /// Folds a change; gives the row as it was.
     pub fn apply(&mut self, change: &Change, offset: Offset) -> Option<Row> {
-        let (rows, bytes) = (&mut self.rows, &mut self.bytes);
-        let mut fold = |view: &mut CachedView| {
-            let before = (view.rows.len(), view.bytes);
+        let Some(view) = self.views.get_mut(&change.channel) else {
+            let mut view = CachedView::default();
             let old = view.apply(change, offset);
-            *rows = *rows + view.rows.len() - before.0;
-            *bytes = *bytes + view.bytes - before.1;
-            old
+            self.put(change.channel.clone(), view);
+            return old;
         };
-        match self.views.get_mut(&change.channel) {
-            Some(view) => fold(view),
-            None => fold(self.views.entry(change.channel.clone()).or_default()),
-        }
+        let before = (view.rows.len(), view.bytes);
+        let old = view.apply(change, offset);
+        self.rows = self.rows + view.rows.len() - before.0;
+        self.bytes = self.bytes + view.bytes - before.1;
+        old
     }
     /// Rows of all views.
     #[must_use]
@@ -116,17 +128,56 @@ impl MemoryCache {
     pub fn touch(&mut self, channel: &Channel, offset: Offset) {
         match self.views.get_mut(channel) {
             Some(view) => view.last_change = offset,
-            None => self.views.entry(channel.clone()).or_default().last_change = offset,
+            None => {
+                let view = CachedView {
+                    last_change: offset,
+                    ..CachedView::default()
+                };
+                self.put(channel.clone(), view);
+            }
         }
     }
     /// Puts a channel's view, folded elsewhere, in place of what it has.
     pub fn put(&mut self, channel: Channel, view: CachedView) {
         self.rows += view.rows.len();
         self.bytes += view.bytes;
-        if let Some(old) = self.views.insert(channel, view) {
-            self.rows -= old.rows.len();
-            self.bytes -= old.bytes;
+        match self.views.insert(channel.clone(), view) {
+            Some(old) => self.gone(&old),
+            None => self.names.push_back(channel),
         }
+    }
+    fn gone(&mut self, view: &CachedView) {
+        self.rows -= view.rows.len();
+        self.bytes -= view.bytes;
+    }
+    /// Looks at some channels, in turn, for `records` new records, and forgets those that have no rows and have not changed
+    /// after `start`, behind which the log begins: nothing is known of them that an empty view and an empty log would not say.
+    pub fn forget_quiet(&mut self, start: Offset, records: usize) {
+        if start == Offset::BEFORE_ALL {
+            return;
+        }
+        for _ in 0..looks(self.names.len(), records) {
+            let Some(name) = self.names.pop_front() else {
+                return;
+            };
+            let view = self.views.get(&name);
+            if view.is_some_and(|view| !view.rows.is_empty() || view.last_change > start) {
+                self.names.push_back(name);
+            } else if let Some(view) = self.views.remove(&name) {
+                self.gone(&view);
+                self.forgotten = self.forgotten.max(view.last_change);
+            }
+        }
+        shrink(&mut self.views);
+    }
+    /// A channel that is not here has not changed after this.
+    #[must_use]
+    pub const fn forgotten(&self) -> Offset {
+        self.forgotten
+    }
+    /// From now on a channel that is not here may have changed up to this.
+    pub const fn forget_up_to(&mut self, offset: Offset) {
+        self.forgotten = offset;
     }
     /// Every channel with its view.
     pub fn views(&self) -> impl Iterator<Item = (&Channel, &CachedView)> {
@@ -140,14 +191,32 @@ impl MemoryCache {
     }
 }
 
+/// How many of so many channels are looked at for `records` new records.
+#[must_use]
+pub fn looks(channels: usize, records: usize) -> usize {
+    let spare = channels.saturating_sub(NAMES_KEPT);
+    spare.min(records.saturating_mul(LOOKS_PER_RECORD))
+}
+
+/// Gives room back once most of it is not used: a map by itself keeps the room that it once needed.
+pub fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 8 * map.len().max(NAMES_KEPT) {
+        map.shrink_to(2 * map.len().max(NAMES_KEPT));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::RowId;
 
     fn change(row: &str, data: Option<&str>) -> Change {
+        change_of("s/c", row, data)
+    }
+
+    fn change_of(channel: &str, row: &str, data: Option<&str>) -> Change {
         Change {
-            channel: "s/c".parse().unwrap(),
+            channel: channel.parse().unwrap(),
             row: RowId::new(row).unwrap(),
             data: data.map(|data| data.to_owned().into()),
             ts_ms: 0,
@@ -205,5 +274,62 @@ mod tests {
         assert!(view.would_exceed(&change("a", Some("123456")), max));
         assert!(!view.would_exceed(&change("a", Some("12345")), max));
         assert!(!view.would_exceed(&change("a", None), max));
+    }
+    /// So many names at a time, of which each is written to, emptied, and never heard of again.
+    #[test]
+    fn channels_that_are_invented_and_emptied_do_not_stay_and_others_do() {
+        const LOG: u64 = 500;
+        let mut cache = MemoryCache::default();
+        let mut offset = 0;
+        cache.apply(&change_of("s/lasting", "a", Some("1")), Offset::new(1));
+        for number in 0..20_000 {
+            let name = format!("s/x{number}");
+            for data in [Some("1"), None] {
+                offset += 1;
+                cache.apply(&change_of(&name, "a", data), Offset::new(offset));
+                cache.forget_quiet(Offset::new(offset.saturating_sub(LOG)), 1);
+            }
+            let held = cache.views().count();
+            assert!(
+                held as u64 <= NAMES_KEPT as u64 + LOG,
+                "{held} after {number}"
+            );
+            assert_eq!(held, cache.names.len());
+        }
+        assert!(cache.views.capacity() < 16 * NAMES_KEPT);
+        assert_eq!(cache.view("s/lasting").unwrap().rows.len(), 1);
+        assert!(cache.view("s/x0").is_none());
+        let still_known = cache
+            .manifest()
+            .filter(|(name, _)| name.as_bytes() != b"s/lasting");
+        let forgotten = cache.forgotten();
+        assert!(forgotten.number() <= offset - LOG);
+        assert!(
+            still_known
+                .map(|(_, last)| last)
+                .all(|last| last > Offset::new(2))
+        );
+        cache.apply(&change_of("s/x0", "a", Some("1")), Offset::new(offset + 1));
+        assert_eq!(cache.view("s/x0").unwrap().rows.len(), 1);
+    }
+
+    #[test]
+    fn names_of_events_that_the_log_no_longer_has_go_also_after_a_burst() {
+        let mut cache = MemoryCache::default();
+        for number in 1..=50_000 {
+            let name: Channel = format!("s/x{number}").parse().unwrap();
+            cache.touch(&name, Offset::new(number));
+        }
+        let quiet: Channel = "s/quiet".parse().unwrap();
+        for number in 50_001..=100_000 {
+            cache.touch(&quiet, Offset::new(number));
+            cache.forget_quiet(Offset::new(number - 10), 1);
+        }
+        assert_eq!(cache.manifest().count(), NAMES_KEPT);
+        assert!(cache.views.capacity() <= 8 * NAMES_KEPT);
+        assert_eq!(
+            cache.view("s/quiet").unwrap().last_change,
+            Offset::new(100_000)
+        );
     }
 }

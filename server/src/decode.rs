@@ -47,6 +47,8 @@ pub struct Decoder {
 
 /// Names kept at most; beyond it the memory starts afresh.
 const KNOWN_MAX: usize = 100_000;
+/// Room for so many names is never given back.
+const KNOWN_KEPT: usize = 1024;
 
 impl Decoder {
     /// A decoder for `stream`. The values of a `trusted` log were validated when they entered it.
@@ -58,6 +60,15 @@ impl Decoder {
             row,
             known: HashMap::new(),
             trusted,
+        }
+    }
+
+    /// Forgets a channel's name, which will hardly be seen again.
+    pub fn forget(&mut self, channel: &Channel) {
+        self.known.remove(channel.name());
+        let room = 8 * self.known.len().max(KNOWN_KEPT);
+        if self.known.capacity() > room {
+            self.known.shrink_to(room / 4);
         }
     }
 

@@ -13,7 +13,7 @@ pub mod task;
 mod view;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -25,7 +25,7 @@ use view::View;
 pub use view::ViewsHeld;
 
 use crate::{
-    cache::CachedView,
+    cache::{self, CachedView},
     decode::Decoder,
     frame::{Shared, Snapshot},
     model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Update},
@@ -38,6 +38,8 @@ use crate::{
 const HELD_NEWS: Duration = Duration::from_millis(250);
 /// Names without a record that a partition remembers to have been asked for.
 const AWAITED_MAX: usize = 10_000;
+/// So much faster than the log forgets channels a partition looks for those that it has forgotten: each costs more here.
+const FOLLOWS: usize = 4;
 /// An encoded snapshot, or list of changes, that nobody asked for is kept so long for those who join a little later.
 const SHARED_KEPT: Duration = Duration::from_secs(5);
 /// Views of a partition that are evicted in one go, at most.
@@ -209,6 +211,10 @@ pub struct Partition {
     /// Channels that somebody asked for before anything was written to them: resident from their first record on.
     awaited: HashSet<Channel>,
     last_change: HashMap<Channel, Offset>,
+    /// The channels of `last_change`, each once, in the order in which they are looked at.
+    names: VecDeque<Channel>,
+    /// Channels without a last change have not changed after this; none where that is not known.
+    forgotten: Option<Offset>,
     head: (Offset, Moment),
     unproven: Option<Proof>,
     health: Health,
@@ -241,6 +247,8 @@ impl Partition {
             sharing: HashSet::new(),
             awaited: HashSet::new(),
             last_change: HashMap::new(),
+            names: VecDeque::new(),
+            forgotten: None,
             head: (Offset::BEFORE_ALL, Moment::default()),
             unproven: None,
             health: Health::default(),
@@ -309,6 +317,38 @@ impl Partition {
         self.applied = self.applied.max(fetch.upto);
         self.saw(fetch.head, asked_at);
         self.tail.push(batch, self.applied, self.health, now);
+        self.forget_quiet(fetch.start, fetch.records.len());
+    }
+
+    /// Looks at some channels, in turn, and forgets those that the log has forgotten: they have no rows, and no record is left
+    /// of them. What a tail still has of them leaves with it.
+    fn forget_quiet(&mut self, start: Offset, records: usize) {
+        if self.forgotten.is_none() {
+            return;
+        }
+        let looks = cache::looks(self.names.len(), records.saturating_mul(FOLLOWS));
+        let looked_at: Vec<_> = self.names.drain(..looks).collect();
+        let is_quiet =
+            |name: &Channel| self.last_change.get(name).is_none_or(|&last| last <= start);
+        let (mut quiet, others): (Vec<_>, Vec<_>) = looked_at.into_iter().partition(is_quiet);
+        self.names.extend(others);
+        if quiet.is_empty() {
+            return;
+        }
+        let asked = quiet.clone();
+        self.cache.retain_known(&mut quiet);
+        let mut known = quiet.into_iter().peekable();
+        for name in asked {
+            if known.next_if_eq(&name).is_some() {
+                self.names.push_back(name);
+            } else {
+                self.forgotten = self.forgotten.max(self.last_change.remove(&name));
+                self.views.remove(&name);
+                self.decoder.forget(&name);
+            }
+        }
+        cache::shrink(&mut self.last_change);
+        cache::shrink(&mut self.views);
     }
 
     /// The log is another one, or lost what follows: nothing here bridges that.
@@ -326,11 +366,13 @@ impl Partition {
         };
         self.views.clear();
         self.awaited.clear();
-        self.last_change = if epoch == *self.cache.epoch() {
-            self.cache.manifest().0
+        (self.last_change, self.forgotten) = if epoch == *self.cache.epoch() {
+            let (last_change, forgotten) = self.cache.manifest();
+            (last_change, Some(forgotten))
         } else {
-            HashMap::new()
+            (HashMap::new(), None)
         };
+        self.names = self.last_change.keys().cloned().collect();
         self.tail.reset(epoch.clone(), at, now);
         self.epoch = Some(epoch);
     }
@@ -351,13 +393,15 @@ impl Partition {
         };
         match self.last_change.get_mut(&change.channel) {
             Some(last) => *last = record.offset.max(*last),
-            None => drop(
+            None => {
                 self.last_change
-                    .insert(change.channel.clone(), record.offset),
-            ),
+                    .insert(change.channel.clone(), record.offset);
+                self.names.push_back(change.channel.clone());
+            }
         }
         if self.awaited.remove(&change.channel) {
-            let born = View::new(CachedView::default(), Offset::BEFORE_ALL, &self.held, now);
+            // It may have had rows, and deletes that nobody remembers, before it was forgotten.
+            let born = View::new(CachedView::default(), self.applied, &self.held, now);
             self.views.insert(change.channel.clone(), born);
         }
         if let Some(view) = self.views.get_mut(&change.channel) {

@@ -7,5 +7,6 @@ pub mod http;
 pub mod simulation;
 pub mod sse;
 pub mod steady;
+pub mod traced;
 pub mod websocket;
 pub mod wire;

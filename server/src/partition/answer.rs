@@ -129,7 +129,7 @@ impl Partition {
             floor: self.tail.floor(),
             applied: self.applied,
             head: self.head,
-            last_change: self.last_change.get(&join.channel).copied(),
+            last_change: self.last_changed(&join.channel),
             remembered: self.remembered(&join.channel),
         };
         let verdict = verdict(&known, &join.from, join.arrived);
@@ -246,7 +246,8 @@ impl Partition {
             }
             let (cached, fence) = self.cache.view(channel);
             if cached.last_change == Offset::BEFORE_ALL {
-                // Nothing was ever written to it: a name that anybody may invent takes little room, and bounded.
+                // Nothing was ever written to it, or nothing is left of it: a name that anybody may invent takes little room,
+                // and bounded.
                 if self.awaited.len() < AWAITED_MAX {
                     self.awaited.insert(channel.clone());
                 }
@@ -286,10 +287,13 @@ impl Partition {
     #[must_use]
     pub fn last_change(&self, channel: &Channel) -> Option<Position> {
         self.at(self
-            .last_change
-            .get(channel)
-            .copied()
-            .filter(|&at| at <= self.applied)?)
+            .last_changed(channel)
+            .filter(|&at| at > Offset::BEFORE_ALL && at <= self.applied)?)
+    }
+
+    /// The offset of a channel's last change; of one that was forgotten, an offset after which it has not changed.
+    fn last_changed(&self, channel: &Channel) -> Option<Offset> {
+        self.last_change.get(channel).copied().or(self.forgotten)
     }
 
     /// Events from the log: all that follow the token, or a gap where the log does not reach back, or too far.

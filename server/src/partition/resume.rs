@@ -34,7 +34,8 @@ pub struct Known<'a> {
     pub applied: Offset,
     /// The newest head that a fetch found, and when that fetch was sent.
     pub head: (Offset, Moment),
-    /// The channel's last change; none when it is not known (which is not "never").
+    /// The channel's last change, or an offset after which it has not changed; none when that is not known (which is not
+    /// "never").
     pub last_change: Option<Offset>,
     /// The channel's view remembers every change after this; none where there is no view that may be served.
     pub remembered: Option<Offset>,

@@ -26,10 +26,15 @@ struct Bench {
 impl Bench {
     /// A tail of about so many updates, with a view of `s/c` that somebody looks at already.
     fn new(tail: usize) -> Self {
+        Self::keeping(tail, None)
+    }
+
+    /// The same, with a log that keeps so many records.
+    fn keeping(tail: usize, records: Option<usize>) -> Self {
         let settings = LogSettings {
             mode: Mode::View,
             retention: Retention {
-                records: None,
+                records,
                 bytes: usize::MAX,
                 age: Duration::from_secs(1 << 30),
             },
@@ -78,14 +83,18 @@ impl Bench {
 
     /// Sets or deletes a row of `s/c`, and reads it; gives its offset.
     fn set(&mut self, row: &str, data: Option<&str>) -> u64 {
+        self.set_in("c", row, data)
+    }
+
+    fn set_in(&mut self, name: &str, row: &str, data: Option<&str>) -> u64 {
         let change = Change {
-            channel: "s/c".parse().unwrap(),
+            channel: format!("s/{name}").parse().unwrap(),
             row: RowId::new(row).unwrap(),
             data: data.map(|data| data.to_owned().into()),
             ts_ms: 0,
         };
         let new = NewRecord {
-            key: own_key("c", row),
+            key: own_key(name, row),
             change,
             event_time_ms: Some(7),
             id: None,
@@ -98,10 +107,14 @@ impl Bench {
     }
 
     fn join(&mut self, from: From) -> Begin {
+        self.join_to("c", from)
+    }
+
+    fn join_to(&mut self, name: &str, from: From) -> Begin {
         let now = self.now();
         let join = Join {
             seat: 0,
-            channel: "s/c".parse().unwrap(),
+            channel: format!("s/{name}").parse().unwrap(),
             from,
             arrived: now,
             members: vec![1],
@@ -116,8 +129,22 @@ impl Bench {
     }
 
     fn return_from(&mut self, offset: u64) -> Begin {
+        self.return_to("c", offset)
+    }
+
+    fn return_to(&mut self, name: &str, offset: u64) -> Begin {
         let position = self.partition.at(Offset::new(offset)).unwrap();
-        self.join(From::After(position))
+        self.join_to(name, From::After(position))
+    }
+
+    /// So many channels get a row that somebody looks at, lose it again, and are never named again.
+    fn invent(&mut self, names: std::ops::Range<usize>) {
+        for number in names {
+            let name = format!("x{number}");
+            self.set_in(&name, "a", Some("1"));
+            self.join_to(&name, From::Now);
+            self.set_in(&name, "a", None);
+        }
     }
 }
 
@@ -322,4 +349,83 @@ fn what_readers_share_goes_with_an_eviction_and_a_source_that_fails_keeps_its_vi
     assert_eq!(bench.partition.evict(&[], later), 0);
     assert_eq!(held.encodings.bytes(), 0);
     assert!(held.views.bytes() > 0);
+}
+
+/// A name in a log of a hundred records and a tail of a few, and so many others that it is forgotten.
+fn forgotten(name: &str) -> (Bench, u64, u64) {
+    let mut bench = Bench::keeping(5, Some(100));
+    bench.set("lasting", Some("1"));
+    let set = bench.set_in(name, "a", Some("1"));
+    bench.join_to(name, From::Now);
+    let gone = bench.set_in(name, "a", None);
+    bench.invent(0..3_000);
+    let channel: Channel = format!("s/{name}").parse().unwrap();
+    assert!(!bench.partition.last_change.contains_key(&channel));
+    (bench, set, gone)
+}
+
+#[test]
+fn channels_that_were_emptied_do_not_stay_and_those_with_rows_do() {
+    let (mut bench, ..) = forgotten("once");
+    let held = |bench: &Bench| {
+        let partition = &bench.partition;
+        assert_eq!(partition.names.len(), partition.last_change.len());
+        (partition.last_change.len(), partition.resident().0)
+    };
+    // What is kept in any case, what the log still has, and what is about to be looked at.
+    const MOST: usize = 1_024 + 100 + 100;
+    let (names, views) = held(&bench);
+    assert!(
+        names <= MOST && views <= MOST,
+        "{names} names, {views} views"
+    );
+    bench.invent(3_000..6_000);
+    let (names, views) = held(&bench);
+    assert!(
+        names <= MOST && views <= MOST,
+        "{names} names, {views} views"
+    );
+    assert_eq!(bench.partition.resident().1, 1);
+    let begin = bench.join(From::Now);
+    assert_eq!(begin.snapshot.unwrap().rows().len(), 1);
+}
+
+#[test]
+fn who_returns_to_a_channel_that_was_forgotten_loses_the_rows_that_went() {
+    let (mut bench, set, _) = forgotten("once");
+    let begin = bench.return_to("once", set);
+    assert_eq!(
+        begin.outcome,
+        Outcome::Snapshot(SnapshotReason::TooOld),
+        "the row went after its token"
+    );
+    assert!(begin.snapshot.unwrap().rows().is_empty());
+    let newest = bench.partition.progress().0.number();
+    let begin = bench.return_to("once", newest);
+    assert_eq!(
+        (begin.outcome, begin.snapshot.is_none()),
+        (Outcome::Resumed, true)
+    );
+    // A long-poll with the old token is answered.
+    let channel = "s/once".parse().unwrap();
+    let last = bench.partition.last_change(&channel).unwrap();
+    assert!(last.offset.number() > set);
+}
+
+#[test]
+fn a_channel_that_comes_back_does_not_remember_what_it_was_before() {
+    let (mut bench, set, _) = forgotten("once");
+    bench.join_to("once", From::Now);
+    let again = bench.set_in("once", "b", Some(&large("again")));
+    bench.invent(3_000..3_050);
+    let begin = bench.return_to("once", set);
+    assert_eq!(begin.outcome, Outcome::Snapshot(SnapshotReason::TooOld));
+    let snapshot = begin.snapshot.unwrap();
+    let rows: Vec<_> = snapshot
+        .rows()
+        .keys()
+        .map(|row| row.as_str().to_owned())
+        .collect();
+    assert_eq!(rows, ["b"]);
+    assert!(snapshot.position().offset.number() >= again);
 }

@@ -217,10 +217,12 @@ impl EmbeddedLog {
     /// Takes into memory what is stored, and tells the readers.
     pub(super) fn carry_out(&self, plan: impl FnOnce(&mut State)) {
         let mut state = self.state();
+        let before = state.head;
         plan(&mut state);
         let hot = self.store().map_or(usize::MAX, |store| store.hot_bytes);
         state.keep_newest(hot.min(self.room.load(Ordering::Relaxed)));
         let head = state.head;
+        self.forget_quiet(&mut state, before);
         drop(state);
         self.head.send_replace(head);
     }
@@ -236,6 +238,7 @@ impl EmbeddedLog {
             .collect();
         self.retain(&mut state, now_ms);
         let head = state.head;
+        self.forget_quiet(&mut state, before);
         drop(state);
         if head != before {
             self.head.send_replace(head);
@@ -354,6 +357,14 @@ impl EmbeddedLog {
         });
     }
 
+    /// Channels without rows go some time after the last of their records, or names that are used once would stay for ever.
+    fn forget_quiet(&self, state: &mut State, before: Offset) {
+        let start = self.start(state);
+        let records = state.head.number() - before.number();
+        let records = usize::try_from(records).unwrap_or(usize::MAX);
+        state.cache.forget_quiet(start, records);
+    }
+
     /// What the node's memory allows it from now on: the oldest records go at once. What has files stays in them.
     pub fn set_room(&self, bytes: usize) {
         self.room.store(bytes, Ordering::Relaxed);
@@ -426,7 +437,7 @@ impl EmbeddedLog {
         )
     }
 
-    /// The last change of every channel, and the head at the same moment.
+    /// The last change of every channel, and the offset after which no other channel has changed.
     #[must_use]
     pub fn manifest(&self) -> (HashMap<Channel, Offset>, Offset) {
         let state = self.state();
@@ -436,8 +447,14 @@ impl EmbeddedLog {
                 .manifest()
                 .map(|(channel, at)| (channel.clone(), at))
                 .collect(),
-            state.head,
+            state.cache.forgotten(),
         )
+    }
+
+    /// Keeps those of some channels that the log still knows.
+    pub fn retain_known(&self, channels: &mut Vec<Channel>) {
+        let state = self.state();
+        channels.retain(|channel| state.cache.view(channel).is_some());
     }
 
     /// Newest offset, earliest offset's predecessor, records and bytes held.

@@ -36,8 +36,9 @@ pub(in crate::source) struct State {
 }
 
 impl State {
-    /// A state that holds this fold and no record.
-    pub(in crate::source) fn folded(cache: MemoryCache, head: Offset) -> Self {
+    /// A state that holds this fold and no record. Channels that are not in it may have been forgotten before it was written.
+    pub(in crate::source) fn folded(mut cache: MemoryCache, head: Offset) -> Self {
+        cache.forget_up_to(head);
         Self {
             start: head,
             head,
