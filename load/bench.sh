@@ -94,9 +94,9 @@ bench_fanout() {
 # Two heartbeats pass while the connections rest.
 bench_memory() {
     among tidegate
-    local transport HEARTBEAT=2s tokens=(--jwt-secret "$OUT/secret" --subscribers "$SUBSCRIBERS" --seconds 5)
+    local transport HEARTBEAT=2s tokens=(--jwt-secret "$OUT/secret" --subscribers "$SUBSCRIBERS" --seconds 5 --churn 20000)
     for transport in ws sse; do
-        measure "$FIRST_ROUND" tidegate "$transport" idle "${tokens[@]}" --churn 20000
+        measure "$FIRST_ROUND" tidegate "$transport" idle "${tokens[@]}"
         measure "$FIRST_ROUND" tidegate "$transport" idle "${tokens[@]}" --channels 1000 --each 10
     done
 }

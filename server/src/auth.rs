@@ -20,6 +20,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use sha2::{Digest, Sha256};
 
 use crate::model::Channel;
+use grant::Rights;
 pub use grant::{Grant, GrantError, GrantSpec, PATTERNS_MAX, Pattern, PatternError, Permission};
 pub use jwt::{IssueError, TokenSpec, issue};
 use jwt::{Parts, WireClaims};
@@ -35,38 +36,84 @@ pub const LEEWAY_S: u64 = 5;
 /// The key id in the claims of a client without a token.
 const ANONYMOUS: &str = "anonymous";
 
-/// Who a client is and what it may do. Equal claims are interchangeable, so a worker may keep one copy for many
-/// connections.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Who a client is and what it may do. A connection keeps them as long as it lives, so they are small: one text for all
+/// that is a client's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
-    /// Whom the token is for, as its issuer said.
-    pub subject: Option<Arc<str>>,
-    /// From when on the claims no longer hold, in seconds since 1970, with the leeway added. None: they hold as long as
-    /// the configuration.
-    pub expires_at_s: Option<u64>,
-    /// What it may do.
-    pub grant: Grant,
-    /// The id of the key that vouches for it; `anonymous` without one.
-    pub key_id: Arc<str>,
+    key_id: Arc<str>,
+    expires_at_s: Option<u64>,
+    /// The subject, and behind it the patterns of the grant, a line each.
+    text: Box<str>,
+    /// Bytes of the subject; none without one.
+    subject_bytes: Option<u32>,
+    rights: Rights,
 }
 
 impl Claims {
+    /// What `grant` permits to `subject`, vouched for by the key `key_id`, until `expires_at_s`.
+    ///
+    /// # Panics
+    /// When the subject has 4 GiB or more, which no token has room for.
+    #[must_use]
+    pub fn new(
+        key_id: Arc<str>,
+        subject: Option<&str>,
+        expires_at_s: Option<u64>,
+        grant: &Grant,
+    ) -> Self {
+        let bytes = |subject: &str| u32::try_from(subject.len()).expect("a token is short");
+        Self {
+            key_id,
+            expires_at_s,
+            text: [subject.unwrap_or_default(), &grant.patterns]
+                .concat()
+                .into(),
+            subject_bytes: subject.map(bytes),
+            rights: grant.rights,
+        }
+    }
+
+    /// The id of the key that vouches for it; `anonymous` without one.
+    #[must_use]
+    pub const fn key_id(&self) -> &Arc<str> {
+        &self.key_id
+    }
+
+    /// Whom the token is for, as its issuer said.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.subject_bytes.map(|_| self.parts().0)
+    }
+
+    /// From when on the claims no longer hold, in seconds since 1970, with the leeway added. None: they hold as long as
+    /// the configuration.
+    #[must_use]
+    pub const fn expires_at_s(&self) -> Option<u64> {
+        self.expires_at_s
+    }
+
     /// Whether they permit this with this channel.
     #[must_use]
     pub fn may(&self, permission: Permission, channel: &Channel) -> bool {
-        self.grant.may(permission, channel)
+        self.rights.permit(self.parts().1, permission, channel)
     }
 
     /// Whether they permit publishing to some channel of this stream; each record's channel is still to be asked for.
     #[must_use]
     pub fn may_publish_stream(&self, stream: &str) -> bool {
-        self.grant.may_publish_stream(stream)
+        self.rights.permit_publish(self.parts().1, stream)
     }
 
     /// Whether they no longer hold at `now_s`, in seconds since 1970.
     #[must_use]
     pub fn expired(&self, now_s: u64) -> bool {
         self.expires_at_s.is_some_and(|end| now_s >= end)
+    }
+
+    /// The subject, and the patterns.
+    fn parts(&self) -> (&str, &str) {
+        self.text
+            .split_at(self.subject_bytes.unwrap_or_default() as usize)
     }
 }
 
@@ -198,7 +245,7 @@ impl Authority {
         }
         for key in api {
             let claims = standing_claims(&key.id, &key.grant)?;
-            let id = claims.key_id.clone();
+            let id = claims.key_id().clone();
             if authority.api.insert(key.sha256, claims).is_some() {
                 return Err(AuthorityError::DuplicateApiKey(id));
             }
@@ -265,28 +312,20 @@ impl fmt::Debug for Authority {
 fn standing_claims(id: &str, grant: &GrantSpec) -> Result<Arc<Claims>, AuthorityError> {
     let key_id: Arc<str> = id.into();
     match grant.resolve(None) {
-        Ok(grant) => Ok(Arc::new(Claims {
-            subject: None,
-            expires_at_s: None,
-            grant,
-            key_id,
-        })),
+        Ok(grant) => Ok(Arc::new(Claims::new(key_id, None, None, &grant))),
         Err(why) => Err(AuthorityError::Grant { id: key_id, why }),
     }
 }
 
 /// What signed claims mean at a time.
-fn claims_at(wire: WireClaims, key_id: &Arc<str>, now_s: u64) -> Result<Claims, AuthError> {
+fn claims_at(mut wire: WireClaims, key_id: &Arc<str>, now_s: u64) -> Result<Claims, AuthError> {
     let expiry = wire.exp.ok_or(ClaimFault::NoExpiry)?.seconds();
     let not_before = wire.nbf.map_or(0, |nbf| nbf.seconds());
-    let subject: Option<Arc<str>> = wire.sub.as_deref().map(Into::into);
+    let subject = wire.sub.take();
     let grant = wire.grant().resolve(subject.as_deref());
-    let claims = Claims {
-        subject,
-        expires_at_s: Some(expiry.saturating_add(LEEWAY_S)),
-        grant: grant.map_err(ClaimFault::Grant)?,
-        key_id: key_id.clone(),
-    };
+    let grant = grant.map_err(ClaimFault::Grant)?;
+    let end = expiry.saturating_add(LEEWAY_S);
+    let claims = Claims::new(key_id.clone(), subject.as_deref(), Some(end), &grant);
     if claims.expired(now_s) {
         return Err(AuthError::Expired);
     }

@@ -7,6 +7,7 @@ mod access;
 mod app;
 mod engine;
 mod factory;
+mod heap;
 mod memory;
 mod reload;
 mod workers;
@@ -175,6 +176,8 @@ impl Gateway {
             ends.stop.clone(),
         );
         ends.tasks.spawn_on(budget, control.handle());
+        let heap = heap::tend(app.clone(), ends.stop.clone());
+        ends.tasks.spawn_on(heap, control.handle());
         Ok(Self {
             address,
             admin_address,

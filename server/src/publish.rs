@@ -293,7 +293,7 @@ impl Publisher {
         if rates.len() > RATES_MAX {
             rates.retain_recent();
         }
-        if rates.check_key(&claims.key_id).is_err() {
+        if rates.check_key(claims.key_id()).is_err() {
             flow.failed.insert(channel.clone());
             return Err(Refusal::retry(
                 ErrorCode::RateLimited,

@@ -169,12 +169,7 @@ mod tests {
             channels: vec!["a/*".into()],
             can: vec![Permission::Subscribe, Permission::Publish],
         };
-        let claims = Claims {
-            subject: None,
-            expires_at_s: None,
-            grant: spec.resolve(None).unwrap(),
-            key_id: "test".into(),
-        };
+        let claims = Claims::new("test".into(), None, None, &spec.resolve(None).unwrap());
         for (phase, expected) in [
             (Phase::Waiting, waiting),
             (Phase::Open, open),
@@ -244,12 +239,7 @@ mod tests {
             channels: vec!["a/*".into()],
             can: vec![Permission::Subscribe],
         };
-        let claims = Claims {
-            subject: None,
-            expires_at_s: None,
-            grant: spec.resolve(None).unwrap(),
-            key_id: "test".into(),
-        };
+        let claims = Claims::new("test".into(), None, None, &spec.resolve(None).unwrap());
         let parsed = parse_client(r#"{"id":1,"op":"subscribe","channel":"a/b"}"#).remove(0);
         let action = on_message(
             Phase::Open,

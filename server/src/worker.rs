@@ -10,7 +10,6 @@
 //! is left in it.
 
 mod batch;
-mod claims;
 pub mod connection;
 mod fan_out;
 mod flush;
@@ -23,6 +22,7 @@ mod offer;
 pub mod outbox;
 pub mod poll;
 mod reload;
+mod rounds;
 pub mod slab;
 pub mod sockets;
 mod subscriptions;
@@ -41,8 +41,7 @@ pub use inspect::{ChannelInfo, ConnectionInfo, Pick};
 pub use reload::Retold;
 pub use timers::Farewell;
 
-use claims::Interned;
-use connection::{Closing, Cold, Connection};
+use connection::{Closing, Cold, Connection, ENDLESS, Life, ends_s};
 use joins::Wishes;
 use lane::{Lane, NONE};
 use outbox::{Line, OutboxMax};
@@ -199,8 +198,6 @@ enum Timer {
     Tick,
     Beat(u32, u32),
     Auth(Key),
-    Expiry(Key),
-    KeepAlive(Key),
     Rate(Key),
     Flush(Key),
     Linger(Key),
@@ -221,8 +218,9 @@ pub struct Worker<S: Sockets, O: Outside> {
     channel_numbers: HashMap<Channel, u32>,
     channel_lives: u32,
     seats: Vec<Seat>,
-    claims: Interned,
     wheel: Wheel<Timer>,
+    /// The rounds have gone up to this tick.
+    rounded: usize,
     wake: Arc<Wake>,
     mailbox: Arc<Mailbox>,
     wishes: Wishes,
@@ -275,8 +273,8 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             channel_numbers: HashMap::new(),
             channel_lives: 0,
             seats: Vec::new(),
-            claims: Interned::default(),
             wheel,
+            rounded: rounds::ticks_of(now),
             mailbox: Mailbox::new(wake.clone()),
             wake,
             wishes: Wishes::default(),
@@ -352,15 +350,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let key = self.enlist(socket, wire, phase, now)?;
         self.greet(key, head, &opening, now);
         match claims {
-            Some(claims) => self.take_claims(key, claims, now),
+            Some(claims) => self.take_claims(key, claims),
             None => self
                 .wheel
                 .add(now.plus(self.settings.auth_timeout), Timer::Auth(key)),
         }
         match opening {
-            Opening::WebSocket { .. } => self
-                .wheel
-                .add(now.plus(self.settings.heartbeat), Timer::KeepAlive(key)),
+            Opening::WebSocket { .. } => {}
             Opening::Sse {
                 channels,
                 token,
@@ -396,13 +392,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             socket,
             lane: NONE,
             place: 0,
-            claims: NONE,
             opened_s: u32::try_from(now.millis() / 1000).unwrap_or(u32::MAX),
+            ends_s: ENDLESS,
             wire,
             phase,
-            heard: true,
-            asked: false,
+            life: Life::Heard,
             unread: false,
+            claims: None,
             cold: None,
         };
         let key = self.connections.insert(connection);
@@ -571,28 +567,17 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.outside.closed(key.number());
         let active = self.counts.active(connection.wire);
         active.set(active.get().saturating_sub(1));
-        self.claims.release(connection.claims);
         if !connection.is_lingering() {
             self.counts.note_closed(connection.wire, code);
         }
         tracing::debug!(session = %self.session_name(key), code = code.as_str(), "connection closed");
     }
 
-    fn take_claims(&mut self, key: Key, claims: Arc<Claims>, now: Moment) {
-        let expires = claims.expires_at_s;
-        let number = self.claims.take(claims);
-        let Some(connection) = self.connections.get(key) else {
-            return self.claims.release(number);
-        };
-        let old = std::mem::replace(&mut connection.claims, number);
-        connection.phase = Phase::Open;
-        let old_end = self.claims.get(old).and_then(|claims| claims.expires_at_s);
-        self.claims.release(old);
-        // A timer for an earlier end looks again when it fires: so refreshing does not pile timers up.
-        if let Some(at) = expires
-            && old_end.is_none_or(|old_end| at < old_end)
-        {
-            self.look_at_expiry(key, at, now);
+    fn take_claims(&mut self, key: Key, claims: Arc<Claims>) {
+        if let Some(connection) = self.connections.get(key) {
+            connection.ends_s = ends_s(Some(&claims));
+            connection.claims = Some(claims);
+            connection.phase = Phase::Open;
         }
     }
 }

@@ -3,10 +3,10 @@
 //! The rooms are the product's own; only sockets and time are simulated, and the sockets count. So what a delivery costs
 //! can be told exactly, on any machine: writes, reads, allocations, instructions.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{cell::Cell, io, rc::Rc, sync::Arc, time::Duration};
 
 use tidegate::{
-    auth::{Claims, GrantSpec, Permission},
+    auth::{Authority, Claims, GrantSpec, JwtKey, Permission, TokenSpec, issue},
     cache::ViewMax,
     decode::{Decoder, KeyPart, own_key},
     model::{Change, Channel, Epoch, Mode, Moment, Placement, Policy, RowId},
@@ -22,6 +22,7 @@ use tidegate::{
     worker::{
         self, Opening, Outside, Worker,
         outbox::OutboxMax,
+        slab::Key,
         sockets::{Ready, Sockets},
     },
 };
@@ -34,6 +35,15 @@ const FETCH_BYTES: usize = 1 << 20;
 const TURNS_MAX: usize = 100_000;
 /// Records whose updates stay in memory: few, so that the log soon forgets as much as it learns.
 const HELD_BYTES: usize = 64 << 10;
+
+/// Subscribers whose numbers are kept without the list of them growing.
+const KEYS: usize = 1 << 14;
+/// When the subscribers' own tokens end, in seconds since 1970, beside the leeway.
+pub const TOKENS_END_S: u64 = 400;
+/// Between two heartbeats.
+pub const HEARTBEAT: Duration = Duration::from_secs(25);
+/// While time passes, the log is heard of so often.
+const STEP: Duration = Duration::from_millis(100);
 
 /// How the subscribers listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +90,8 @@ impl Sockets for Counting {
     fn finish(&mut self, (): &()) {}
 }
 
-struct Rest(Arc<Stream>);
+/// The rest of the node: one stream, and the time of day.
+struct Rest(Arc<Stream>, Rc<Cell<u64>>);
 
 impl Outside for Rest {
     fn verify(&self, _: &str) -> Result<Arc<Claims>, Refusal> {
@@ -94,7 +105,7 @@ impl Outside for Rest {
     }
     fn publish(&self, _: u64, _: u64, _: PublishMessage, _: Arc<Claims>) {}
     fn wall_s(&self) -> u64 {
-        0
+        self.1.get()
     }
 }
 
@@ -106,8 +117,41 @@ pub struct Steady {
     worker: Worker<Counting, Rest>,
     counts: Arc<WorkerCounts>,
     claims: Arc<Claims>,
+    /// Seconds since 1970, which was when the node was made.
+    wall_s: Rc<Cell<u64>>,
+    issuer: Option<Issuer>,
+    keys: Vec<Key>,
     now: Moment,
     published: u64,
+}
+
+/// Who signs a token for each subscriber, and who verifies it.
+struct Issuer {
+    key: JwtKey,
+    authority: Authority,
+    issued: usize,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let key = || JwtKey::hs256("k", &[7; 32]).expect("long enough");
+        Self {
+            key: key(),
+            authority: Authority::new(vec![key()], Vec::new(), None).expect("one key"),
+            issued: 0,
+        }
+    }
+
+    /// What the next subscriber's token means.
+    fn claims(&mut self) -> Arc<Claims> {
+        self.issued += 1;
+        let spec = TokenSpec {
+            subject: Some(format!("reader-{:05}", self.issued)),
+            grant: grant(),
+        };
+        let token = issue(&self.key, &spec, TOKENS_END_S, 0).expect("a small token");
+        self.authority.verify(&token, 0).expect("it holds")
+    }
 }
 
 impl Steady {
@@ -144,10 +188,11 @@ impl Steady {
             hindrance: watch::Sender::default(),
         };
         let counts = Arc::<WorkerCounts>::default();
+        let wall_s = Rc::<Cell<u64>>::default();
         let worker = Worker::new(
             settings(),
             Counting::default(),
-            Rest(Arc::new(stream)),
+            Rest(Arc::new(stream), wall_s.clone()),
             counts.clone(),
             now,
         );
@@ -158,11 +203,48 @@ impl Steady {
             worker,
             counts,
             claims: claims(),
+            wall_s,
+            issuer: None,
+            keys: Vec::with_capacity(KEYS),
             now,
             published: 0,
         };
         node.fetch();
         node
+    }
+
+    /// From now on every subscriber has a token of its own.
+    #[must_use]
+    pub fn with_own_tokens(mut self) -> Self {
+        self.issuer = Some(Issuer::new());
+        self
+    }
+
+    /// The last ones leave: their sockets break.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn leave(&mut self, subscribers: usize) {
+        for key in self.keys.split_off(self.keys.len() - subscribers) {
+            let broken = Ready {
+                key: key.number(),
+                broken: true,
+                ..Ready::default()
+            };
+            self.worker.step(self.now, &[broken]);
+        }
+        assert_eq!(self.worker.len(), self.keys.len(), "who left has gone");
+    }
+
+    /// Time passes, in which nothing is published.
+    pub fn rest(&mut self, time: Duration) {
+        let until = self.now.plus(time);
+        while self.now < until {
+            self.now = self.now.plus(STEP);
+            self.wall_s.set(self.now.millis() / 1000);
+            self.fetch();
+            self.turns();
+        }
     }
 
     /// Lets so many subscribers in, each with `channels` channels from the first on, and waits until all follow them.
@@ -172,17 +254,21 @@ impl Steady {
     pub fn subscribe(&mut self, subscribers: usize, channels: usize, how: Listening) {
         let before = self.counts.subscriptions.get();
         for _ in 0..subscribers {
+            let claims = match &mut self.issuer {
+                Some(issuer) => issuer.claims(),
+                None => self.claims.clone(),
+            };
             let names = (0..channels).map(channel);
             let (opening, early) = match how {
                 Listening::WebSocket => {
                     let opening = Opening::WebSocket {
-                        claims: Some(self.claims.clone()),
+                        claims: Some(claims),
                     };
                     (opening, names.enumerate().flat_map(subscribe).collect())
                 }
                 Listening::Sse => {
                     let opening = Opening::Sse {
-                        claims: self.claims.clone(),
+                        claims,
                         channels: names.collect(),
                         token: None,
                         max_rate: None,
@@ -193,9 +279,11 @@ impl Steady {
                     (opening, Vec::new())
                 }
             };
-            self.worker
+            let key = self
+                .worker
                 .adopt((), (&[], &early), opening, self.now)
                 .expect("counting sockets can be watched");
+            self.keys.push(key);
         }
         self.turns();
         while let Ok(request) = self.requests.try_recv() {
@@ -273,6 +361,18 @@ impl Steady {
         panic!("the worker has still something to do after {TURNS_MAX} turns");
     }
 
+    /// Seconds since 1970.
+    #[must_use]
+    pub fn wall_s(&self) -> u64 {
+        self.wall_s.get()
+    }
+
+    /// Connections that are there.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.worker.len()
+    }
+
     /// What its sockets were asked for so far.
     #[must_use]
     pub const fn calls(&self) -> Calls {
@@ -330,7 +430,7 @@ fn settings() -> worker::Settings {
     worker::Settings {
         node: "n0".into(),
         number: 0,
-        heartbeat: Duration::from_secs(25),
+        heartbeat: HEARTBEAT,
         live_for: Duration::from_secs(30),
         outbox: OutboxMax {
             bytes: 1 << 20,
@@ -348,17 +448,16 @@ fn settings() -> worker::Settings {
     }
 }
 
-fn claims() -> Arc<Claims> {
-    let spec = GrantSpec {
+fn grant() -> GrantSpec {
+    GrantSpec {
         channels: vec![format!("{STREAM}/*")],
         can: vec![Permission::Subscribe],
-    };
-    Arc::new(Claims {
-        subject: None,
-        expires_at_s: None,
-        grant: spec.resolve(None).expect("a plain pattern"),
-        key_id: "simulated".into(),
-    })
+    }
+}
+
+fn claims() -> Arc<Claims> {
+    let grant = grant().resolve(None).expect("a plain pattern");
+    Arc::new(Claims::new("simulated".into(), None, None, &grant))
 }
 
 fn channel(n: usize) -> Channel {

@@ -3,7 +3,7 @@
 //! The instructions of a delivery are held by `load/instructions.sh`, which needs valgrind.
 
 use allocation_counter::measure;
-use tidegate_tests::steady::{Calls, Listening, Steady};
+use tidegate_tests::steady::{Calls, HEARTBEAT, Listening, Steady};
 
 const FEW: usize = 100;
 const MANY: usize = 1_000;
@@ -117,18 +117,33 @@ fn who_has_several_channels_gets_one_write_a_turn_and_allocates_nothing_but_ids(
     }
 }
 
-/// What the worker holds for an idle subscriber, claims that all share aside. The whole process is measured by
-/// `load/bench.sh memory`.
+/// What the worker holds for an idle subscriber with a token of its own, in bytes that were asked of the allocator: after two
+/// heartbeats, and when many others have come and gone since. The whole process is measured by `load/bench.sh memory`.
 #[test]
-fn an_idle_subscriber_is_small() {
-    for (channels, bytes_max) in [(1, 512), (10, 1_536)] {
+fn an_idle_subscriber_is_small_also_after_others_came_and_went() {
+    const TOGETHER: usize = 40;
+    const TIMES: usize = 50;
+    let heartbeats = HEARTBEAT * 2;
+    for (channels, bytes_max) in [(1, 160), (10, 640)] {
         for how in [Listening::WebSocket, Listening::Sse] {
-            let mut node = warm(MANY, channels, how);
-            let held = measure(|| node.subscribe(MANY, channels, how));
-            let each = held.bytes_current / i64::try_from(MANY).expect("few");
+            let mut node = warm(MANY, channels, how).with_own_tokens();
+            let came = measure(|| {
+                node.subscribe(MANY, channels, how);
+                node.rest(heartbeats);
+            });
+            let churned = measure(|| {
+                for _ in 0..TIMES {
+                    node.subscribe(TOGETHER, channels, how);
+                    node.leave(TOGETHER);
+                }
+                node.rest(heartbeats);
+            });
+            let each = |bytes: i64| bytes / i64::try_from(MANY).expect("few");
+            let before = each(came.bytes_current);
+            let after = each(came.bytes_current + churned.bytes_current);
             assert!(
-                (0..=bytes_max).contains(&each),
-                "{how:?}, {channels} channels: {each} bytes"
+                (0..=bytes_max).contains(&before) && after <= bytes_max,
+                "{how:?}, {channels} channels: {before} bytes, {after} after a churn"
             );
         }
     }

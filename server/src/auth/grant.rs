@@ -5,8 +5,6 @@
 //! Owns: nothing. Never knows: keys, signatures, a clock, a socket.
 //! Keeps: an empty grant grants nothing; no subject reaches another subject's channels by way of `{sub}`.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Channel, check_channel_name, check_stream_name};
@@ -62,14 +60,10 @@ pub enum GrantError {
     },
 }
 
-/// The channels that a grant covers: one, or all that begin alike. `{sub}` is already replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Pattern {
-    /// The channel, or the beginning of one.
-    text: Arc<str>,
-    /// Whether any rest may follow.
-    any_rest: bool,
-}
+/// The channels that a grant covers: one, or with a `*` as its last character all that begin alike. `{sub}` is already
+/// replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(String);
 
 impl Pattern {
     /// Reads a pattern: `stream/name` means that channel, a `*` as the last character means any rest, so that `*` alone
@@ -78,37 +72,44 @@ impl Pattern {
     /// # Errors
     /// [`PatternError`].
     pub fn parse(text: &str, subject: Option<&str>) -> Result<Self, PatternError> {
-        let text = &*fill_in(text, subject)?;
-        let (begin, any_rest) = match text.strip_suffix('*') {
-            Some(begin) => (begin, true),
-            None => (text, false),
+        let text = fill_in(text, subject)?;
+        let means_something = match text.strip_suffix('*') {
+            Some(begin) => may_begin_a_channel(begin),
+            None => text.parse::<Channel>().is_ok(),
         };
-        if !(any_rest && may_begin_a_channel(begin) || begin.parse::<Channel>().is_ok()) {
-            return Err(PatternError::Shape);
+        if means_something {
+            Ok(Self(text))
+        } else {
+            Err(PatternError::Shape)
         }
-        Ok(Self {
-            text: begin.into(),
-            any_rest,
-        })
     }
 
     /// Whether it covers this channel.
     #[must_use]
     pub fn covers(&self, channel: &Channel) -> bool {
-        if self.any_rest {
-            channel.starts_with(&*self.text)
-        } else {
-            **channel == *self.text
-        }
+        covers(&self.0, channel)
     }
 
     /// Whether it could cover some channel of this stream.
     #[must_use]
     pub fn reaches_stream(&self, stream: &str) -> bool {
-        match self.text.split_once('/') {
-            Some((own, _)) => own == stream,
-            None => stream.starts_with(&*self.text),
-        }
+        reaches_stream(&self.0, stream)
+    }
+}
+
+fn covers(pattern: &str, channel: &Channel) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(begin) => channel.starts_with(begin),
+        None => **channel == *pattern,
+    }
+}
+
+fn reaches_stream(pattern: &str, stream: &str) -> bool {
+    match pattern.split_once('/') {
+        Some((own, _)) => own == stream,
+        None => pattern
+            .strip_suffix('*')
+            .is_some_and(|begin| stream.starts_with(begin)),
     }
 }
 
@@ -160,45 +161,67 @@ impl GrantSpec {
         let pattern = |(index, text): (usize, &String)| {
             Pattern::parse(text, subject).map_err(|why| GrantError::Pattern { index, why })
         };
+        let mut patterns = String::new();
+        for parsed in self.channels.iter().enumerate().map(pattern) {
+            patterns.push_str(&parsed?.0);
+            patterns.push('\n');
+        }
         Ok(Grant {
-            channels: self
-                .channels
-                .iter()
-                .enumerate()
-                .map(pattern)
-                .collect::<Result<_, _>>()?,
-            subscribe: self.can.contains(&Permission::Subscribe),
-            publish: self.can.contains(&Permission::Publish),
+            patterns: patterns.into(),
+            rights: Rights {
+                subscribe: self.can.contains(&Permission::Subscribe),
+                publish: self.can.contains(&Permission::Publish),
+            },
         })
     }
 }
 
-/// A grant as meant. The default grants nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Grant {
-    channels: Box<[Pattern]>,
+/// What may be done. The default is nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Rights {
     subscribe: bool,
     publish: bool,
+}
+
+impl Rights {
+    /// Whether they and these patterns, a line each, permit this with this channel.
+    pub(super) fn permit(self, patterns: &str, permission: Permission, channel: &Channel) -> bool {
+        self.have(permission) && patterns.lines().any(|pattern| covers(pattern, channel))
+    }
+
+    /// Whether they and these patterns permit publishing to some channel of this stream.
+    pub(super) fn permit_publish(self, patterns: &str, stream: &str) -> bool {
+        let mut patterns = patterns.lines();
+        self.publish && patterns.any(|pattern| reaches_stream(pattern, stream))
+    }
+
+    const fn have(self, permission: Permission) -> bool {
+        match permission {
+            Permission::Subscribe => self.subscribe,
+            Permission::Publish => self.publish,
+        }
+    }
+}
+
+/// A grant as meant. The default grants nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Grant {
+    /// A line for each pattern: no pattern has a control character.
+    pub(super) patterns: Box<str>,
+    pub(super) rights: Rights,
 }
 
 impl Grant {
     /// Whether it permits this with this channel.
     #[must_use]
     pub fn may(&self, permission: Permission, channel: &Channel) -> bool {
-        self.permits(permission) && self.channels.iter().any(|p| p.covers(channel))
+        self.rights.permit(&self.patterns, permission, channel)
     }
 
     /// Whether it permits publishing to some channel of this stream. Each record's own channel is still to be asked for
     /// with [`Grant::may`].
     #[must_use]
     pub fn may_publish_stream(&self, stream: &str) -> bool {
-        self.permits(Permission::Publish) && self.channels.iter().any(|p| p.reaches_stream(stream))
-    }
-
-    fn permits(&self, permission: Permission) -> bool {
-        match permission {
-            Permission::Subscribe => self.subscribe,
-            Permission::Publish => self.publish,
-        }
+        self.rights.permit_publish(&self.patterns, stream)
     }
 }

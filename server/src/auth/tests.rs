@@ -7,8 +7,6 @@ mod properties;
 mod public_keys;
 mod tokens;
 
-use std::collections::HashSet;
-
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};

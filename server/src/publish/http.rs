@@ -244,7 +244,7 @@ impl Lines {
     /// Hands the lines of a chunk to the log.
     async fn take(&mut self, chunk: &[u8]) {
         let (numbers, mut records) = self.read(chunk);
-        let (live, key) = (&self.app.live, &self.claims.key_id);
+        let (live, key) = (&self.app.live, self.claims.key_id());
         if live.revoked_since(self.reloads, key) {
             records = records.into_iter().map(|_| Err(revoked())).collect();
         }

@@ -1,6 +1,6 @@
 //! A connection: a hot part that a sweep touches, and a cold box for what only some have, or only for a while.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use super::{
     batch::Batch,
@@ -9,6 +9,7 @@ use super::{
     sweep::NONE,
 };
 use crate::{
+    auth::Claims,
     frame::Wire,
     model::{Channel, Moment, Offset},
     protocol::{CloseCode, rfc6455::Partial},
@@ -28,22 +29,43 @@ pub struct Connection<S> {
     pub lane: u32,
     /// Its place in that lane.
     pub place: u32,
-    /// Its interned claims.
-    pub claims: u32,
     /// When it was opened, in seconds since the node started.
     pub opened_s: u32,
+    /// When its token ends, in seconds since 1970: see [`ends_s`].
+    pub ends_s: u32,
     /// How its messages are wrapped.
     pub wire: Wire,
     /// What its session waits for.
     pub phase: Phase,
-    /// Something was heard since the last look.
-    pub heard: bool,
-    /// A ping was sent, and nothing heard since.
-    pub asked: bool,
+    /// Whether its client lives.
+    pub life: Life,
     /// More waits to be read: it is on the worker's list.
     pub unread: bool,
+    /// What its token permits.
+    pub claims: Option<Arc<Claims>>,
     /// All the rest; none on the fast path.
     pub cold: Option<Box<Cold>>,
+}
+
+/// What was heard of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Something, since the last look.
+    Heard,
+    /// Nothing since.
+    Silent,
+    /// Nothing since it was sent a ping.
+    Asked,
+}
+
+/// It has no token, or one that does not end.
+pub const ENDLESS: u32 = u32::MAX;
+
+/// When claims end, in the 32 bits that a connection has for it. Beyond the year 2105 they do not.
+#[must_use]
+pub fn ends_s(claims: Option<&Claims>) -> u32 {
+    let ends = claims.and_then(Claims::expires_at_s);
+    ends.map_or(ENDLESS, |at| u32::try_from(at).unwrap_or(ENDLESS))
 }
 
 /// What waits in the lane of replies and bad news.
@@ -141,6 +163,9 @@ impl Cold {
         }
         if self.replies.is_empty() {
             self.replies = VecDeque::new();
+        }
+        if self.lanes.capacity() > self.lanes.len() {
+            self.lanes.shrink_to_fit();
         }
         if self.gathered.is_empty() && self.gathered.capacity() > GATHERED_KEPT {
             self.gathered = Vec::new();
@@ -272,13 +297,13 @@ mod tests {
             socket: (),
             lane: NONE,
             place: 0,
-            claims: NONE,
             opened_s: 0,
+            ends_s: ENDLESS,
             wire: Wire::WebSocket,
             phase: Phase::Open,
-            heard: false,
-            asked: false,
+            life: Life::Silent,
             unread: false,
+            claims: None,
             cold: None,
         };
         let lanes = |connection: &Connection<()>| connection.lanes().collect::<Vec<_>>();

@@ -4,7 +4,7 @@ use std::{io, ops::ControlFlow, sync::Arc, time::Duration};
 
 use super::{
     Key, LINGER, Outside, READ_BYTES, Ready, Sockets, Timer, Worker,
-    connection::{Closing, Cold},
+    connection::{Closing, Cold, Life},
 };
 use crate::{
     auth::Claims,
@@ -67,7 +67,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        (connection.heard, connection.asked) = (true, false);
+        connection.life = Life::Heard;
         match self.sockets.read(&connection.socket, &mut self.input) {
             Ok(0) => self.close(key, CloseCode::Normal),
             Ok(len) => {
@@ -232,8 +232,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let (phase, claims) = (connection.phase, connection.claims);
-        let claims = self.claims.get(claims).cloned();
+        let (phase, claims) = (connection.phase, connection.claims.clone());
         let around = Surroundings {
             claims: claims.as_deref(),
             channels: self.channels_of(key),
@@ -285,7 +284,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 if !self.charge(key, 1, now) {
                     return;
                 }
-                self.take_claims(key, claims, now);
+                self.take_claims(key, claims);
                 let mut json = Vec::new();
                 write::ok(&mut json, id);
                 self.reply(key, "ok", &json, None);

@@ -82,7 +82,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Pick::Subject(subject) => self.subject(*key) == Some(subject),
             Pick::Keys(ids) => self
                 .claims_of(*key)
-                .is_some_and(|claims| ids.contains(&claims.key_id)),
+                .is_some_and(|claims| ids.contains(claims.key_id())),
             Pick::All | Pick::Id(_) => true,
         };
         all.into_iter().flatten().filter(meant).chain(one)
@@ -96,11 +96,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 
     fn subject(&self, key: Key) -> Option<&str> {
-        self.claims_of(key)?.subject.as_deref()
+        self.claims_of(key)?.subject()
     }
 
     fn claims_of(&self, key: Key) -> Option<&Arc<Claims>> {
-        self.claims.get(self.connections.peek(key)?.claims)
+        self.connections.peek(key)?.claims.as_ref()
     }
 
     fn connection_info(&self, key: Key, now: Moment) -> Option<ConnectionInfo> {

@@ -73,9 +73,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// Closes a connection whose key was revoked while it was being handed over.
     pub fn close_if(&mut self, key: Key, revoked: impl Fn(&str) -> bool) {
-        let claims = self.connections.peek(key).map(|found| found.claims);
-        let claims = claims.and_then(|number| self.claims.get(number));
-        if claims.is_some_and(|claims| revoked(&claims.key_id)) {
+        let claims = self.connections.peek(key);
+        let claims = claims.and_then(|connection| connection.claims.as_ref());
+        if claims.is_some_and(|claims| revoked(claims.key_id())) {
             self.farewell(key, Farewell::REVOKED);
         }
     }

@@ -146,6 +146,37 @@ impl<T> Slab<T> {
         self.len == 0
     }
 
+    /// The keys of those for which `is` says so, among the values of each `of`-th segment from number `part` on: parts 0 to
+    /// `of` - 1 together are all values.
+    pub fn part<'a>(
+        &'a self,
+        part: usize,
+        of: usize,
+        is: impl Fn(&T) -> bool + 'a,
+    ) -> impl Iterator<Item = Key> + 'a {
+        let segments = self.segments.iter().enumerate().skip(part).step_by(of);
+        let slots = segments.flat_map(|(number, segment)| {
+            let first = u32::try_from(number * SEGMENT).unwrap_or(u32::MAX);
+            segment.iter().zip(first..)
+        });
+        slots.filter_map(move |(slot, index)| {
+            let value = slot.value.as_ref()?;
+            is(value).then(|| Key::new(index, slot.generation))
+        })
+    }
+
+    /// The keys of each `of`-th value from number `part` on: parts 0 to `of` - 1 together are all values.
+    pub fn every(&self, part: usize, of: usize) -> impl Iterator<Item = Key> + '_ {
+        let numbers = (part..self.used as usize).step_by(of);
+        numbers.filter_map(|number| {
+            let slot = &self.segments[number / SEGMENT][number % SEGMENT];
+            let index = u32::try_from(number).ok()?;
+            slot.value
+                .is_some()
+                .then(|| Key::new(index, slot.generation))
+        })
+    }
+
     /// The keys of all values.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         let slots = self.segments.iter().flatten().zip(0u32..);
@@ -206,6 +237,27 @@ impl<T> Places<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_together_are_all() {
+        let mut slab = Slab::default();
+        let mut all: Vec<Key> = (0..5000).map(|n| slab.insert(n)).collect();
+        for gone in [4999, 2048, 0] {
+            slab.remove(all.remove(gone));
+        }
+        for of in [1, 2, 4, 7, 6000] {
+            let mut parts: Vec<Key> = (0..of)
+                .flat_map(|part| slab.part(part, of, |_| true))
+                .collect();
+            parts.sort_unstable();
+            assert_eq!(parts, all, "segments by {of}");
+            let mut parts: Vec<Key> = (0..of).flat_map(|part| slab.every(part, of)).collect();
+            parts.sort_unstable();
+            assert_eq!(parts, all, "values by {of}");
+        }
+        let few: Vec<Key> = slab.part(0, 1, |&n| n == 7).collect();
+        assert_eq!(few, [all[6]]);
+    }
 
     #[test]
     fn a_late_key_finds_nobody() {

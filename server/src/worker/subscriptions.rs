@@ -370,7 +370,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let Some(claims) = self.claims.get(connection.claims).cloned() else {
+        let Some(claims) = connection.claims.clone() else {
             return;
         };
         for (lane_no, _) in self.lanes_of(key) {

@@ -1,16 +1,9 @@
 //! What the wheel fires.
 
 use super::{Key, Outside, Pick, Sockets, TICK, Timer, Worker, connection::Closing};
-use crate::{
-    frame::Wire,
-    model::Moment,
-    protocol::{CloseCode, rfc6455},
-    session::Phase,
-};
+use crate::{model::Moment, protocol::CloseCode, session::Phase};
 use std::time::Duration;
 
-/// Ends of tokens that are further away are looked at again after so long.
-const EXPIRY_LOOK: Duration = Duration::from_secs(60);
 /// Who is told goodbye comes back after so long at the earliest, in milliseconds.
 pub(super) const RECONNECT_MS: u64 = 1000;
 
@@ -60,6 +53,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             Timer::Tick => {
                 self.look_at_freshness(now);
                 self.look_at_talk(now);
+                self.go_round(now);
                 self.wheel.add(now.plus(TICK), Timer::Tick);
             }
             Timer::Beat(number, life) => {
@@ -82,8 +76,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     self.say_goodbye(key, CloseCode::AuthTimeout, None);
                 }
             }
-            Timer::Expiry(key) => self.on_expiry(key, now),
-            Timer::KeepAlive(key) => self.keep_alive(key, now),
             Timer::Rate(key) => self.look_at_rate(key, now),
             Timer::Flush(key) => {
                 if let Some(cold) = self.connections.cold(key) {
@@ -105,57 +97,6 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 }
             }
         }
-    }
-
-    /// The end of a token, unless a fresh one came meanwhile.
-    fn on_expiry(&mut self, key: Key, now: Moment) {
-        let Some(connection) = self.connections.get(key) else {
-            return;
-        };
-        let Some(at) = self
-            .claims
-            .get(connection.claims)
-            .and_then(|claims| claims.expires_at_s)
-        else {
-            return;
-        };
-        if at <= self.outside.wall_s() {
-            self.say_goodbye(key, CloseCode::TokenExpired, None);
-        } else {
-            self.look_at_expiry(key, at, now);
-        }
-    }
-
-    /// Looks again when the token ends, and once a while before: the wheel takes no entry back, so that of a connection that
-    /// has gone must not stay until its token would have ended.
-    pub(super) fn look_at_expiry(&mut self, key: Key, at_s: u64, now: Moment) {
-        let left = Duration::from_secs(at_s.saturating_sub(self.outside.wall_s()));
-        self.wheel
-            .add(now.plus(left.min(EXPIRY_LOOK)), Timer::Expiry(key));
-    }
-
-    /// Who has channels is kept alive by their heartbeats: `TCP_USER_TIMEOUT` finds its dead peer. Who has none is asked.
-    fn keep_alive(&mut self, key: Key, now: Moment) {
-        let Some(connection) = self.connections.get(key) else {
-            return;
-        };
-        let heard = std::mem::take(&mut connection.heard);
-        if connection.wire != Wire::WebSocket || connection.phase == Phase::Closing {
-            return;
-        }
-        self.wheel
-            .add(now.plus(self.settings.heartbeat * 2), Timer::KeepAlive(key));
-        if heard || connection.lane != super::NONE {
-            return;
-        }
-        if connection.asked {
-            return self.say_goodbye(key, CloseCode::IdleTimeout, None);
-        }
-        connection.asked = true;
-        let mut ping = Vec::new();
-        rfc6455::frame_header(rfc6455::Opcode::Ping, 0, &mut ping);
-        connection.cold().reply(None, ping);
-        self.touch(key);
     }
 
     /// A connection for which something waits must drain a minimal rate; it is never closed for the size of what waits.

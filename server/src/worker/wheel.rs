@@ -64,8 +64,9 @@ impl<T> Wheel<T> {
                     .map(|entry| entry.timer),
             );
             self.len -= fired.len() - before;
-            if entries.is_empty() && entries.capacity() > 64 {
-                entries.shrink_to(16);
+            if entries.is_empty() {
+                // Thousands of slots that each keep a little would be more than all that idles.
+                *entries = Vec::new();
             }
         }
         self.tick = self.tick.max(until + 1);

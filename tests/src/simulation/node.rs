@@ -145,12 +145,7 @@ impl Node {
             can: vec![Permission::Subscribe],
         };
         let grant = spec.resolve(None).expect("a plain pattern");
-        let claims = Arc::new(Claims {
-            subject: None,
-            expires_at_s: None,
-            grant,
-            key_id: "simulated".into(),
-        });
+        let claims = Arc::new(Claims::new("simulated".into(), None, None, &grant));
         let worker = Worker::new(
             settings,
             Pipes::default(),
