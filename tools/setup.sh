@@ -9,7 +9,7 @@ set -eu
 cd "$(dirname "$0")/.."
 RUST_MIN=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 NODE_MIN=18
-PYTHON_MIN=3.11
+PYTHON_MIN=3.10
 wanted=
 
 have() { command -v "$1" >/dev/null 2>&1; }

@@ -30,6 +30,11 @@ class World:
         self.generations += 1
         return self.generations
 
+    def may_lack_tombstones(self, proven, at):
+        """Whether reading on from a place that was proven then may miss tombstones that have been cleaned away since."""
+        config = self.config
+        return self.rules.prove_tombstones and config.compact > 0 and at - proven >= config.tombstone_keep
+
     def partitions_of(self, channel):
         return range(self.config.partitions) if self.config.placement == "spread" else [channel % self.config.partitions]
 
