@@ -14,10 +14,10 @@ run: ## The gateway with its embedded engine, and a live departures board
 	@tools/setup.sh run && exec cargo run --release --locked -p tidegate -- serve --demo
 
 test: ## Every behaviour, in a real browser too
-	@tools/setup.sh run test && tools/test.sh fmt clippy rust board browser
+	@tools/setup.sh run test && tools/test.sh fmt clippy rust model board browser
 
-test-full: ## The same, the instructions of a delivery, a soak of two minutes, and a minute of fuzzing for each decoder
-	@tools/setup.sh run test instructions && tools/test.sh fmt clippy doc rust board browser instructions soak fuzz
+test-full: ## The same, a delivery's instructions, the model at length, a soak of two minutes, a minute of fuzzing for each decoder
+	@tools/setup.sh run test instructions && tools/test.sh fmt clippy doc rust model-full board browser instructions soak fuzz
 
 check: ## What needs no browser: format, lints, documentation, tests in Rust
 	@tools/setup.sh run lint && tools/test.sh fmt clippy doc rust

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and testing need, from Debian's packages, and says what: tools/setup.sh [run] [lint] [test] …
-#   run   a Rust compiler and a C linker        lint   clippy and rustfmt        test   both, Node with npm, and Chromium
+#   run   a Rust compiler and a C linker        lint   clippy and rustfmt
+#   test  both, Python, Node with npm, and Chromium
 #   instructions   valgrind                     peers  Node with npm, and nats-server: what Tidegate is measured beside
 # What is there already is left alone, so that a second run does nothing. rustup, where it is installed, is preferred:
 # it takes the version that rust-toolchain.toml pins.
@@ -8,6 +9,7 @@ set -eu
 cd "$(dirname "$0")/.."
 RUST_MIN=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 NODE_MIN=18
+PYTHON_MIN=3.10
 wanted=
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -39,6 +41,10 @@ need_lints() {
 need_node() {
   if ! have node || ! at_least "$NODE_MIN" "$(node --version | tr -d v)"; then want nodejs; fi
   have npm || want npm
+}
+
+need_python() {
+  if ! have python3 || ! at_least "$PYTHON_MIN" "$(python3 --version | cut -d ' ' -f 2)"; then want python3; fi
 }
 
 need_browser() {
@@ -82,6 +88,7 @@ for part in "$@"; do
   lint) need_lints ;;
   test)
     need_lints
+    need_python
     need_browser
     ;;
   instructions) have valgrind || want valgrind ;;

@@ -2,6 +2,8 @@
 # Runs kinds of checks, goes on when one fails, and ends with one line that sums them up: tools/test.sh KIND…
 #   fmt clippy doc   each counts as one check
 #   rust             unit tests, properties, the stored inputs of fuzzing, the gateway from end to end
+#   model            the model of the algorithms: a few seeds of each configuration hold, each deliberate bug is caught
+#   model-full       the same with MODEL_SEEDS (3,000) seeds of each configuration
 #   board browser    the board's unit tests; the board in Chromium, before a gateway
 #   instructions     the instructions of a delivery, beside those of the last release
 #   soak             two minutes of coming and going: memory, descriptors, losses
@@ -11,12 +13,16 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 FUZZ_SECONDS=${FUZZ_SECONDS:-60}
+MODEL_SEEDS=${MODEL_SEEDS:-3000}
 FAILED_LINES=150
 target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$target/test
 mkdir -p "$logs"
 passed=0
 failed=0
+# What a runner's log says of its numbers: `N passed, M failed`.
+COUNT_PASSED='s/^\([0-9]*\) passed, [0-9]* failed$/\1/p'
+COUNT_FAILED='s/^[0-9]* passed, \([0-9]*\) failed$/\1/p'
 
 # sum SCRIPT LOG: adds up the numbers that a sed script prints.
 sum() { sed -n "$1" "$2" | awk '{ total += $1 } END { print total + 0 }'; }
@@ -67,6 +73,13 @@ format() {
 
 document() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked -p tidegate; }
 
+# model SEEDS: a configuration that holds and a bug that is caught count as one each.
+model() {
+  python3 -B tests/model/run.py --seeds "$1"
+  held=$?
+  python3 -B tests/model/run.py --rules bugs --seeds 8 && [ "$held" -eq 0 ]
+}
+
 board() { (cd client-js/board && node --test --test-reporter=tap); }
 
 browser() {
@@ -90,10 +103,9 @@ for kind in "$@"; do
       cargo test --workspace --locked --no-fail-fast
     ;;
   board | browser) runner "$kind" 's/^# pass \([0-9]*\)$/\1/p' 's/^# fail \([0-9]*\)$/\1/p' "$kind" ;;
-  fuzz)
-    runner fuzz 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' \
-      tests/fuzz/run.sh "$FUZZ_SECONDS"
-    ;;
+  model) runner model "$COUNT_PASSED" "$COUNT_FAILED" model 10 ;;
+  model-full) runner model-full "$COUNT_PASSED" "$COUNT_FAILED" model "$MODEL_SEEDS" ;;
+  fuzz) runner fuzz "$COUNT_PASSED" "$COUNT_FAILED" tests/fuzz/run.sh "$FUZZ_SECONDS" ;;
   *)
     echo "$0: unknown kind $kind" >&2
     exit 2
