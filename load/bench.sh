@@ -110,9 +110,12 @@ bench_connect() {
     done
 }
 
-# Rows, since only they may be conflated.
+# Rows, since only they may be conflated. Log and tail keep little, so that what grows is not what was published.
 bench_slow() {
-    local MODE=view time=(--seconds "${SLOW_SECONDS:-20}")
+    local MODE=view time=(--seconds "${SLOW_SECONDS:-20}") kept='{ bytes = "2MiB", age = "1h" }'
+    local EXTRA_CONFIG="$EXTRA_CONFIG
+source = { kind = \"embedded\", retention = $kept }
+tail = $kept"
     among tidegate
     measure "$FIRST_ROUND" tidegate ws slow --bytes 8192 "${time[@]}"
 }
@@ -128,7 +131,7 @@ bench_publish() {
 # A metric of the node that runs.
 metric() {
     exec 3<>"/dev/tcp/127.0.0.1/$ADMIN_PORT"
-    printf 'GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n' >&3
+    printf 'GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' >&3
     sed -n "s/^$1\(_total\)\{0,1\} \([0-9.]*\).*/\2/p" <&3 | head -n 1
     exec 3>&-
 }
