@@ -28,8 +28,10 @@ struct Place {
 
 impl Place {
     fn new(name: &str) -> Self {
-        let dir =
-            std::env::temp_dir().join(format!("tidegate-durable-{name}-{}", std::process::id()));
+        static PLACES: AtomicUsize = AtomicUsize::new(0);
+        let (process, number) = (std::process::id(), PLACES.fetch_add(1, SeqCst));
+        let dir = format!("tidegate-durable-{process}-{number}-{name}");
+        let dir = std::env::temp_dir().join(dir);
         drop(fs::remove_dir_all(&dir));
         let retention = Retention {
             records: None,
