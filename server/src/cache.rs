@@ -6,10 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::model::{Change, Channel, Offset, Row, Rows};
+use crate::model::{Change, Channel, Offset, Row, Rows, names};
 
-/// So many channels are remembered in any case: forgetting some of them would gain nothing.
-const NAMES_KEPT: usize = 1024;
 /// Channels that are looked at for each record: more than a record can add, so that forgetting keeps up with inventing.
 const LOOKS_PER_RECORD: usize = 2;
 
@@ -168,7 +166,7 @@ impl MemoryCache {
                 self.forgotten = self.forgotten.max(view.last_change);
             }
         }
-        shrink(&mut self.views);
+        names::give_back(&mut self.views);
     }
     /// A channel that is not here has not changed after this.
     #[must_use]
@@ -194,15 +192,8 @@ impl MemoryCache {
 /// How many of so many channels are looked at for `records` new records.
 #[must_use]
 pub fn looks(channels: usize, records: usize) -> usize {
-    let spare = channels.saturating_sub(NAMES_KEPT);
+    let spare = channels.saturating_sub(names::KEPT);
     spare.min(records.saturating_mul(LOOKS_PER_RECORD))
-}
-
-/// Gives room back once most of it is not used: a map by itself keeps the room that it once needed.
-pub fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
-    if map.capacity() > 8 * map.len().max(NAMES_KEPT) {
-        map.shrink_to(2 * map.len().max(NAMES_KEPT));
-    }
 }
 
 #[cfg(test)]
@@ -291,12 +282,12 @@ mod tests {
             }
             let held = cache.views().count();
             assert!(
-                held as u64 <= NAMES_KEPT as u64 + LOG,
+                held as u64 <= names::KEPT as u64 + LOG,
                 "{held} after {number}"
             );
             assert_eq!(held, cache.names.len());
         }
-        assert!(cache.views.capacity() < 16 * NAMES_KEPT);
+        assert!(cache.views.capacity() < 16 * names::KEPT);
         assert_eq!(cache.view("s/lasting").unwrap().rows.len(), 1);
         assert!(cache.view("s/x0").is_none());
         let still_known = cache
@@ -325,8 +316,8 @@ mod tests {
             cache.touch(&quiet, Offset::new(number));
             cache.forget_quiet(Offset::new(number - 10), 1);
         }
-        assert_eq!(cache.manifest().count(), NAMES_KEPT);
-        assert!(cache.views.capacity() <= 8 * NAMES_KEPT);
+        assert_eq!(cache.manifest().count(), names::KEPT);
+        assert!(cache.views.capacity() <= 8 * names::KEPT);
         assert_eq!(
             cache.view("s/quiet").unwrap().last_change,
             Offset::new(100_000)

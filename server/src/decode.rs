@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::{Change, Channel, Record, RowId, check_channel_name};
+use crate::model::{Change, Channel, Record, RowId, check_channel_name, names};
 
 /// Where in a record's key a name stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +47,6 @@ pub struct Decoder {
 
 /// Names kept at most; beyond it the memory starts afresh.
 const KNOWN_MAX: usize = 100_000;
-/// Room for so many names is never given back.
-const KNOWN_KEPT: usize = 1024;
 
 impl Decoder {
     /// A decoder for `stream`. The values of a `trusted` log were validated when they entered it.
@@ -66,10 +64,7 @@ impl Decoder {
     /// Forgets a channel's name, which will hardly be seen again.
     pub fn forget(&mut self, channel: &Channel) {
         self.known.remove(channel.name());
-        let room = 8 * self.known.len().max(KNOWN_KEPT);
-        if self.known.capacity() > room {
-            self.known.shrink_to(room / 4);
-        }
+        names::give_back(&mut self.known);
     }
 
     /// What the record means.

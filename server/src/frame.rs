@@ -5,6 +5,8 @@
 //! connection. Keeps: I8.
 
 pub mod held;
+#[cfg(test)]
+pub mod samples;
 
 use std::{
     fmt::Display,

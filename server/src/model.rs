@@ -4,6 +4,8 @@
 //! Owns: nothing. Never knows: any other room, a clock, a socket, a wire format (but for the text of positions, which
 //! is part of their meaning). Keeps: I9.
 
+pub mod names;
+
 use std::{borrow::Borrow, fmt, hash::Hash, ops::Deref, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;

@@ -7,6 +7,7 @@
 
 mod answer;
 mod changes;
+mod letting_go;
 pub mod resume;
 pub mod tail;
 pub mod task;
@@ -25,7 +26,7 @@ use view::View;
 pub use view::ViewsHeld;
 
 use crate::{
-    cache::{self, CachedView},
+    cache::CachedView,
     decode::Decoder,
     frame::{Shared, Snapshot},
     model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Update},
@@ -38,12 +39,8 @@ use crate::{
 const HELD_NEWS: Duration = Duration::from_millis(250);
 /// Names without a record that a partition remembers to have been asked for.
 const AWAITED_MAX: usize = 10_000;
-/// So much faster than the log forgets channels a partition looks for those that it has forgotten: each costs more here.
-const FOLLOWS: usize = 4;
 /// An encoded snapshot, or list of changes, that nobody asked for is kept so long for those who join a little later.
 const SHARED_KEPT: Duration = Duration::from_secs(5);
-/// Views of a partition that are evicted in one go, at most.
-const EVICTED_MAX: usize = 10_000;
 
 /// What a partition is told of its stream.
 #[derive(Clone, Debug)]
@@ -320,37 +317,6 @@ impl Partition {
         self.forget_quiet(fetch.start, fetch.records.len());
     }
 
-    /// Looks at some channels, in turn, and forgets those that the log has forgotten: they have no rows, and no record is left
-    /// of them. What a tail still has of them leaves with it.
-    fn forget_quiet(&mut self, start: Offset, records: usize) {
-        if self.forgotten.is_none() {
-            return;
-        }
-        let looks = cache::looks(self.names.len(), records.saturating_mul(FOLLOWS));
-        let looked_at: Vec<_> = self.names.drain(..looks).collect();
-        let is_quiet =
-            |name: &Channel| self.last_change.get(name).is_none_or(|&last| last <= start);
-        let (mut quiet, others): (Vec<_>, Vec<_>) = looked_at.into_iter().partition(is_quiet);
-        self.names.extend(others);
-        if quiet.is_empty() {
-            return;
-        }
-        let asked = quiet.clone();
-        self.cache.retain_known(&mut quiet);
-        let mut known = quiet.into_iter().peekable();
-        for name in asked {
-            if known.next_if_eq(&name).is_some() {
-                self.names.push_back(name);
-            } else {
-                self.forgotten = self.forgotten.max(self.last_change.remove(&name));
-                self.views.remove(&name);
-                self.decoder.forget(&name);
-            }
-        }
-        cache::shrink(&mut self.last_change);
-        cache::shrink(&mut self.views);
-    }
-
     /// The log is another one, or lost what follows: nothing here bridges that.
     fn restart(&mut self, fetch: &Fetch, at: Offset, asked_at: Moment, now: Moment) {
         self.open(fetch.epoch.clone(), at, now);
@@ -511,43 +477,6 @@ impl Partition {
             arrived,
             answer,
         });
-    }
-
-    /// Resident views that nobody asked for lately, as many as go at once: those who follow them may still need them. None
-    /// while the rows can't be had again.
-    #[must_use]
-    pub fn unasked(&self, now: Moment) -> Vec<Channel> {
-        if !self.readable || self.epoch.as_ref() != Some(self.cache.epoch()) {
-            return Vec::new();
-        }
-        let unasked = self
-            .views
-            .iter()
-            .filter(|(_, view)| now.since(view.asked_at()) > SHARED_KEPT);
-        unasked
-            .take(EVICTED_MAX)
-            .map(|(channel, _)| channel.clone())
-            .collect()
-    }
-
-    /// Lets go of these views, but for those that somebody asked for meanwhile, and of everything that readers of the others
-    /// would share; tells how many went. Who joins next makes a view resident again.
-    pub fn evict(&mut self, channels: &[Channel], now: Moment) -> usize {
-        let before = self.views.len();
-        for channel in channels {
-            let view = self.views.get(channel);
-            if view.is_some_and(|view| now.since(view.asked_at()) > SHARED_KEPT) {
-                self.views.remove(channel);
-            }
-        }
-        for channel in self.sharing.drain() {
-            if let Some(view) = self.views.get_mut(&channel) {
-                view.let_go();
-            }
-        }
-        let evicted = before - self.views.len();
-        self.evicted += evicted as u64;
-        evicted
     }
 
     /// Views that were evicted.

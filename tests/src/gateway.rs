@@ -241,14 +241,32 @@ pub async fn until(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<(
 /// # Errors
 /// When it is not within [`SOON`].
 pub async fn until_told(what: &str, mut is: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+    found(what, async || Ok(is().await.then_some(()))).await
+}
+
+/// Looks until there is something; it is looked for again and again.
+///
+/// # Errors
+/// When there is nothing within [`SOON`], or looking fails.
+pub async fn found<T>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
     let deadline = Instant::now() + SOON;
-    while !is().await {
+    loop {
+        if let Some(found) = look().await? {
+            return Ok(found);
+        }
         if Instant::now() > deadline {
             bail!("waited {SOON:?} in vain: {what}");
         }
         tokio::time::sleep(LOOK).await;
     }
-    Ok(())
+}
+
+/// A client lets time pass between what it does: that is how it behaves, and nothing is waited for.
+pub async fn pace(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
 /// A running node.

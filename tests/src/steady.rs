@@ -348,6 +348,11 @@ impl Steady {
         }
     }
 
+    /// One turn of the worker: it writes to some of the subscribers.
+    pub fn turn(&mut self) {
+        self.worker.step(self.now, &[] as &[Ready]);
+    }
+
     /// Turns the worker until it has nothing left to do; tells how many turns that took.
     ///
     /// # Panics

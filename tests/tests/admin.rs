@@ -11,7 +11,10 @@ use tidegate::{
     gateway::Gateway,
     telemetry,
 };
-use tidegate_tests::http::{Answer, get, post, send};
+use tidegate_tests::{
+    gateway::found,
+    http::{Answer, get, post, send},
+};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -121,17 +124,7 @@ impl Node {
         what: &str,
         look: impl AsyncFn(&Self) -> Result<Option<T>>,
     ) -> Result<T> {
-        let looks = async {
-            loop {
-                if let Some(found) = look(self).await? {
-                    return anyhow::Ok(found);
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(SOON, looks)
-            .await
-            .with_context(|| what.to_owned())?
+        found(what, async || look(self).await).await
     }
 
     async fn wait_for_freshness(&self, state: &str) -> Result<Value> {

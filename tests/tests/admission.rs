@@ -1,11 +1,11 @@
 //! Limits at the door and of HTTP: who is turned away and how, and that nobody holds a connection by being slow.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use serde_json::json;
 use tidegate::telemetry::Counter;
 use tidegate_tests::{
-    gateway::{Node, Setup, until},
+    gateway::{Node, Setup, pace, until},
     sse::Events,
     websocket::Client,
     wire::{Answer, BEARER, Wire, ask, get, lines_of, request_bytes, within},
@@ -112,7 +112,7 @@ async fn a_head_must_come_in_time_whether_it_trickles_or_not() {
             break;
         }
         taken += 1;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        pace(5).await;
     }
     assert!(taken < request.len(), "it took the whole head");
     within("the silent one's end", silent.rest()).await;
@@ -172,7 +172,7 @@ async fn a_line_must_come_whole_in_time_and_those_before_it_count() {
             break;
         }
         wire.try_send(b"1\r\n \r\n");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        pace(10).await;
     }
     assert!(!wire.is_quiet(), "no answer while the line goes on");
     let last = lines_of(&wire.chunk().await.expect("an answer")).remove(0);
@@ -189,7 +189,7 @@ async fn empty_lines_keep_a_publisher_alive() {
         .await;
     for _ in 0..20 {
         wire.send(b"1\r\n\n\r\n").await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pace(50).await;
     }
     let line = "{\"channel\":\"a\",\"row\":\"1\",\"data\":1}\n";
     wire.send(format!("{:x}\r\n{line}\r\n0\r\n\r\n", line.len()))

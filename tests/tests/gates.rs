@@ -76,6 +76,27 @@ fn what_gathered_since_the_last_turn_leaves_in_one_write_a_socket() {
 }
 
 #[test]
+fn what_comes_during_a_sweep_goes_along_with_what_is_ahead_of_it() {
+    for how in [Listening::WebSocket, Listening::Sse] {
+        let mut node = warm(MANY, 1, how);
+        let before = (node.deliveries(), node.calls().writes);
+        node.publish(1, 1);
+        node.turn();
+        let reached = node.calls().writes - before.1;
+        assert!(
+            (1..MANY as u64 / 2).contains(&reached),
+            "{how:?}: {reached}"
+        );
+        node.publish(1, 1);
+        node.turns();
+        let (deliveries, writes) = (node.deliveries() - before.0, node.calls().writes - before.1);
+        assert_eq!(deliveries, 2 * MANY as u64, "{how:?}");
+        // Only those whom the sweep had reached are written to twice.
+        assert_eq!(writes, MANY as u64 + reached, "{how:?}");
+    }
+}
+
+#[test]
 fn a_delivery_allocates_nothing() {
     for how in [Listening::WebSocket, Listening::Sse] {
         for times in [1, 20] {

@@ -163,8 +163,8 @@ fn views_whose_logs_are_trimmed_and_replaced_and_whose_nodes_restart() {
 }
 
 /// One channel with many readers, of whom each turn writes to one or two: what comes meanwhile goes along with what is ahead.
-fn crowd(scene: &Scene) -> Scene {
-    Scene {
+fn crowds(scene: &Scene) {
+    let one_at_a_time = Scene {
         channels: 1,
         partitions: 1,
         clients: 9,
@@ -173,32 +173,26 @@ fn crowd(scene: &Scene) -> Scene {
         lag: 5,
         publish: 3,
         ..scene.clone()
-    }
-}
-
-#[test]
-fn views_of_a_crowd() {
-    run(&crowd(&Scene::view()), 200);
-    let turns_of_two = Scene {
-        sweep: 4,
-        replace: 4,
-        trim: 3,
-        ..Scene::view()
     };
-    run(&crowd(&turns_of_two), 200);
-}
-
-#[test]
-fn events_of_a_crowd() {
-    run(&crowd(&Scene::events()), 200);
-    let turns_of_two = Scene {
+    run(&one_at_a_time, 200);
+    let two_at_a_time = Scene {
         sweep: 4,
         replace: 4,
         trim: 3,
         tail: 8,
-        ..Scene::events()
+        ..one_at_a_time
     };
-    run(&crowd(&turns_of_two), 200);
+    run(&two_at_a_time, 200);
+}
+
+#[test]
+fn views_of_a_crowd() {
+    crowds(&Scene::view());
+}
+
+#[test]
+fn events_of_a_crowd() {
+    crowds(&Scene::events());
 }
 
 #[test]

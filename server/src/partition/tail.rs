@@ -394,21 +394,10 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Change, Position, RowId, Update};
+    use crate::frame::samples;
 
     pub(super) fn shared(offset: u64, channel: &str) -> Arc<Shared> {
-        let position = Position {
-            partition: 0,
-            epoch: Epoch::new("e").unwrap(),
-            offset: Offset::new(offset),
-        };
-        let change = Change {
-            channel: channel.parse().unwrap(),
-            row: RowId::default(),
-            data: Some("1".into()),
-            ts_ms: 0,
-        };
-        Shared::new(Update { position, change }, Moment::default())
+        samples::shared(offset, channel, "", "1")
     }
 
     fn tail(updates: usize) -> Arc<Tail> {

@@ -6,10 +6,14 @@
 //! records. By itself the log is gone with the process, and its epoch changes with each start. With a data directory,
 //! records take the way of `durable.rs`: they are appended here once they are stored, and memory holds only the newest.
 
+mod engine;
 mod expiry;
+mod reader;
 mod state;
 
+pub use engine::{Engine, LogSpec};
 pub(super) use expiry::Expiry;
+pub use reader::{EmbeddedSource, Hindrance, delayed};
 pub(super) use state::State;
 pub use state::{ID_WINDOW, ID_WINDOW_AGE_MS};
 
@@ -26,13 +30,12 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Fetch, Source, SourceError,
-    durable::{Batch, DataDir, DataError, KeptStream, Store, Work},
+    Fetch, SourceError,
+    durable::{Batch, Store, Work},
 };
 use crate::{
     cache::{CachedView, ViewMax},
-    model::{Change, Channel, Epoch, Mode, Offset, Placement, Position, Record},
-    telemetry::LogCounts,
+    model::{Change, Channel, Epoch, Mode, Offset, Position, Record},
 };
 
 /// Rows deleted in one go, since their time was over: the lock is held no longer.
@@ -482,164 +485,6 @@ impl EmbeddedLog {
     /// Drops every record up to `upto`, as age would: for tests of what has gone.
     pub fn trim(&self, upto: Offset) {
         self.state().drop_while(|_, record| record.offset <= upto);
-    }
-}
-
-/// What the engine is told of a stream.
-#[derive(Clone, Debug)]
-pub struct LogSpec<'a> {
-    /// Its name.
-    pub stream: &'a str,
-    /// Its lanes.
-    pub partitions: u32,
-    /// How records are placed in them.
-    pub placement: Placement,
-    /// What each is told.
-    pub settings: LogSettings,
-    /// Of logs with files: bytes of the newest records of each partition that memory holds as well.
-    pub hot_bytes: usize,
-}
-
-/// The engine of a process: the logs of all its streams. Two gateways of one process may share it.
-#[derive(Debug, Default)]
-pub struct Engine {
-    logs: Mutex<HashMap<String, Vec<Arc<EmbeddedLog>>>>,
-    data: Option<DataDir>,
-}
-
-impl Engine {
-    /// An engine whose logs are in this directory.
-    #[must_use]
-    pub fn on(data: DataDir) -> Self {
-        Self {
-            data: Some(data),
-            ..Self::default()
-        }
-    }
-
-    /// The logs of a stream, made, or read from their files, at first asking; `epoch` names each new one.
-    ///
-    /// # Errors
-    /// [`DataError`].
-    pub fn logs(
-        &self,
-        spec: &LogSpec<'_>,
-        epoch: impl Fn() -> Epoch,
-    ) -> Result<Vec<Arc<EmbeddedLog>>, DataError> {
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(made) = logs.get(spec.stream) {
-            return Ok(made.clone());
-        }
-        let made: Vec<_> = match &self.data {
-            Some(data) => data.logs(spec, epoch)?,
-            None => (0..spec.partitions)
-                .map(|partition| EmbeddedLog::new(partition, epoch(), spec.settings))
-                .collect(),
-        };
-        logs.insert(spec.stream.to_owned(), made.clone());
-        Ok(made)
-    }
-
-    /// The streams that the directory keeps from before; none without one.
-    ///
-    /// # Errors
-    /// [`DataError`].
-    pub fn kept(&self) -> Result<Vec<KeptStream>, DataError> {
-        self.data.as_ref().map_or(Ok(Vec::new()), DataDir::kept)
-    }
-
-    /// Stores what was submitted, and closes the directory. Blocks until that is done; nothing is taken afterwards.
-    pub fn close(&self) {
-        if let Some(data) = &self.data {
-            data.close();
-        }
-    }
-
-    /// What the directory's writer counts.
-    #[must_use]
-    pub fn counts(&self) -> Arc<LogCounts> {
-        self.data
-            .as_ref()
-            .map_or_else(Arc::default, DataDir::counts)
-    }
-}
-
-/// What an operator may do to a node's reading of a stream, to see `stale`, `catching_up` and healing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hindrance {
-    /// Fetches fail.
-    pub paused: bool,
-    /// Records are handed out only this long after the log took them.
-    pub delay: Duration,
-}
-
-/// A node's reader of one partition.
-pub struct EmbeddedSource {
-    log: Arc<EmbeddedLog>,
-    head: watch::Receiver<Offset>,
-    hindrance: watch::Receiver<Hindrance>,
-    wall_ms: Box<dyn Fn() -> i64 + Send + Sync>,
-}
-
-impl EmbeddedSource {
-    /// A reader; `wall_ms` tells the time, by which a delay is measured.
-    #[must_use]
-    pub fn new(
-        log: Arc<EmbeddedLog>,
-        hindrance: watch::Receiver<Hindrance>,
-        wall_ms: impl Fn() -> i64 + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            head: log.head.subscribe(),
-            log,
-            hindrance,
-            wall_ms: Box::new(wall_ms),
-        }
-    }
-}
-
-/// Takes from a fetch what a delayed reader may not see yet. The head stays: so the reader knows that it is behind.
-#[must_use]
-pub fn delayed(mut fetch: Fetch, after: Option<Offset>, delay: Duration, now_ms: i64) -> Fetch {
-    let newest = now_ms.saturating_sub(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
-    let seen = fetch
-        .records
-        .partition_point(|record| record.append_time_ms <= newest);
-    if seen < fetch.records.len() {
-        fetch.records.truncate(seen);
-        fetch.upto = fetch
-            .records
-            .last()
-            .map_or(after.unwrap_or(fetch.start), |record| record.offset);
-    }
-    fetch
-}
-
-impl Source for EmbeddedSource {
-    async fn fetch(&mut self, after: Option<Offset>, bytes: usize) -> Result<Fetch, SourceError> {
-        let hindrance = *self.hindrance.borrow_and_update();
-        if hindrance.paused {
-            return Err(SourceError::Paused);
-        }
-        self.log.expire((self.wall_ms)());
-        self.head.borrow_and_update();
-        let fetch = self.log.read(after, bytes)?;
-        Ok(if hindrance.delay.is_zero() {
-            fetch
-        } else {
-            delayed(fetch, after, hindrance.delay, (self.wall_ms)())
-        })
-    }
-
-    async fn changed(&mut self) {
-        let delay = self.hindrance.borrow().delay;
-        // An error means that the log or the operator's end is gone: the caller's own timer goes on.
-        tokio::select! {
-            biased;
-            changed = self.hindrance.changed() => if changed.is_err() { std::future::pending().await },
-            changed = self.head.changed(), if delay.is_zero() => if changed.is_err() { std::future::pending().await },
-            () = tokio::time::sleep(delay.min(Duration::from_millis(50))), if !delay.is_zero() => {}
-        }
     }
 }
 

@@ -109,26 +109,11 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Change, Epoch, Moment, Position, RowId, Update};
-
-    fn shared(offset: u64) -> Arc<Shared> {
-        let position = Position {
-            partition: 0,
-            epoch: Epoch::new("e").unwrap(),
-            offset: Offset::new(offset),
-        };
-        let change = Change {
-            channel: "s/c".parse().unwrap(),
-            row: RowId::default(),
-            data: Some("7".into()),
-            ts_ms: 0,
-        };
-        Shared::new(Update { position, change }, Moment::default())
-    }
+    use crate::frame::samples::shared;
 
     #[test]
     fn a_batch_is_encoded_once_per_wire() {
-        let load = Load::Updates(vec![shared(1), shared(2)]);
+        let load = Load::Updates([1, 2].map(|at| shared(at, "s/c", "", "7")).into());
         let batch = Batch::new(load, 0, Offset::BEFORE_ALL);
         let encoded = batch.encoded(Wire::WebSocket);
         assert_eq!(encoded.ends.len(), 2);

@@ -345,9 +345,15 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// How much of a lane this member of it has been given.
     pub(super) fn given(&self, connection: &Connection<S::Socket>, lane_no: u32) -> u64 {
+        let Some(lane) = self.lanes.get(lane_no) else {
+            return 0;
+        };
+        if !lane.is_sweeping() {
+            // All members have been given the same: their places need not be looked for.
+            return lane.oldest();
+        }
         let place = connection.lanes().find(|(lane, _)| *lane == lane_no);
-        let lane = self.lanes.get(lane_no).zip(place);
-        lane.map_or(0, |(lane, (_, place))| {
+        place.map_or(lane.oldest(), |(_, place)| {
             lane.given_at(connection.wire, place)
         })
     }

@@ -22,8 +22,10 @@ pub use super::sweep::NONE;
 pub const BATCH_BYTES: usize = 64 * 1024;
 /// Updates that wait in a lane; beyond it the lane reads on from the tail when half of them have been swept.
 pub const PENDING_MAX: usize = 2048;
+/// An empty line keeps room for so many items.
+const LINE_KEPT: usize = 64;
 /// Writes that one member gets in its turn: one, or some more where a notice lies between updates.
-pub const LOADS_MAX: usize = 4;
+const LOADS_MAX: usize = 4;
 
 /// What stands in the line.
 #[derive(Debug)]
@@ -58,7 +60,7 @@ pub struct Slice {
     upto: u64,
     /// It has no room for more.
     full: bool,
-    /// What is written, at most [`LOADS_MAX`].
+    /// What is written, four batches at most.
     pub batches: Vec<Rc<Batch>>,
 }
 
@@ -420,6 +422,9 @@ impl Lane {
     pub fn end_sweep(&mut self, moved: impl FnMut(u32, u32)) {
         if self.round.take().is_some() {
             self.members.close_holes(moved);
+        }
+        if self.line.is_empty() && self.line.capacity() > LINE_KEPT {
+            self.line = VecDeque::new();
         }
     }
 }

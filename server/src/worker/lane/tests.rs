@@ -1,23 +1,9 @@
 use super::*;
-use crate::{
-    model::{Change, Moment, Position, RowId, Update},
-    worker::batch::Notice,
-};
+use crate::{frame::samples, worker::batch::Notice};
 
 fn shared(offset: u64, bytes: usize) -> Arc<Shared> {
-    let position = Position {
-        partition: 0,
-        epoch: Epoch::new("e").unwrap(),
-        offset: Offset::new(offset),
-    };
-    let data = Some(format!("\"{}\"", "x".repeat(bytes)).into());
-    let change = Change {
-        channel: "s/c".parse().unwrap(),
-        row: RowId::default(),
-        data,
-        ts_ms: 0,
-    };
-    Shared::new(Update { position, change }, Moment::default())
+    let data = format!("\"{}\"", "x".repeat(bytes));
+    samples::shared(offset, "s/c", "", &data)
 }
 
 fn lane(members: u32) -> Lane {

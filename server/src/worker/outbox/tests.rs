@@ -3,21 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Change, Epoch, Update};
+use crate::frame::samples;
 
 fn shared(offset: u64, row: u64) -> Arc<Shared> {
-    let position = Position {
-        partition: 0,
-        epoch: Epoch::new("e").unwrap(),
-        offset: Offset::new(offset),
-    };
-    let change = Change {
-        channel: "s/c".parse().unwrap(),
-        row: RowId::new(&row.to_string()).unwrap(),
-        data: Some(offset.to_string().into()),
-        ts_ms: 0,
-    };
-    Shared::new(Update { position, change }, Moment::default())
+    samples::shared(offset, "s/c", &row.to_string(), &offset.to_string())
 }
 
 const ROOM: OutboxMax = OutboxMax {
