@@ -13,8 +13,10 @@
 # SERVER_CORE, DRIVER_CORE   cores to pin to (0, 1); on a machine with one core nothing is pinned
 # HOSTILE_ARGS further arguments of `tidegate-load hostile`, as --together or --kinds flood
 #
-# The hostile ones have a process of their own, which runs when the honest ones' process has nothing to do: both share a core,
-# and what is measured is the server. It tells how late that made it.
+# The hostile ones have a process of their own, in the class of the idle; but both processes and what the kernel does for
+# ten thousand clients share a core, and what is asked is what an attack does to the server. So a delivery lasts from the writing
+# of its publication until the kernel has it for the subscriber (--kernel-times). What the honest driver sees once it has got to
+# read ("read"), and how late it was to publish ("late"), stand beside it.
 #
 # In odd pairs the honest ones are measured alone first, in even ones beside the hostile ones first. The hostile ones do not
 # come again: a measure beside them begins when all are connected, and the next one when the server has ended all.
@@ -51,7 +53,7 @@ memory() { sed -n "s/^$1:[^0-9]*\([0-9]*\) kB/\1/p" "/proc/$SERVER_PID/status"; 
 honest() {
     (pinned "$DRIVER_CORE" "$TARGET/release/tidegate-load" fanout --label "$1" --round "$2" --address "127.0.0.1:$PORT" \
         --server-pid "$SERVER_PID" --json "$OUT/figures.jsonl" --subscribers "$SUBSCRIBERS" --rate "$RATE" --seconds "$RUN_SECONDS" \
-        --warm-up "$WARM_UP_SECONDS")
+        --warm-up "$WARM_UP_SECONDS" --kernel-times)
 }
 
 beside() {
@@ -74,29 +76,35 @@ beside() {
 
 figure() { sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p" <<<"$1"; }
 
-# All pairs that the file has: p50 and p99 in ms, losses, and the ratio of p99.
-summary() {
-    local line name pair
-    declare -A p99
-    local ratios=()
-    echo "pair  alone p50 p99 ms  beside p50 p99 ms  lost"
-    while read -r line; do
-        name=$(sed -n 's/.*"label":"\([a-z]*\)".*/\1/p' <<<"$line")
-        pair=$(figure "$line" round)
-        p99[$name.$pair]="$(figure "$line" p50_ms) $(figure "$line" p99_ms) $(figure "$line" lost)"
-    done <"$OUT/figures.jsonl"
-    for pair in $(sed -n 's/.*"round":\([0-9]*\).*/\1/p' "$OUT/figures.jsonl" | sort -nu); do
-        read -r a50 a99 alost <<<"${p99[alone.$pair]}"
-        read -r b50 b99 blost <<<"${p99[beside.$pair]}"
-        echo "$pair  $a50 $a99  $b50 $b99  $alost $blost"
-        ratios+=("$(awk -v a="$a99" -v b="$b99" 'BEGIN { printf "%.3f", b / a }')")
-    done
-    printf '%s\n' "${ratios[@]}" | sort -n | awk '
+# median COLUMN NAME: of the ratios beside / alone.
+median() {
+    cut -d' ' -f"$1" "$OUT/ratios" | sort -n | awk -v name="$2" '
         { r[NR] = $1 }
         END {
             median = NR % 2 ? r[(NR + 1) / 2] : (r[NR / 2] + r[NR / 2 + 1]) / 2
-            printf "p99 beside / alone: median %.3f, from %.3f to %.3f, %d pairs\n", median, r[1], r[NR], NR
+            printf "%s beside / alone: median %.3f, from %.3f to %.3f, %d pairs\n", name, median, r[1], r[NR], NR
         }'
+}
+
+# All pairs that the file has, and the ratios of p99.
+summary() {
+    local line name pair key
+    declare -A figures
+    echo "pair: who  p50 p99 ms  read p99  late p99  server CPU us a delivery  lost"
+    while read -r line; do
+        name=$(sed -n 's/.*"label":"\([a-z]*\)".*/\1/p' <<<"$line")
+        pair=$(figure "$line" round)
+        for key in p50_ms p99_ms read_p99_ms written_late_p99_ms server_cpu_us_per_delivery lost; do
+            figures[$name.$pair]+="$(figure "$line" "$key") "
+        done
+        echo "$pair: $name  ${figures[$name.$pair]}"
+    done <"$OUT/figures.jsonl"
+    for pair in $(sed -n 's/.*"round":\([0-9]*\).*/\1/p' "$OUT/figures.jsonl" | sort -nu); do
+        echo "${figures[alone.$pair]}${figures[beside.$pair]}"
+    done | awk '{ print $8 / $2, $9 / $3, $11 / $5 }' >"$OUT/ratios"
+    median 1 "p99"
+    median 2 "p99 as read"
+    median 3 "server CPU a delivery"
 }
 
 mkdir -p "$OUT"

@@ -275,7 +275,7 @@ mod tests {
 
     const SUBSCRIBERS: u32 = 5;
 
-    fn run(address: SocketAddr, transport: Transport, publish: Publish, channels: u32) -> Run {
+    fn setup(address: SocketAddr, transport: Transport, publish: Publish, channels: u32) -> Setup {
         let publications = Publications {
             target: Target::Tidegate,
             transport,
@@ -295,17 +295,21 @@ mod tests {
             publications,
             bounds,
         }];
-        Run::new(Setup {
+        Setup {
             address,
             target: Target::Tidegate,
             transport,
             publish_address: address,
             tokens: Tokens::None,
             each: 1,
+            kernel_times: false,
             in_flight: 2,
             groups,
-        })
-        .unwrap()
+        }
+    }
+
+    fn run(address: SocketAddr, transport: Transport, publish: Publish, channels: u32) -> Run {
+        Run::new(setup(address, transport, publish, channels)).unwrap()
     }
 
     fn published(run: &mut Run, count: u64) {
@@ -360,6 +364,24 @@ mod tests {
                 },
             );
         }
+    }
+
+    #[test]
+    fn with_kernel_times_what_the_driver_adds_is_told_apart() {
+        with_fake(Manners::default(), |address| {
+            let mut run = Run::new(Setup {
+                kernel_times: true,
+                ..setup(address, Transport::Ws, Publish::One, 1)
+            })
+            .unwrap();
+            published(&mut run, 10);
+            let (tally, publisher) = (&run.tallies[0], &run.publishers[0]);
+            let read_us = tally.read_us.as_ref().unwrap();
+            assert_eq!((tally.deliveries, read_us.len()), (50, 50));
+            assert_eq!(publisher.late_us.len(), 10);
+            let (arrived, read) = (tally.quantile_us(1.0), read_us.max());
+            assert!(0 < arrived && arrived <= read, "{arrived} {read}");
+        });
     }
 
     #[test]

@@ -4,9 +4,15 @@
 //! Never knows: what the bytes mean. Keeps: sockets are registered once, edge-triggered; whoever reads one must read
 //! until a read comes back short.
 
-use std::{net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{
+    io::IoSliceMut,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd as _},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, sockopt::ReceiveTimestampns};
 use rustix::{
     event::epoll,
     fd::OwnedFd,
@@ -23,7 +29,11 @@ const TIMER: u64 = u64::MAX;
 
 /// The monotonic clock, in nanoseconds.
 pub(crate) fn now() -> u64 {
-    let time = rustix::time::clock_gettime(ClockId::Monotonic);
+    nanoseconds(ClockId::Monotonic)
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let time = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
@@ -219,6 +229,44 @@ pub(crate) fn read(socket: &OwnedFd, buf: &mut [u8]) -> Read {
         Err(Errno::AGAIN | Errno::INTR) => Read::Empty,
         Err(_) => Read::Closed,
     }
+}
+
+/// Makes the kernel note when bytes arrive, for [`read_arrived`].
+///
+/// # Errors
+/// Those of the kernel.
+pub(crate) fn note_arrivals(socket: &OwnedFd) -> Result<()> {
+    nix::sys::socket::setsockopt(socket, ReceiveTimestampns, &true).context("SO_TIMESTAMPNS")
+}
+
+/// Reads once, as [`read`]; tells also when the last of the bytes arrived (nanoseconds, monotonic), as the kernel noted it in
+/// the sender's turn (socket(7), `SO_TIMESTAMPNS`; on loopback nothing lies between). `None`: it has not.
+pub(crate) fn read_arrived(socket: &OwnedFd, buf: &mut [u8]) -> (Read, Option<u64>) {
+    let mut parts = [IoSliceMut::new(buf)];
+    let mut space = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    let message = match recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::empty(),
+    ) {
+        Ok(message) => message,
+        Err(nix::Error::EAGAIN | nix::Error::EINTR) => return (Read::Empty, None),
+        Err(_) => return (Read::Closed, None),
+    };
+    let noted = message.cmsgs().into_iter().flatten().find_map(|part| {
+        let ControlMessageOwned::ScmTimestampns(time) = part else {
+            return None;
+        };
+        u64::try_from(Duration::from(time).as_nanos()).ok()
+    });
+    let read = match message.bytes {
+        0 => Read::Closed,
+        bytes => Read::Bytes(bytes),
+    };
+    // Of the clock of the day: what has passed since is the same on both.
+    let passed = noted.map(|noted| nanoseconds(ClockId::Realtime).saturating_sub(noted));
+    (read, passed.map(|passed| now().saturating_sub(passed)))
 }
 
 /// Sends once; returns the bytes taken, or `None` when the other side is gone.

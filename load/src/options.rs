@@ -291,6 +291,10 @@ pub(crate) struct Common {
     /// Appends the figures to this file, a line of JSON each.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+    /// Times are the server's alone: from the writing of a publication until the kernel has its update for the subscriber.
+    /// How late the driver itself writes and reads is told apart. For a driver that shares its core with other load.
+    #[arg(long)]
+    pub(crate) kernel_times: bool,
     /// What the server is called in the figures; its kind by default.
     #[arg(long)]
     label: Option<String>,

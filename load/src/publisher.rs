@@ -2,14 +2,17 @@
 //!
 //! Does: writes the publications that are due, reads the answers, stops at the plan's end. Owns: a socket, what of it is
 //! not sent yet, the numbers of its channels. Never knows: subscribers, but for how many each channel has. Keeps: open
-//! loop: a publication carries the time at which it was due, however late it leaves; at most `window` wait for answers.
+//! loop: a publication carries the time at which it was due, however late it leaves (with kernel times the one at which it
+//! leaves); at most `window` wait for answers.
 
 use anyhow::{Context as _, Result};
+use hdrhistogram::Histogram;
 use rustix::fd::OwnedFd;
 
 use crate::{
     answers::{Answers, Style},
     net,
+    stats::times,
     wire::{Publications, Publish, Target},
 };
 
@@ -87,6 +90,10 @@ pub(crate) struct Publisher {
     out: Vec<u8>,
     sent: usize,
     answers: Answers,
+    /// A publication carries when it was written.
+    kernel_times: bool,
+    /// From due to written, in microseconds, where publications carry the latter.
+    pub(crate) late_us: Histogram<u64>,
     /// Publications written within this plan.
     pub(crate) issued: u64,
     issued_ever: u64,
@@ -130,10 +137,17 @@ impl Publisher {
             turn: 0,
             batch: Vec::new(),
             sent: 0,
+            kernel_times: false,
+            late_us: times(),
             issued: 0,
             issued_ever: 0,
             expected: 0,
         })
+    }
+
+    /// Publications carry when they are written, and how late that is is counted apart.
+    pub(crate) const fn use_kernel_times(&mut self) {
+        self.kernel_times = true;
     }
 
     /// So many subscribers of a channel are no longer counted on.
@@ -150,6 +164,7 @@ impl Publisher {
     pub(crate) fn begin(&mut self, plan: Plan) {
         self.plan = plan;
         self.issued = 0;
+        self.late_us.reset();
     }
 
     /// Reads answers, writes what is due while `arrived` deliveries are there, sends. Returns when to come again if
@@ -181,8 +196,14 @@ impl Publisher {
             let channel = self.turn;
             self.turn = (self.turn + 1) % self.next.len();
             let number = self.first_channel + u32::try_from(channel).unwrap_or(u32::MAX);
+            let told = if self.kernel_times {
+                self.late_us.saturating_record((now - due) / 1000);
+                now
+            } else {
+                due
+            };
             self.how
-                .write(&mut self.batch, number, due, self.next[channel]);
+                .write(&mut self.batch, number, told, self.next[channel]);
             self.next[channel] += 1;
             self.expected += u64::from(self.fans[channel]);
             self.issued += 1;

@@ -91,6 +91,15 @@ impl Figures {
         ] {
             self.set(name, tally.quantile_us(quantile) as f64 / 1e3);
         }
+        if let Some(read_us) = &tally.read_us {
+            let driver = [
+                ("written_late_p99_ms", &publisher.late_us),
+                ("read_p99_ms", read_us),
+            ];
+            for (name, times) in driver {
+                self.set(name, times.value_at_quantile(0.99) as f64 / 1e3);
+            }
+        }
         self.set("frame_bytes", tally.frame_bytes);
         self.set("read_bytes", tally.bytes);
         self.set("reads", tally.reads);

@@ -62,6 +62,8 @@ pub(crate) struct Setup {
     pub(crate) tokens: Tokens,
     /// Channels of each subscriber.
     pub(crate) each: u32,
+    /// Times are the server's alone.
+    pub(crate) kernel_times: bool,
     /// Handshakes under way at a time.
     pub(crate) in_flight: usize,
     /// The groups; each has channels of its own.
@@ -115,15 +117,19 @@ impl Run {
     pub(crate) fn new(setup: Setup) -> Result<Self> {
         let (poller, apart) = (Poller::new()?, Poller::new()?);
         poller.add(&apart, APART)?;
+        let mut reader = Reader::new(
+            setup.target,
+            setup.transport,
+            setup.each,
+            setup.groups.iter().map(|group| group.channels).sum(),
+        );
+        if setup.kernel_times {
+            reader.use_kernel_times();
+        }
         Ok(Self {
             poller,
             apart,
-            reader: Reader::new(
-                setup.target,
-                setup.transport,
-                setup.each,
-                setup.groups.iter().map(|group| group.channels).sum(),
-            ),
+            reader,
             ready: Vec::new(),
             ready_apart: Vec::new(),
             again: VecDeque::new(),
@@ -341,6 +347,9 @@ impl Run {
         let few = groups.len() > 1 && groups[usize::from(group)].subscribers <= FEW;
         let poller = if few { &self.apart } else { &self.poller };
         poller.add(&socket, nth as u64)?;
+        if self.setup.kernel_times {
+            net::note_arrivals(&socket)?;
+        }
         self.subscribers
             .push(Subscriber::new(socket, group, channel));
         Ok(())
@@ -391,13 +400,16 @@ impl Run {
             let fans = (0..group.channels)
                 .map(|channel| fans(group.subscribers, group.channels, channel))
                 .collect();
-            let publisher = Publisher::new(
+            let mut publisher = Publisher::new(
                 socket,
                 group.publications.clone(),
                 group.bounds,
                 first_channel,
                 fans,
             )?;
+            if self.setup.kernel_times {
+                publisher.use_kernel_times();
+            }
             self.publishers.push(publisher);
             first_channel += group.channels;
         }

@@ -204,6 +204,7 @@ fn setup(common: &Common, transport: Transport, parts: &[Part]) -> Result<Setup>
         transport,
         tokens,
         each: 1,
+        kernel_times: common.kernel_times,
         in_flight: common.in_flight.max(1),
         groups,
     })

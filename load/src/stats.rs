@@ -11,8 +11,10 @@ const LATENCY_MAX_US: u64 = 120_000_000;
 /// The counters of one group of subscribers.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Latency from due to read, in microseconds, to 1 %.
+    /// Latency from due to read, in microseconds, to 1 %; with kernel times from written to arrived.
     pub(crate) latency_us: Histogram<u64>,
+    /// With kernel times, from written to read, in microseconds.
+    pub(crate) read_us: Option<Histogram<u64>>,
     /// Updates that arrived.
     pub(crate) deliveries: u64,
     /// Numbers that were passed over by a later one on the same connection.
@@ -35,12 +37,26 @@ pub(crate) struct Tally {
     pub(crate) last_ns: u64,
 }
 
+/// When bytes came: nanoseconds, monotonic.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct When {
+    /// The driver read them.
+    pub(crate) read: u64,
+    /// The kernel had them, where it notes that.
+    pub(crate) arrived: Option<u64>,
+}
+
+/// Times in microseconds, none yet.
+pub(crate) fn times() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).expect("the bounds are valid")
+}
+
 impl Tally {
     /// All at zero.
     pub(crate) fn new() -> Self {
         Self {
-            latency_us: Histogram::new_with_bounds(1, LATENCY_MAX_US, 2)
-                .expect("the bounds are valid"),
+            latency_us: times(),
+            read_us: None,
             deliveries: 0,
             skipped: 0,
             repeated: 0,
@@ -54,13 +70,18 @@ impl Tally {
         }
     }
 
-    /// Counts an update that was due at `due` and read at `now`, with number `seq`, on a connection that expected
+    /// Counts an update that was due at `due` and came at `when`, with number `seq`, on a connection that expected
     /// `next`; returns what it expects now.
-    pub(crate) fn update(&mut self, now: u64, due: u64, seq: u64, next: u64) -> u64 {
+    pub(crate) fn update(&mut self, when: When, due: u64, seq: u64, next: u64) -> u64 {
         self.deliveries += 1;
-        self.last_ns = now;
+        self.last_ns = when.read;
         self.latency_us
-            .saturating_record(now.saturating_sub(due) / 1000);
+            .saturating_record(when.arrived.unwrap_or(when.read).saturating_sub(due) / 1000);
+        if when.arrived.is_some() {
+            self.read_us
+                .get_or_insert_with(times)
+                .saturating_record(when.read.saturating_sub(due) / 1000);
+        }
         if seq < next {
             self.repeated += 1;
             return next;
@@ -88,12 +109,30 @@ mod tests {
         let mut tally = Tally::new();
         let mut next = 0;
         for seq in [0, 1, 4, 4, 2, 5] {
-            next = tally.update(5_000, 2_000, seq, next);
+            let when = When {
+                read: 5_000,
+                arrived: None,
+            };
+            next = tally.update(when, 2_000, seq, next);
         }
         assert_eq!(
             (next, tally.deliveries, tally.skipped, tally.repeated),
             (6, 6, 2, 2)
         );
         assert_eq!(tally.quantile_us(0.5), 3);
+        assert_eq!(tally.read_us, None);
+    }
+
+    #[test]
+    fn what_was_read_late_did_not_come_late() {
+        let mut tally = Tally::new();
+        let when = When {
+            read: 9_000_000,
+            arrived: Some(3_000_000),
+        };
+        tally.update(when, 1_000_000, 0, 0);
+        let read_us = tally.read_us.unwrap();
+        assert!(tally.latency_us.equivalent(tally.latency_us.max(), 2_000));
+        assert!(read_us.equivalent(read_us.max(), 8_000));
     }
 }

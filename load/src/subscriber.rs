@@ -11,7 +11,7 @@ use rustix::fd::OwnedFd;
 use crate::{
     net::{self, Read},
     parse::{self, Chunks, Message, Scanner},
-    stats::Tally,
+    stats::{Tally, When},
     wire::{self, Channels, Target, Transport},
 };
 
@@ -121,6 +121,7 @@ pub(crate) struct Reader {
     /// The newest position of each channel, where they are kept.
     positions: Option<HashMap<u32, String>>,
     frozen: bool,
+    kernel_times: bool,
     now: u64,
 }
 
@@ -132,6 +133,7 @@ impl Reader {
             channels,
             positions: None,
             frozen: false,
+            kernel_times: false,
             buf: vec![0; REST_MAX + READ],
             scanner: Scanner::default(),
             target,
@@ -143,6 +145,11 @@ impl Reader {
     /// When the newest read brought bytes: nanoseconds, monotonic.
     pub(crate) const fn now(&self) -> u64 {
         self.now
+    }
+
+    /// An update has come when the kernel had it, no matter when it is read.
+    pub(crate) const fn use_kernel_times(&mut self) {
+        self.kernel_times = true;
     }
 
     /// Begins to keep the newest position of each channel, which subscribers show who come again.
@@ -175,23 +182,30 @@ impl Reader {
         let most = most.min(READ);
         let kept = subscriber.rest.len();
         self.buf[..kept].copy_from_slice(&subscriber.rest);
-        let bytes = match net::read(&subscriber.socket, &mut self.buf[kept..kept + most]) {
+        let room = &mut self.buf[kept..kept + most];
+        let (read, arrived) = if self.kernel_times {
+            net::read_arrived(&subscriber.socket, room)
+        } else {
+            (net::read(&subscriber.socket, room), None)
+        };
+        let bytes = match read {
             Read::Bytes(bytes) => bytes,
             Read::Empty => return Ok(Left::Nothing),
             Read::Closed => return Err("closed by the server".to_owned()),
         };
         let now = net::now();
         self.now = now;
+        let when = When { read: now, arrived };
         tally.reads += 1;
         tally.bytes += bytes as u64;
         subscriber.rest.clear();
         let (start, end) = self.text(subscriber, kept, kept + bytes)?;
         let used = match self.transport {
             _ if self.target == Target::Nats => {
-                self.count_nats(start, end, subscriber, tally, now)?
+                self.count_nats(start, end, subscriber, tally, when)?
             }
-            Transport::Ws => self.count_frames(start, end, subscriber, tally, now)?,
-            Transport::Sse => self.count_events(start, end, subscriber, tally, now),
+            Transport::Ws => self.count_frames(start, end, subscriber, tally, when)?,
+            Transport::Sse => self.count_events(start, end, subscriber, tally, when),
         };
         if end - start - used > REST_MAX {
             return Err(format!("a message of more than {REST_MAX} bytes"));
@@ -287,7 +301,7 @@ impl Reader {
         end: usize,
         subscriber: &mut Subscriber,
         tally: &mut Tally,
-        now: u64,
+        when: When,
     ) -> Result<usize, String> {
         if subscriber.phase == Phase::Head {
             return Ok(0);
@@ -310,7 +324,7 @@ impl Reader {
                 }
                 payload => scanner.message(payload),
             };
-            count(message, length + FRAME_HEAD, subscriber, tally, now);
+            count(message, length + FRAME_HEAD, subscriber, tally, when);
         });
         refused.map_or(Ok(used), Err)
     }
@@ -321,7 +335,7 @@ impl Reader {
         end: usize,
         subscriber: &mut Subscriber,
         tally: &mut Tally,
-        now: u64,
+        when: When,
     ) -> Result<usize, String> {
         if subscriber.phase == Phase::Head {
             return Ok(0);
@@ -340,7 +354,7 @@ impl Reader {
                 if let Some(positions) = positions.as_mut().filter(|_| keeps) {
                     keep(positions, subscriber.channel, message, frame.payload);
                 }
-                count(message, frame.wire, subscriber, tally, now);
+                count(message, frame.wire, subscriber, tally, when);
                 if message == Message::Refused {
                     refused = Some(String::from_utf8_lossy(frame.payload).into_owned());
                 }
@@ -368,7 +382,7 @@ impl Reader {
         end: usize,
         subscriber: &mut Subscriber,
         tally: &mut Tally,
-        now: u64,
+        when: When,
     ) -> usize {
         if subscriber.phase == Phase::Head {
             return 0;
@@ -381,7 +395,7 @@ impl Reader {
             } else {
                 length
             };
-            count(scanner.message(data), wire, subscriber, tally, now);
+            count(scanner.message(data), wire, subscriber, tally, when);
         })
     }
 }
@@ -394,11 +408,17 @@ fn keep(positions: &mut HashMap<u32, String>, channel: u32, message: Message, pa
     }
 }
 
-fn count(message: Message, wire: usize, subscriber: &mut Subscriber, tally: &mut Tally, now: u64) {
+fn count(
+    message: Message,
+    wire: usize,
+    subscriber: &mut Subscriber,
+    tally: &mut Tally,
+    when: When,
+) {
     match message {
         Message::Update { due, seq } => {
             tally.frame_bytes = wire;
-            subscriber.next = tally.update(now, due, seq, subscriber.next);
+            subscriber.next = tally.update(when, due, seq, subscriber.next);
         }
         Message::Gap => tally.gaps += 1,
         Message::Beat => {
