@@ -12,6 +12,7 @@
 mod arrivals;
 mod batch;
 pub mod connection;
+mod ears;
 mod fan_out;
 mod flush;
 mod freshness;

@@ -229,6 +229,26 @@ async fn messages_that_are_cut_but_come_in_time_are_no_harm() -> anyhow::Result<
     Ok(())
 }
 
+#[tokio::test]
+async fn who_says_a_message_byte_by_byte_wakes_nobody_and_is_heard_with_the_last_one()
+-> anyhow::Result<()> {
+    let node = setup("").start()?;
+    let mut client = Client::connect(&node).await?;
+    let turns = || node.gateway.app().workers[0].turns.get();
+    let before = turns();
+    let padding = " ".repeat(300);
+    for byte in frame(0x81, format!("{{\"op\":\"ping\"{padding}}}").as_bytes()) {
+        write_raw(&mut client, &[byte]).await?;
+        pace(2).await;
+    }
+    assert_eq!(client.next().await?["op"], "pong");
+    // Its header, and the node's own ticks meanwhile.
+    assert!(turns() - before < 100, "{} turns", turns() - before);
+    client.send(&json!({"op": "ping"})).await?;
+    assert_eq!(client.next().await?["op"], "pong");
+    Ok(())
+}
+
 /// A socket whose kernel takes little for it.
 async fn narrow(at: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();

@@ -99,6 +99,12 @@ impl Partial {
         size_of::<Self>() + self.cut.capacity() + message
     }
 
+    /// Bytes that the frame whose payload is arriving still lacks: nothing else can come before them.
+    #[must_use]
+    pub fn payload_left(&self) -> usize {
+        self.frame.map_or(0, |frame| frame.left)
+    }
+
     fn is_idle(&self) -> bool {
         self.cut.is_empty() && self.frame.is_none() && self.message.is_none() && !self.ended
     }

@@ -1,43 +1,74 @@
 //! The first head of an HTTP connection, read before there is more to the connection than its socket.
 //!
 //! Whoever sends nothing, or a byte now and then, holds a few hundred bytes here and costs a read for each, instead of what
-//! serving HTTP takes: parsing what has come from its beginning, a buffer, a timer. Once the head is whole, or as long as it
-//! may be, hyper has it and says what is to be said.
+//! serving HTTP takes: parsing what has come from its beginning, a buffer, a timer. After a second it costs less still: the
+//! kernel keeps what comes, and it is looked at now and then. Once the head is whole, or as long as it may be, hyper has it and
+//! says what is to be said.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    time::timeout,
+    net::TcpStream,
+    time::{Instant, timeout},
 };
+
+use crate::worker::poll::tell_from;
 
 /// Most heads are shorter.
 const USUAL_BYTES: usize = 512;
+/// A head whose first byte came so long ago is looked at after as long again, and then each time after twice as long.
+const PROMPT: Duration = Duration::from_secs(1);
+
+/// A socket that can be told to keep what comes to itself until there is enough.
+pub(super) trait Ear: AsyncRead + Unpin {
+    /// Readable only once so many bytes are there, or its end.
+    fn tell_from(&self, bytes: usize);
+}
+
+impl Ear for TcpStream {
+    fn tell_from(&self, bytes: usize) {
+        tell_from(self, bytes);
+    }
+}
 
 /// Reads until an empty line has come, or `most` bytes; none where the client has gone, or was too slow. Cancel safe only in
 /// that what was read goes with the connection.
-pub(super) async fn read(
-    socket: &mut (impl AsyncRead + Unpin),
-    most: usize,
-    patience: Duration,
-) -> Option<Bytes> {
+pub(super) async fn read(socket: &mut impl Ear, most: usize, patience: Duration) -> Option<Bytes> {
     timeout(patience, whole(socket, most)).await.ok()?
 }
 
-async fn whole(socket: &mut (impl AsyncRead + Unpin), most: usize) -> Option<Bytes> {
+async fn whole(socket: &mut impl Ear, most: usize) -> Option<Bytes> {
     let mut head = BytesMut::new();
+    if more(socket, &mut head, most).await? {
+        return Some(head.freeze());
+    }
+    let (began, mut pause) = (Instant::now(), PROMPT);
     loop {
-        let before = head.len();
-        head.reserve(USUAL_BYTES);
-        let read = socket.read_buf(&mut head).await.ok()?;
-        if read == 0 {
-            return None;
+        if began.elapsed() >= PROMPT {
+            socket.tell_from(most - head.len());
+            let much = timeout(pause, more(socket, &mut head, most)).await;
+            socket.tell_from(1);
+            if let Ok(much) = much
+                && much?
+            {
+                return Some(head.freeze());
+            }
+            pause *= 2;
         }
-        if has_empty_line(&head, before) || head.len() >= most {
+        if more(socket, &mut head, most).await? {
             return Some(head.freeze());
         }
     }
+}
+
+/// Reads once; tells whether that is all. Cancel safe.
+async fn more(socket: &mut impl Ear, head: &mut BytesMut, most: usize) -> Option<bool> {
+    let before = head.len();
+    head.reserve(USUAL_BYTES);
+    let read = socket.read_buf(head).await.ok()?;
+    (read > 0).then(|| has_empty_line(head, before) || head.len() >= most)
 }
 
 /// Whether there is an empty line whose end came behind the first `seen` bytes. Line ends without a carriage return count, since
@@ -54,9 +85,87 @@ fn has_empty_line(head: &[u8], seen: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use std::{
+        cell::{Cell, RefCell},
+        collections::VecDeque,
+        io,
+        pin::Pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use tokio::{
+        io::{AsyncWriteExt, DuplexStream, ReadBuf},
+        time::sleep,
+    };
 
     use super::*;
+
+    impl Ear for DuplexStream {
+        fn tell_from(&self, _: usize) {}
+    }
+
+    /// What the kernel keeps for a socket.
+    #[derive(Default)]
+    struct Kernel {
+        came: RefCell<VecDeque<u8>>,
+        from: Cell<usize>,
+        waits: Cell<Option<Waker>>,
+        reads: Cell<usize>,
+    }
+
+    impl Kernel {
+        fn come(&self, bytes: &[u8]) {
+            self.came.borrow_mut().extend(bytes);
+            self.wake();
+        }
+
+        fn wake(&self) {
+            if let Some(waiting) = self.waits.take() {
+                waiting.wake();
+            }
+        }
+    }
+
+    struct Kept<'a>(&'a Kernel);
+
+    impl Ear for Kept<'_> {
+        fn tell_from(&self, bytes: usize) {
+            self.0.from.set(bytes);
+            self.0.wake();
+        }
+    }
+
+    impl AsyncRead for Kept<'_> {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let mut came = self.0.came.borrow_mut();
+            if came.len() < self.0.from.get().max(1) {
+                self.0.waits.set(Some(context.waker().clone()));
+                return Poll::Pending;
+            }
+            self.0.reads.update(|reads| reads + 1);
+            let count = came.len().min(into.remaining());
+            came.drain(..count).for_each(|byte| into.put_slice(&[byte]));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What is read of a client that says these, each after so many milliseconds, and in how many reads.
+    async fn read_slowly(said: &[(u64, &[u8])], most: usize) -> (Option<Bytes>, usize) {
+        let kernel = Kernel::default();
+        let talk = async {
+            for (pause, said) in said {
+                sleep(Duration::from_millis(*pause)).await;
+                kernel.come(said);
+            }
+        };
+        let mut socket = Kept(&kernel);
+        let (read, ()) = tokio::join!(read(&mut socket, most, PATIENCE), talk);
+        (read, kernel.reads.get())
+    }
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -102,5 +211,31 @@ mod tests {
         let (mut client, mut socket) = tokio::io::duplex(1000);
         client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         assert_eq!(read(&mut socket, 1000, PATIENCE).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_a_byte_a_second_is_looked_at_now_and_then() {
+        let bytes = [(1000, &b"x"[..]); 20];
+        // The first two as they come, then what has come until 3, 5 and 9 s.
+        assert_eq!(read_slowly(&bytes, 1000).await, (None, 5));
+        let fast = [(100, &b"x"[..]); 200];
+        let (read, reads) = read_slowly(&fast, 1000).await;
+        assert!(read.is_none() && reads < 20, "{reads}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_slowly_is_whole_all_the_same() {
+        let (first, second, last) = (
+            &b"GET / HTTP/1.1\r\n"[..],
+            &b"host: a\r\n"[..],
+            &b"\r\n"[..],
+        );
+        let slow = [(0, first), (1500, second), (1500, last)];
+        let (read, _) = read_slowly(&slow, 1000).await;
+        assert_eq!(read.as_deref(), Some(&[first, second, last].concat()[..]));
+        // As much as may come is enough, also while it is not looked at.
+        let long = [(0, first), (1500, second), (100, &[b'x'; 300][..])];
+        let (read, _) = read_slowly(&long, 300).await;
+        assert!(read.is_some_and(|read| read.len() >= 300));
     }
 }

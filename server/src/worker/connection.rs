@@ -105,7 +105,9 @@ pub struct Cold {
     pub gathered: Vec<Rc<Batch>>,
     /// A message that came in part.
     pub partial: Option<Box<Partial>>,
-    /// Since when.
+    /// So many more bytes than one must come before its socket says so.
+    pub mark: u16,
+    /// Since when the message is not whole.
     pub message_since: Option<Moment>,
     /// Since when the socket takes nothing.
     pub blocked_since: Option<Moment>,

@@ -110,6 +110,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         {
             return self.hear_goodbye(key, bytes, limits);
         }
+        let goes_on = connection
+            .cold
+            .as_ref()
+            .is_some_and(|cold| cold.message_since.is_some());
         let mut partial = connection
             .cold
             .as_mut()
@@ -131,6 +135,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             connection.cold().partial = partial;
         }
         self.note_unfinished(key, finished, now);
+        self.listen_from(key, bytes.len(), goes_on && !finished);
         if pongs > 0 {
             self.charge(key, pongs, now);
         }
@@ -332,6 +337,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             }
         }
         cold.closing = Some(Closing::Lingering);
+        if std::mem::take(&mut cold.mark) > 0 {
+            // Who closes over bytes that were not read resets the connection, and the close frame with it.
+            self.sockets.tell_from(socket, 1);
+        }
         let written = self.sockets.write(socket, &last);
         self.sockets.finish(socket);
         if written.is_ok_and(|len| len == last.len()) {

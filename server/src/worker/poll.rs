@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
@@ -26,6 +26,10 @@ const EVENTS: usize = 1024;
 const NOT_SENT_LOWAT: u32 = 16 * 1024;
 /// A peer that acknowledges nothing for so long is dead (RFC 5482).
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Of an option that is an int.
+#[expect(clippy::cast_possible_truncation, reason = "4")]
+const INT_BYTES: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
 
 /// An epoll instance.
 pub struct Epoll {
@@ -95,6 +99,9 @@ impl Sockets for Epoll {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         Ok(retry_on_intr(|| send(socket, bytes, flags))?)
     }
+    fn tell_from(&mut self, socket: &OwnedFd, bytes: usize) {
+        tell_from(socket, bytes);
+    }
     fn finish(&mut self, socket: &OwnedFd) {
         // The peer may be gone already; then there is nothing to finish.
         shutdown(socket, Shutdown::Write).unwrap_or_default();
@@ -114,6 +121,23 @@ pub fn await_readable(epoll: &Epoll) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is the only owner of its descriptor, always answers `as_raw_fd` with it, and closes it when it
     // is dropped, which `AsyncFd` does only after it has left the reactor.
     Ok(unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) }?)
+}
+
+/// From now on a socket is readable once so many bytes have come, or its end (socket(7), `SO_RCVLOWAT`). Linux says so at once
+/// where they are there already. What the system refuses changes nothing but the number of wake-ups.
+#[allow(unsafe_code, reason = "no crate that is used here has a safe wrapper")]
+pub fn tell_from(socket: &impl AsFd, bytes: usize) {
+    let least = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the descriptor is open while it is borrowed, and the kernel copies an int of the given length.
+    unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const least).cast(),
+            INT_BYTES,
+        );
+    }
 }
 
 /// What every adopted socket is told.

@@ -34,6 +34,8 @@ pub trait Sockets {
     /// # Errors
     /// `WouldBlock` when it takes nothing.
     fn write(&mut self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    /// From now on says that there is something to read once there are so many bytes, or the end.
+    fn tell_from(&mut self, socket: &Self::Socket, bytes: usize);
     /// Says that nothing more will be written; what was written still arrives.
     fn finish(&mut self, socket: &Self::Socket);
 }

@@ -114,6 +114,11 @@ impl Client {
         let window = if slow { 1 + dice.below(150) } else { 1 << 20 };
         let pipe = Rc::new(RefCell::new(Pipe {
             window,
+            piece: if dice.below(4) == 0 {
+                1 + dice.below(60)
+            } else {
+                usize::MAX
+            },
             ..Pipe::default()
         }));
         self.requests.clear();

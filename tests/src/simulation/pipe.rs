@@ -14,6 +14,10 @@ use tidegate::worker::sockets::{Ready, Sockets};
 pub(super) struct Pipe {
     pub(super) to_client: VecDeque<u8>,
     pub(super) to_server: VecDeque<u8>,
+    /// What the client has said, on its way to the server's side: this comes in pieces.
+    pub(super) on_its_way: VecDeque<u8>,
+    /// Bytes of a piece.
+    pub(super) piece: usize,
     /// Bytes that the client's side holds at most.
     pub(super) window: usize,
     /// The server was told that there is no room, and not yet that there is some again.
@@ -23,6 +27,8 @@ pub(super) struct Pipe {
     /// The server's end is gone.
     pub(super) ended: bool,
     pub(super) unread: bool,
+    /// So many more bytes than one must be there before the server is told.
+    pub(super) mark: usize,
 }
 
 impl Pipe {
@@ -33,8 +39,13 @@ impl Pipe {
     }
     /// The client says something.
     pub(super) fn say(&mut self, bytes: &[u8]) {
-        self.to_server.extend(bytes);
-        self.unread = true;
+        self.on_its_way.extend(bytes);
+    }
+    /// A piece of it comes.
+    fn come(&mut self) {
+        let count = self.piece.min(self.on_its_way.len());
+        self.to_server.extend(self.on_its_way.drain(..count));
+        self.unread |= count > 0;
     }
     pub(super) fn cut(&mut self) {
         self.cut = true;
@@ -64,8 +75,10 @@ impl Pipes {
         let mut ready = Vec::new();
         for (&key, pipe) in &self.watched {
             let mut pipe = pipe.borrow_mut();
+            pipe.come();
             let writable = pipe.starved && pipe.to_client.len() < pipe.window;
-            let readable = std::mem::take(&mut pipe.unread);
+            let enough = pipe.cut || pipe.to_server.len() > pipe.mark;
+            let readable = enough && std::mem::take(&mut pipe.unread);
             if writable {
                 pipe.starved = false;
             }
@@ -124,6 +137,11 @@ impl Sockets for Pipes {
         } else {
             Ok(count)
         }
+    }
+    fn tell_from(&mut self, socket: &End, bytes: usize) {
+        let mut pipe = socket.0.borrow_mut();
+        pipe.mark = bytes.saturating_sub(1);
+        pipe.unread |= !pipe.to_server.is_empty();
     }
     fn finish(&mut self, _: &End) {}
 }
