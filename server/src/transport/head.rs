@@ -5,9 +5,13 @@
 //! kernel keeps what comes, and it is looked at now and then. Once the head is whole, or as long as it may be, hyper has it and
 //! says what is to be said.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use rustix::{
+    io::retry_on_intr,
+    net::{RecvFlags, recv},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::TcpStream,
@@ -18,18 +22,30 @@ use crate::worker::poll::tell_from;
 
 /// Most heads are shorter.
 const USUAL_BYTES: usize = 512;
-/// A head whose first byte came so long ago is looked at after as long again, and then each time after twice as long.
+/// A head whose first byte came so long ago is looked at after as long again, and then each time after twice as long: nobody's
+/// head is heard later than twice the time that it took.
 const PROMPT: Duration = Duration::from_secs(1);
 
 /// A socket that can be told to keep what comes to itself until there is enough.
 pub(super) trait Ear: AsyncRead + Unpin {
     /// Readable only once so many bytes are there, or its end.
     fn tell_from(&self, bytes: usize);
+    /// Takes what is there all the same, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there.
+    fn look(&self, into: &mut [u8]) -> io::Result<usize>;
 }
 
 impl Ear for TcpStream {
     fn tell_from(&self, bytes: usize) {
         tell_from(self, bytes);
+    }
+
+    /// Beside tokio, to which it is not readable.
+    fn look(&self, into: &mut [u8]) -> io::Result<usize> {
+        let (read, _) = retry_on_intr(|| recv(self, &mut *into, RecvFlags::DONTWAIT))?;
+        Ok(read)
     }
 }
 
@@ -44,23 +60,49 @@ async fn whole(socket: &mut impl Ear, most: usize) -> Option<Bytes> {
     if more(socket, &mut head, most).await? {
         return Some(head.freeze());
     }
-    let (began, mut pause) = (Instant::now(), PROMPT);
-    loop {
-        if began.elapsed() >= PROMPT {
-            socket.tell_from(most - head.len());
-            let much = timeout(pause, more(socket, &mut head, most)).await;
-            socket.tell_from(1);
-            if let Ok(much) = much
-                && much?
-            {
-                return Some(head.freeze());
-            }
-            pause *= 2;
-        }
+    let began = Instant::now();
+    while began.elapsed() < PROMPT {
         if more(socket, &mut head, most).await? {
             return Some(head.freeze());
         }
     }
+    socket.tell_from(most);
+    let whole = now_and_then(socket, &mut head, most).await;
+    socket.tell_from(1);
+    whole.map(|()| head.freeze())
+}
+
+/// Reads on after ever longer pauses, until the head is whole.
+async fn now_and_then(socket: &mut impl Ear, head: &mut BytesMut, most: usize) -> Option<()> {
+    let mut pause = PROMPT;
+    loop {
+        let whole = match timeout(pause, more(socket, head, most)).await {
+            // It has become readable: so much has come, or the end.
+            Ok(more) => more?,
+            Err(_) => {
+                pause *= 2;
+                look(socket, head, most)?
+            }
+        };
+        if whole {
+            return Some(());
+        }
+    }
+}
+
+/// Takes what is there; tells whether that is all.
+fn look(socket: &impl Ear, head: &mut BytesMut, most: usize) -> Option<bool> {
+    let before = head.len();
+    let mut piece = [0; USUAL_BYTES];
+    while head.len() < most {
+        match socket.look(&mut piece) {
+            Ok(0) => return None,
+            Ok(came) => head.extend_from_slice(&piece[..came]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(_) => return None,
+        }
+    }
+    Some(is_whole(head, before, most))
 }
 
 /// Reads once; tells whether that is all. Cancel safe.
@@ -68,7 +110,12 @@ async fn more(socket: &mut impl Ear, head: &mut BytesMut, most: usize) -> Option
     let before = head.len();
     head.reserve(USUAL_BYTES);
     let read = socket.read_buf(head).await.ok()?;
-    (read > 0).then(|| has_empty_line(head, before) || head.len() >= most)
+    (read > 0).then(|| is_whole(head, before, most))
+}
+
+/// Whether a head of which the first `seen` bytes were looked at before is whole, or as long as it may be.
+fn is_whole(head: &[u8], seen: usize, most: usize) -> bool {
+    has_empty_line(head, seen) || head.len() >= most
 }
 
 /// Whether there is an empty line whose end came behind the first `seen` bytes. Line ends without a carriage return count, since
@@ -88,7 +135,6 @@ mod tests {
     use std::{
         cell::{Cell, RefCell},
         collections::VecDeque,
-        io,
         pin::Pin,
         task::{Context, Poll, Waker},
     };
@@ -102,6 +148,9 @@ mod tests {
 
     impl Ear for DuplexStream {
         fn tell_from(&self, _: usize) {}
+        fn look(&self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
     }
 
     /// What the kernel keeps for a socket.
@@ -132,6 +181,14 @@ mod tests {
         fn tell_from(&self, bytes: usize) {
             self.0.from.set(bytes);
             self.0.wake();
+        }
+        fn look(&self, into: &mut [u8]) -> io::Result<usize> {
+            let mut came = self.0.came.borrow_mut();
+            if came.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.0.reads.update(|reads| reads + 1);
+            io::Read::read(&mut *came, into)
         }
     }
 
