@@ -6,6 +6,7 @@
 //! as arguments (I9); `partition/task.rs` drives it, `partition/answer.rs` is how it answers.
 
 mod answer;
+mod awaited;
 mod changes;
 mod letting_go;
 pub mod resume;
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub use answer::{Answers, Way};
+use awaited::Awaited;
 use resume::From;
 use tail::{Health, Proof, Tail, Wake};
 use view::View;
@@ -37,8 +39,6 @@ use crate::{
 
 /// A join that has no answer after so long is told that it is held.
 const HELD_NEWS: Duration = Duration::from_millis(250);
-/// Names without a record that a partition remembers to have been asked for.
-const AWAITED_MAX: usize = 10_000;
 /// An encoded snapshot, or list of changes, that nobody asked for is kept so long for those who join a little later.
 const SHARED_KEPT: Duration = Duration::from_secs(5);
 
@@ -205,8 +205,7 @@ pub struct Partition {
     views: HashMap<Channel, View>,
     /// Channels whose views hold something shared that is let go of after a while.
     sharing: HashSet<Channel>,
-    /// Channels that somebody asked for before anything was written to them: resident from their first record on.
-    awaited: HashSet<Channel>,
+    awaited: Awaited,
     last_change: HashMap<Channel, Offset>,
     /// The channels of `last_change`, each once, in the order in which they are looked at.
     names: VecDeque<Channel>,
@@ -242,7 +241,7 @@ impl Partition {
             applied: Offset::BEFORE_ALL,
             views: HashMap::new(),
             sharing: HashSet::new(),
-            awaited: HashSet::new(),
+            awaited: Awaited::default(),
             last_change: HashMap::new(),
             names: VecDeque::new(),
             forgotten: None,
@@ -365,7 +364,7 @@ impl Partition {
                 self.names.push_back(change.channel.clone());
             }
         }
-        if self.awaited.remove(&change.channel) {
+        if self.awaited.take(&change.channel) {
             // It may have had rows, and deletes that nobody remembers, before it was forgotten.
             let born = View::new(CachedView::default(), self.applied, &self.held, now);
             self.views.insert(change.channel.clone(), born);

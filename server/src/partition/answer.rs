@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    AWAITED_MAX, Begin, Gap, Join, Partition, ViewAt,
+    Begin, Gap, Join, Partition, ViewAt,
     resume::{From, Known, Verdict, verdict},
     view::View,
 };
@@ -248,9 +248,7 @@ impl Partition {
             if cached.last_change == Offset::BEFORE_ALL {
                 // Nothing was ever written to it, or nothing is left of it: a name that anybody may invent takes little room,
                 // and bounded.
-                if self.awaited.len() < AWAITED_MAX {
-                    self.awaited.insert(channel.clone());
-                }
+                self.awaited.add(channel);
                 let encodings = &self.held.encodings;
                 return Some(Snapshot::new(channel.clone(), here, Rows::new(), encodings));
             }
