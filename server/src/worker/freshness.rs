@@ -223,11 +223,13 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let proved: Option<Vec<(Position, Moment)>> = lanes
             .iter()
             .map(|&lane| {
-                let given = self.lanes.get(lane)?.newest();
-                Some((
-                    self.position_at(lane, given)?,
-                    self.proof_for(lane, given, None)?.asked_at,
-                ))
+                let (given, whole_from) = {
+                    let lane = self.lanes.get(lane)?;
+                    (lane.newest(), lane.whole_from)
+                };
+                let position = self.position_at(lane, given)?;
+                let proof = self.proof_for(lane, given, None)?;
+                (position.offset >= whole_from).then_some((position, proof.asked_at))
             })
             .collect();
         // In one lane it goes where everybody has just what it names; of several lanes all must be at rest.
@@ -370,6 +372,9 @@ fn beat_of<S: Sockets, O: Outside>(
         let lane = worker.lanes.get(lane_no)?;
         let seat = &worker.seats[lane.seat as usize];
         let asked = proof?.asked_at;
+        if position.offset < lane.whole_from {
+            return None;
+        }
         if seat.freshness(now).state != FreshnessState::Live
             || now.since(asked) > seat.stream.options().freshness_slo
         {

@@ -414,6 +414,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         if let Some(gap) = &begin.gap {
             lane.push_gap(gap_load(&lane.channel, gap));
         }
+        lane.whole_from = begin.at.offset;
         if begin.snapshot.is_none() {
             if let Some(first) = begin.updates.first() {
                 lane.swept = Offset::new(first.update.position.offset.number() - 1);

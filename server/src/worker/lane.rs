@@ -97,6 +97,9 @@ pub struct Lane {
     round: Option<Round>,
     /// Everything up to here all members have been given; meaningful while updates wait, else the seat's cursor counts.
     pub swept: Offset,
+    /// A position before this one is none of the view's states, so no heartbeat names it: the answer to a rejoin left out what was
+    /// superseded by what came with it.
+    pub whole_from: Offset,
     /// Updates that are not in the line begin after this offset, since it was full.
     pub behind_from: Option<Offset>,
     /// In which life of the tail, and which epoch, its positions count.
@@ -135,6 +138,7 @@ impl Lane {
             gaps: 0,
             round: None,
             swept: at,
+            whole_from: Offset::BEFORE_ALL,
             behind_from: None,
             life,
             skip_to: Offset::BEFORE_ALL,
