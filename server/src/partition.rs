@@ -7,6 +7,7 @@
 
 mod answer;
 mod awaited;
+mod backing;
 mod changes;
 mod letting_go;
 pub mod resume;
@@ -22,6 +23,7 @@ use std::{
 
 pub use answer::{Answers, Way};
 use awaited::Awaited;
+pub use backing::{Backing, FoldSettings};
 use resume::From;
 use tail::{Health, Proof, Tail, Wake};
 use view::View;
@@ -33,7 +35,7 @@ use crate::{
     frame::{Shared, Snapshot},
     model::{Channel, Epoch, Mode, Moment, Offset, Position, Record, Update},
     protocol::{ErrorCode, Outcome, Refusal, write::GapReason},
-    source::{Fetch, SourceError, embedded::EmbeddedLog},
+    source::{Fetch, SourceError},
     telemetry::Throttle,
 };
 
@@ -198,7 +200,7 @@ impl ViewAt {
 pub struct Partition {
     settings: Settings,
     decoder: Decoder,
-    cache: Arc<EmbeddedLog>,
+    backing: Backing,
     tail: Arc<Tail>,
     epoch: Option<Epoch>,
     applied: Offset,
@@ -229,13 +231,18 @@ impl Partition {
     pub fn new(
         settings: Settings,
         decoder: Decoder,
-        cache: Arc<EmbeddedLog>,
+        backing: impl Into<Backing>,
         tail: Arc<Tail>,
     ) -> Self {
+        let backing = backing.into();
         Self {
             settings,
             decoder,
-            cache,
+            held: ViewsHeld {
+                data_too: backing.is_fold(),
+                ..ViewsHeld::default()
+            },
+            backing,
             tail,
             epoch: None,
             applied: Offset::BEFORE_ALL,
@@ -251,7 +258,6 @@ impl Partition {
             readable: false,
             joins: Vec::new(),
             answers: Answers::default(),
-            held: ViewsHeld::default(),
             evicted: 0,
             poisoned: 0,
             warning: Throttle::default(),
@@ -297,12 +303,14 @@ impl Partition {
     /// Takes a successful fetch that was sent at `asked_at`.
     pub fn take(&mut self, fetch: &Fetch, asked_at: Moment, now: Moment) {
         self.readable = true;
-        let opened = self.epoch.is_none();
-        if opened {
-            self.open(fetch.epoch.clone(), fetch.start, now);
+        if self.epoch.is_none() {
+            self.open(fetch, fetch.start, now);
         } else if self.epoch.as_ref() != Some(&fetch.epoch) {
-            return self.restart(fetch, fetch.head, asked_at, now);
-        } else if self.applied < fetch.start {
+            // Whoever folds the log himself begins where it does; rows that a cache has are newer than that.
+            let folds = self.backing.is_fold() && self.settings.mode == Mode::View;
+            let at = if folds { fetch.start } else { fetch.head };
+            return self.restart(fetch, at, asked_at, now);
+        } else if self.applied < fetch.start || self.backing.has_missed(fetch) {
             return self.restart(fetch, fetch.start, asked_at, now);
         }
         let batch: Vec<_> = fetch
@@ -311,6 +319,8 @@ impl Partition {
             .filter_map(|record| self.apply(record, now))
             .collect();
         self.applied = self.applied.max(fetch.upto);
+        self.backing.applied(fetch);
+        self.health.flaw = self.backing.flaw();
         self.saw(fetch.head, asked_at);
         self.tail.push(batch, self.applied, self.health, now);
         self.forget_quiet(fetch.start, fetch.records.len());
@@ -318,12 +328,12 @@ impl Partition {
 
     /// The log is another one, or lost what follows: nothing here bridges that.
     fn restart(&mut self, fetch: &Fetch, at: Offset, asked_at: Moment, now: Moment) {
-        self.open(fetch.epoch.clone(), at, now);
+        self.open(fetch, at, now);
         self.saw(fetch.head, asked_at);
         self.tail.set_health(self.health);
     }
 
-    fn open(&mut self, epoch: Epoch, at: Offset, now: Moment) {
+    fn open(&mut self, fetch: &Fetch, at: Offset, now: Moment) {
         (self.applied, self.unproven) = (at, None);
         self.health = Health {
             last_record_at: now,
@@ -331,15 +341,11 @@ impl Partition {
         };
         self.views.clear();
         self.awaited.clear();
-        (self.last_change, self.forgotten) = if epoch == *self.cache.epoch() {
-            let (last_change, forgotten) = self.cache.manifest();
-            (last_change, Some(forgotten))
-        } else {
-            (HashMap::new(), None)
-        };
+        (self.last_change, self.forgotten) = self.backing.open(fetch, at, self.settings.mode);
+        self.health.flaw = self.backing.flaw();
         self.names = self.last_change.keys().cloned().collect();
-        self.tail.reset(epoch.clone(), at, now);
-        self.epoch = Some(epoch);
+        self.tail.reset(fetch.epoch.clone(), at, now);
+        self.epoch = Some(fetch.epoch.clone());
     }
 
     fn apply(&mut self, record: &Record, now: Moment) -> Option<Arc<Shared>> {
@@ -364,7 +370,9 @@ impl Partition {
                 self.names.push_back(change.channel.clone());
             }
         }
-        if self.awaited.take(&change.channel) {
+        let awaited = self.awaited.take(&change.channel);
+        let folds = self.backing.is_fold() && self.settings.mode == Mode::View;
+        if awaited || (folds && !self.views.contains_key(&change.channel)) {
             // It may have had rows, and deletes that nobody remembers, before it was forgotten.
             let born = View::new(CachedView::default(), self.applied, &self.held, now);
             self.views.insert(change.channel.clone(), born);

@@ -11,6 +11,15 @@ use std::future::Future;
 
 use crate::model::{Epoch, Offset, Record, StaleReason};
 
+/// When a fetch was sent and answered, in milliseconds since 1970 by the node's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadAt {
+    /// Its request left.
+    pub sent_ms: i64,
+    /// Its answer was here.
+    pub answered_ms: i64,
+}
+
 /// What one successful fetch says.
 #[derive(Clone, Debug)]
 pub struct Fetch {
@@ -24,6 +33,8 @@ pub struct Fetch {
     pub upto: Offset,
     /// The newest offset of the log when it answered.
     pub head: Offset,
+    /// When that was; none of a log that is never compacted.
+    pub when: Option<ReadAt>,
 }
 
 /// Why a fetch did not succeed.

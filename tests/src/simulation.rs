@@ -5,6 +5,7 @@
 //! and the clients are simulated. A failing seed prints its story.
 
 mod client;
+mod compaction;
 mod node;
 mod oracle;
 mod pipe;
@@ -22,6 +23,7 @@ use tidegate::{
 };
 
 use client::Client;
+use compaction::Cleaned;
 use node::Node;
 use oracle::Truth;
 
@@ -99,6 +101,10 @@ pub struct Scene {
     pub trim: usize,
     /// Chance that the logs are replaced by new ones.
     pub replace: usize,
+    /// Nodes fold the logs themselves, since there is no cache.
+    pub folds: bool,
+    /// Chance that a log is cleaned of what newer records have superseded.
+    pub compact: usize,
     /// Chance that a node starts anew.
     pub restart: usize,
     /// Records that a tail holds.
@@ -139,6 +145,8 @@ impl Scene {
             lag: 25,
             trim: 0,
             replace: 0,
+            folds: false,
+            compact: 0,
             restart: 0,
             tail: 40,
             padding: 0,
@@ -186,7 +194,7 @@ pub struct World {
     scene: Scene,
     dice: Dice,
     ticks: u64,
-    logs: Vec<Arc<EmbeddedLog>>,
+    logs: Vec<(Arc<EmbeddedLog>, Cleaned)>,
     truth: Truth,
     nodes: Vec<Node>,
     clients: Vec<Client>,
@@ -270,7 +278,10 @@ impl World {
             Epoch::new(&format!("e{}p{partition}", self.epochs)).expect("letters and digits")
         };
         self.logs = (0..self.scene.partitions)
-            .map(|partition| EmbeddedLog::new(partition, epoch(partition), settings))
+            .map(|partition| {
+                let log = EmbeddedLog::new(partition, epoch(partition), settings);
+                (log, Cleaned::default())
+            })
             .collect();
         self.truth.replace(self.ticks, self.logs.len());
         let now = self.now();
@@ -315,10 +326,16 @@ impl World {
         }
         if self.dice.percent(self.scene.trim) {
             let at = self.dice.below(self.logs.len());
-            let (head, start, ..) = self.logs[at].extent();
+            let (head, start, ..) = self.logs[at].0.extent();
             let upto = start.number() + self.dice.next() % (head.number() - start.number() + 1);
-            self.logs[at].trim(tidegate::model::Offset::new(upto));
+            self.logs[at].0.trim(tidegate::model::Offset::new(upto));
             self.tell(&format!("log {at} trimmed to {upto}"));
+        }
+        if self.dice.percent(self.scene.compact) {
+            let at = self.dice.below(self.logs.len());
+            let (log, cleaned) = &self.logs[at];
+            cleaned.run(log, self.wall_ms());
+            self.tell(&format!("log {at} cleaned"));
         }
         if self.scene.replace > 0 && self.dice.below(1000) < self.scene.replace {
             self.clients.iter_mut().for_each(Client::cut);
@@ -399,6 +416,7 @@ impl World {
             id: None,
         };
         let appended = self.logs[partition]
+            .0
             .append(vec![new], self.wall_ms())
             .remove(0);
         let Appended::At(position) = appended else {
@@ -444,9 +462,9 @@ impl World {
         };
         let ttl = u64::try_from(ttl.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
         for partition in 0..self.logs.len() {
-            let before = self.logs[partition].extent().0;
-            self.logs[partition].expire(self.wall_ms());
-            let written = self.logs[partition].read(Some(before), usize::MAX);
+            let before = self.logs[partition].0.extent().0;
+            self.logs[partition].0.expire(self.wall_ms());
+            let written = self.logs[partition].0.read(Some(before), usize::MAX);
             let written = written.expect("a log in memory").records;
             let due = self
                 .truth

@@ -162,6 +162,46 @@ fn views_whose_logs_are_trimmed_and_replaced_and_whose_nodes_restart() {
     );
 }
 
+/// Nodes that fold logs which are cleaned meanwhile, and which pause for longer than a tombstone is kept.
+#[test]
+fn views_that_nodes_fold_from_logs_that_are_compacted() {
+    let scene = Scene {
+        folds: true,
+        compact: 20,
+        deletes: 35,
+        restart: 1,
+        pause: 2,
+        unpause: 5,
+        ..Scene::view()
+    };
+    run(&scene, 1000);
+    let spread = Scene {
+        placement: Placement::Spread,
+        channels: 2,
+        rows: 8,
+        replace: 4,
+        tail: 8,
+        slow: 60,
+        max_rate: Some(4.0),
+        ..scene
+    };
+    let answers = run(&spread, 1000).answers;
+    assert!(answers.of(Way::Changes) > 0, "{answers:?}");
+}
+
+#[test]
+fn events_of_logs_that_nodes_read_elsewhere() {
+    let scene = Scene {
+        folds: true,
+        tail: 6,
+        pause: 3,
+        replace: 4,
+        restart: 1,
+        ..Scene::events()
+    };
+    run(&scene, 1000);
+}
+
 /// One channel with many readers, of whom each turn writes to one or two: what comes meanwhile goes along with what is ahead.
 fn crowds(scene: &Scene) {
     let one_at_a_time = Scene {

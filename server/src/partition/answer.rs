@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Begin, Gap, Join, Partition, ViewAt,
+    Backing, Begin, Gap, Join, Partition, ViewAt,
+    backing::Found,
     resume::{From, Known, Verdict, verdict},
     view::View,
 };
@@ -126,7 +127,7 @@ impl Partition {
         let known = Known {
             mode: self.settings.mode,
             epoch,
-            floor: self.tail.floor(),
+            floor: self.tail.floor().max(self.backing.since()),
             applied: self.applied,
             head: self.head,
             last_change: self.last_changed(&join.channel),
@@ -177,7 +178,8 @@ impl Partition {
     /// From where on the changes of a channel's view are remembered, if it is resident and may be served.
     fn remembered(&self, channel: &Channel) -> Option<Offset> {
         let view = self.views.get(channel)?;
-        (self.applied >= view.fence()).then(|| view.deletes().floor())
+        let served = self.applied >= view.fence().max(self.backing.settled());
+        served.then(|| view.deletes().floor().max(self.backing.since()))
     }
 
     /// The rows of a view that changed after the token, from a list that others use already, and what followed it.
@@ -240,20 +242,23 @@ impl Partition {
     /// The snapshot of a channel, made resident where it was not; none until this node has applied what the cache had.
     fn view(&mut self, channel: &Channel, now: Moment) -> Option<Arc<Snapshot>> {
         let here = self.at(self.applied)?;
+        if self.applied < self.backing.settled() {
+            return None;
+        }
         if !self.views.contains_key(channel) {
-            if here.epoch != *self.cache.epoch() {
-                return None;
+            match self.backing.find(channel, &here.epoch) {
+                Found::NotYet => return None,
+                Found::Nothing => {
+                    // A name that anybody may invent takes little room, and bounded.
+                    self.awaited.add(channel);
+                    let encodings = &self.held.encodings;
+                    return Some(Snapshot::new(channel.clone(), here, Rows::new(), encodings));
+                }
+                Found::Rows(cached, fence) => {
+                    let view = View::new(cached, fence, &self.held, now);
+                    self.views.insert(channel.clone(), view);
+                }
             }
-            let (cached, fence) = self.cache.view(channel);
-            if cached.last_change == Offset::BEFORE_ALL {
-                // Nothing was ever written to it, or nothing is left of it: a name that anybody may invent takes little room,
-                // and bounded.
-                self.awaited.add(channel);
-                let encodings = &self.held.encodings;
-                return Some(Snapshot::new(channel.clone(), here, Rows::new(), encodings));
-            }
-            let view = View::new(cached, fence, &self.held, now);
-            self.views.insert(channel.clone(), view);
         }
         let floor = self.tail.floor();
         let view = self.views.get_mut(channel)?;
@@ -291,7 +296,8 @@ impl Partition {
 
     /// The offset of a channel's last change; of one that was forgotten, an offset after which it has not changed.
     fn last_changed(&self, channel: &Channel) -> Option<Offset> {
-        self.last_change.get(channel).copied().or(self.forgotten)
+        let known = self.last_change.get(channel).copied().or(self.forgotten);
+        known.map(|last| last.max(self.backing.since()))
     }
 
     /// Events from the log: all that follow the token, or a gap where the log does not reach back, or too far.
@@ -299,10 +305,12 @@ impl Partition {
         if !self.readable {
             return None;
         }
-        let (log_start, epoch) = (self.cache.extent().1, self.epoch.clone()?);
-        if epoch != *self.cache.epoch() {
-            return None;
-        }
+        let log_start = match &self.backing {
+            Backing::Log(log) if self.epoch.as_ref() == Some(log.epoch()) => log.extent().1,
+            Backing::Log(_) => return None,
+            // The log elsewhere may reach back further: what follows a token that the tail has passed is said to be missing.
+            Backing::Fold(_) => self.tail.floor(),
+        };
         let bound = Offset::new(
             self.applied
                 .number()
@@ -340,10 +348,14 @@ impl Partition {
 
     /// The channel's updates after `after`, up to what this node has applied, from the log.
     fn read(&mut self, channel: &Channel, mut after: Offset) -> Option<Vec<Arc<Shared>>> {
+        let Backing::Log(log) = &self.backing else {
+            return self.tail.between(channel, after, self.applied, usize::MAX);
+        };
+        let log = log.clone();
         let mut updates = Vec::new();
         while after < self.applied {
             // Held until its files can be read again.
-            let fetch = self.cache.read(Some(after), 4 << 20).ok()?;
+            let fetch = log.read(Some(after), 4 << 20).ok()?;
             if fetch.start > after {
                 return None;
             }

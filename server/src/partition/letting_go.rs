@@ -31,7 +31,9 @@ impl Partition {
             return;
         }
         let asked = quiet.clone();
-        self.cache.retain_known(&mut quiet);
+        let views = &self.views;
+        let has_rows = |name: &Channel| views.get(name).is_some_and(|view| !view.rows().is_empty());
+        self.backing.retain_known(&mut quiet, has_rows);
         let mut known = quiet.into_iter().peekable();
         for name in asked {
             if known.next_if_eq(&name).is_some() {
@@ -50,7 +52,7 @@ impl Partition {
     /// while the rows can't be had again.
     #[must_use]
     pub fn unasked(&self, now: Moment) -> Vec<Channel> {
-        if !self.readable || self.epoch.as_ref() != Some(self.cache.epoch()) {
+        if !self.readable || !self.backing.has_rows(self.epoch.as_ref()) {
             return Vec::new();
         }
         let unasked = self

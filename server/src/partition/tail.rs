@@ -47,6 +47,8 @@ pub struct Health {
     pub proof: Option<Proof>,
     /// Why there are no newer ones, where the source says why.
     pub trouble: Option<StaleReason>,
+    /// Why its views are not whole, however new they are.
+    pub flaw: Option<StaleReason>,
     /// When a record was last seen (or the log was opened).
     pub last_record_at: Moment,
 }
@@ -64,6 +66,9 @@ impl Health {
         let age = self.proof.map(|proof| now.since(proof.asked_at));
         let silent = expect_every.is_some_and(|every| now.since(self.last_record_at) > every);
         let (state, reason) = match (age, self.trouble) {
+            (Some(age), _) if age <= slo && self.flaw.is_some() => {
+                (FreshnessState::Stale, self.flaw)
+            }
             (Some(age), _) if age <= slo && !silent => (FreshnessState::Live, None),
             (Some(_), None) if silent => (FreshnessState::Stale, Some(StaleReason::ProducerSilent)),
             (Some(_), trouble) => (

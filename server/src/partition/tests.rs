@@ -11,7 +11,7 @@ use crate::{
     decode::{KeyPart, own_key},
     model::{Change, RowId},
     protocol::SnapshotReason,
-    source::embedded::{Appended, LogSettings, NewRecord, Retention},
+    source::embedded::{Appended, EmbeddedLog, LogSettings, NewRecord, Retention},
 };
 
 /// A log, a partition whose tail holds next to nothing, and where its answers go.

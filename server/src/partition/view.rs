@@ -31,16 +31,19 @@ const DELETE_BYTES: usize = 160;
 /// What the resident views of a partition hold, about.
 #[derive(Clone, Debug, Default)]
 pub struct ViewsHeld {
-    /// Their rows, and the deletes that they remember. The rows' data is the log's.
+    /// Their rows, and the deletes that they remember. The rows' data is the log's, where there is one here.
     pub views: Held,
     /// What their readers share: encodings, and lists of what changed last.
     pub encodings: Held,
+    /// The rows' data is nobody else's, and so counted here.
+    pub data_too: bool,
 }
 
 pub(super) struct View {
     cached: CachedView,
     fence: Offset,
     held: Share,
+    data_too: bool,
     encodings: Held,
     newest: Option<Arc<Snapshot>>,
     older: Weak<Snapshot>,
@@ -57,6 +60,7 @@ impl View {
             cached,
             fence,
             held: held.views.share(),
+            data_too: held.data_too,
             encodings: held.encodings.clone(),
             newest: None,
             older: Weak::new(),
@@ -72,7 +76,8 @@ impl View {
     fn weigh(&mut self) {
         let rows = self.cached.rows.len() * ROW_BYTES;
         let deletes = self.deletes.len() * DELETE_BYTES;
-        self.held.set(VIEW_BYTES + rows + deletes);
+        let data = if self.data_too { self.cached.bytes } else { 0 };
+        self.held.set(VIEW_BYTES + rows + deletes + data);
     }
 
     /// When somebody last asked for it, for its changes, or made it resident.

@@ -417,6 +417,7 @@ impl EmbeddedLog {
         Fetch {
             epoch: self.epoch.clone(),
             start: self.start(state),
+            when: None,
             upto: records
                 .last()
                 .map_or(state.head.max(after), |record| record.offset),

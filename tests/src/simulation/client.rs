@@ -16,6 +16,7 @@ use tidegate::{
 
 use super::{
     Dice, Scene, TICK,
+    compaction::Cleaned,
     node::{LIVE_FOR, Node},
     oracle::Truth,
     pipe::Pipe,
@@ -278,7 +279,7 @@ impl Client {
     pub(super) fn at_rest(
         &self,
         truth: &Truth,
-        logs: &[Arc<EmbeddedLog>],
+        logs: &[(Arc<EmbeddedLog>, Cleaned)],
         tick: u64,
     ) -> Result<(), String> {
         for (channel, held) in &self.held {
@@ -296,7 +297,7 @@ impl Client {
                 if life != truth.current() {
                     return fail("is in an epoch that is over");
                 }
-                let head = logs[position.partition as usize].extent().0.number();
+                let head = logs[position.partition as usize].0.extent().0.number();
                 if self.mode == Mode::Events {
                     let missing = truth.facts(life, position.partition, channel).find(|fact| {
                         !held.events.contains(&fact.number) && !held.excused.contains(&fact.number)

@@ -7,12 +7,12 @@ use tidegate::{
     decode::{Decoder, KeyPart},
     model::Moment,
     partition::{
-        Answers, Partition, Settings,
+        Answers, Backing, FoldSettings, Partition, Settings,
         tail::{Tail, TailMax},
         task::Request,
     },
     protocol::{ErrorCode, PublishMessage, Refusal},
-    source::{Fetch, SourceError, embedded::EmbeddedLog},
+    source::{Fetch, ReadAt, SourceError, embedded::EmbeddedLog},
     streams::{PartitionHandle, Stream, StreamOptions},
     telemetry::WorkerCounts,
     worker::{self, Opening, Outside, Worker},
@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Dice, STREAM, Scene,
+    compaction::{COMPACTS_AFTER, Cleaned, FETCH_BYTES, TOMBSTONES_KEPT},
     pipe::{End, Pipe, Pipes},
 };
 
@@ -57,6 +58,8 @@ struct Lane {
     partition: Partition,
     requests: mpsc::Receiver<Request>,
     log: Arc<EmbeddedLog>,
+    /// Where nobody else folds the log.
+    cleaned: Option<Cleaned>,
     asked: Option<Moment>,
     answer: Option<Fetch>,
 }
@@ -73,11 +76,11 @@ impl Node {
     pub(super) fn new(
         number: usize,
         scene: &Scene,
-        logs: &[Arc<EmbeddedLog>],
+        logs: &[(Arc<EmbeddedLog>, Cleaned)],
         now: Moment,
     ) -> Self {
         let (mut lanes, mut handles) = (Vec::new(), Vec::new());
-        for (partition, log) in (0u32..).zip(logs) {
+        for (partition, (log, cleaned)) in (0u32..).zip(logs) {
             let tail = Tail::new(TailMax {
                 bytes: scene.tail * (WEIGHT + scene.padding * 2),
                 age: Duration::from_secs(1 << 30),
@@ -96,7 +99,16 @@ impl Node {
                 Some(KeyPart::Pointer("/1".into())),
                 true,
             );
-            let core = Partition::new(settings, decoder, log.clone(), tail.clone());
+            let backing = if scene.folds {
+                Backing::from(FoldSettings {
+                    compacts_after: COMPACTS_AFTER,
+                    tombstones_kept: TOMBSTONES_KEPT,
+                    accepts_incomplete: false,
+                })
+            } else {
+                Backing::from(log.clone())
+            };
+            let core = Partition::new(settings, decoder, backing, tail.clone());
             handles.push(PartitionHandle {
                 tail,
                 requests: sender,
@@ -107,6 +119,7 @@ impl Node {
                 partition: core,
                 requests,
                 log: log.clone(),
+                cleaned: scene.folds.then(|| cleaned.clone()),
                 asked: None,
                 answer: None,
             });
@@ -215,11 +228,26 @@ impl Lane {
                 self.asked = None;
                 self.partition.fail(SourceError::Unavailable);
             }
-            (Some(_), None) => self.answer = self.log.read(self.partition.next_after(), 1500).ok(),
+            (Some(asked), None) => self.answer = Some(self.read(asked, now)),
             (Some(asked), Some(fetch)) => {
                 self.asked = None;
                 self.partition.take(&fetch, asked, now);
             }
+        }
+    }
+
+    fn read(&self, asked: Moment, now: Moment) -> Fetch {
+        let after = self.partition.next_after();
+        let Some(cleaned) = &self.cleaned else {
+            return self.log.read(after, FETCH_BYTES).expect("a log in memory");
+        };
+        let wall_ms = |moment: Moment| i64::try_from(moment.millis()).unwrap_or(i64::MAX);
+        Fetch {
+            when: Some(ReadAt {
+                sent_ms: wall_ms(asked),
+                answered_ms: wall_ms(now),
+            }),
+            ..cleaned.read(&self.log, after)
         }
     }
 }
