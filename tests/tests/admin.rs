@@ -243,8 +243,7 @@ async fn every_route_answers() -> Result<()> {
         (&json!(0), &json!([]))
     );
     let breakers = node.inspect("breakers").await?;
-    assert_eq!(breakers["breakers"], json!([]));
-    assert!(breakers["note"].is_string());
+    assert_eq!(breakers, json!({"breakers": []}));
     let reload = post(node.admin, "/reload", &[]).await?;
     is_problem(&reload, 501, "not_implemented")
 }
