@@ -391,3 +391,66 @@ async fn errors_name_who_was_called_and_what_to_do() {
     );
     assert!(after.ends_with(" ms"), "{after}");
 }
+
+/// What the log was told while this is held, a line each.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let plain = tracing_subscriber::fmt().with_ansi(false).without_time();
+        let subscriber = plain.with_writer(move || log.clone()).finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8(lock(&self.0).clone()).unwrap();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+}
+
+/// Fails whenever it is let out, for so long.
+async fn down(upstream: &Arc<Upstream>, span: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < span {
+        assert!(fail(upstream).await.is_err());
+        advance(10 * MS).await;
+    }
+}
+
+async fn back(upstream: &Arc<Upstream>) {
+    while is_shed(&answer(upstream).await) {
+        advance(10 * MS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_once_and_its_end_once_and_one_that_flaps_is_not_told_each_time() {
+    let (log, upstream) = (Log::default(), upstream(Limits::default()));
+    let _listening = log.listen();
+    down(&upstream, 5000 * MS).await;
+    back(&upstream).await;
+    // It flaps, within ten seconds of what the log was told: not told before those are over, and then all the same.
+    open(&upstream).await;
+    back(&upstream).await;
+    assert_eq!(upstream.report().openings, 2);
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].starts_with("WARN"), "{}", lines[0]);
+    assert!(lines[0].contains("upstream=kafka:departures reason=\"broken pipe\" kept_back=0"));
+    assert!(lines[1].starts_with("INFO"), "{}", lines[1]);
+    down(&upstream, 10_000 * MS).await;
+    let lines = log.lines();
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    assert!(lines[2].starts_with("WARN"), "{}", lines[2]);
+    assert!(!lines[2].contains("kept_back=0"), "{}", lines[2]);
+}
