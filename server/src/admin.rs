@@ -40,6 +40,7 @@ use crate::{
         problem::Problem,
         thread::{Command, WorkerHandle},
     },
+    upstream::Upstreams,
 };
 
 /// How long a worker or a partition is waited for; what does not answer is left out.
@@ -56,6 +57,7 @@ pub struct Admin {
     node: Arc<str>,
     guard: Guard,
     reload: Arc<dyn Reload>,
+    upstreams: Arc<Upstreams>,
 }
 
 impl Admin {
@@ -67,6 +69,7 @@ impl Admin {
         node: Arc<str>,
         guard: Guard,
         reload: Arc<dyn Reload>,
+        upstreams: Arc<Upstreams>,
     ) -> Arc<Self> {
         Arc::new(Self {
             app,
@@ -74,6 +77,7 @@ impl Admin {
             node,
             guard,
             reload,
+            upstreams,
         })
     }
 

@@ -40,6 +40,7 @@ use crate::{
         App, router,
         thread::{Command, Thread, WorkerHandle, commands},
     },
+    upstream::Upstreams,
 };
 use factory::{Factory, Ground};
 use reload::{Reloader, Reloads};
@@ -166,7 +167,14 @@ impl Gateway {
         };
         let (reloads, run) = reloader.start(ends.stop.clone());
         ends.tasks.spawn_on(run, control.handle());
-        let admin = admin::Admin::new(app.clone(), workers.clone(), node, guard, reloads.clone());
+        let admin = admin::Admin::new(
+            app.clone(),
+            workers.clone(),
+            node,
+            guard,
+            reloads.clone(),
+            Upstreams::new(clock),
+        );
         let serve = admin::serve(admin, listener, ends.stop.clone());
         ends.tasks.spawn_on(serve, control.handle());
         let budget = memory::keep(

@@ -22,4 +22,5 @@ pub mod source;
 pub mod streams;
 pub mod telemetry;
 pub mod transport;
+pub mod upstream;
 pub mod worker;

@@ -9,7 +9,7 @@ mod counts;
 
 pub use counts::{
     Closed, Counter, LogCounts, NodeCounts, TIME_BOUNDS_US, Throttle, Times, TimesRead,
-    WorkerCounts,
+    UpstreamCounts, WorkerCounts,
 };
 
 /// What begins every metric's name.
@@ -67,6 +67,7 @@ impl Metric {
 const STREAM: &[&str] = &["stream"];
 const PARTITION: &[&str] = &["stream", "partition"];
 const WORKER: &[&str] = &["worker"];
+const UPSTREAM: &[&str] = &["upstream"];
 
 /// Records that this node has read from the log, those that meant nothing included.
 pub const SOURCE_RECORDS: Metric = Metric {
@@ -95,6 +96,48 @@ pub const SOURCE_LAG: Metric = Metric {
     kind: Kind::Gauge,
     labels: PARTITION,
     help: "Offsets between the newest head seen and what this node has applied",
+};
+/// The breaker of a dependency: 0 closed, 1 half-open, 2 open.
+pub const UPSTREAM_STATE: Metric = Metric {
+    name: "upstream_state",
+    kind: Kind::Gauge,
+    labels: UPSTREAM,
+    help: "The breaker of a dependency: 0 closed, 1 half-open, 2 open",
+};
+/// Calls to a dependency, by what came of them.
+pub const UPSTREAM_CALLS: Metric = Metric {
+    name: "upstream_calls",
+    kind: Kind::Counter,
+    labels: &["upstream", "outcome"],
+    help: "Calls to a dependency, by what came of them",
+};
+/// Times that the breaker of a dependency opened, probes that failed not counted.
+pub const UPSTREAM_OPENINGS: Metric = Metric {
+    name: "upstream_openings",
+    kind: Kind::Counter,
+    labels: UPSTREAM,
+    help: "Times that the breaker of a dependency opened, probes that failed not counted",
+};
+/// Time during which the breaker of a dependency was not closed.
+pub const UPSTREAM_OPEN: Metric = Metric {
+    name: "upstream_open_seconds",
+    kind: Kind::Counter,
+    labels: UPSTREAM,
+    help: "Time during which the breaker of a dependency was not closed",
+};
+/// Calls to a dependency that are out now.
+pub const UPSTREAM_ACTIVE: Metric = Metric {
+    name: "upstream_active_calls",
+    kind: Kind::Gauge,
+    labels: UPSTREAM,
+    help: "Calls to a dependency that are out now",
+};
+/// Calls to a dependency that wait for a place now.
+pub const UPSTREAM_WAITING: Metric = Metric {
+    name: "upstream_waiting_calls",
+    kind: Kind::Gauge,
+    labels: UPSTREAM,
+    help: "Calls to a dependency that wait for a place now",
 };
 /// Records that the embedded log holds.
 pub const LOG_RECORDS: Metric = Metric {
@@ -456,11 +499,17 @@ pub const CONFIG_LOADED: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 55] = [
+pub const ALL: [&Metric; 61] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
+    &UPSTREAM_STATE,
+    &UPSTREAM_CALLS,
+    &UPSTREAM_OPENINGS,
+    &UPSTREAM_OPEN,
+    &UPSTREAM_ACTIVE,
+    &UPSTREAM_WAITING,
     &LOG_RECORDS,
     &LOG_BYTES,
     &LOG_ROWS,

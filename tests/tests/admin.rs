@@ -243,8 +243,7 @@ async fn every_route_answers() -> Result<()> {
         (&json!(0), &json!([]))
     );
     let breakers = node.inspect("breakers").await?;
-    assert_eq!(breakers["breakers"], json!([]));
-    assert!(breakers["note"].is_string());
+    assert_eq!(breakers, json!({"breakers": []}));
     let reload = post(node.admin, "/reload", &[]).await?;
     is_problem(&reload, 501, "not_implemented")
 }
@@ -320,6 +319,8 @@ async fn every_metric_of_the_list_is_there_and_no_other() -> Result<()> {
     let found = node.metrics().await?.families();
     let listed: Vec<(String, String)> = telemetry::ALL
         .iter()
+        // This node's engine is in its process: there is nobody whom it calls.
+        .filter(|metric| !metric.labels.contains(&"upstream"))
         .map(|metric| {
             let name = format!("{}{}", telemetry::PREFIX, metric.name);
             (name, metric.kind.word().to_owned())

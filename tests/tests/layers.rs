@@ -182,6 +182,18 @@ fn the_pure_rooms_know_no_clock() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_breaker_gets_time_and_chance_as_arguments() -> anyhow::Result<()> {
+    for file in ["breaker", "backoff"] {
+        let text = fs::read_to_string(root().join(format!("server/src/upstream/{file}.rs")))?;
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for word in ["Instant", "tokio", "getrandom", "clock::", "SystemTime"] {
+            assert!(!text.contains(word), "{file}: {word}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn names_are_found_in_braces_too() {
     let text = "use crate::{\n    a::{b, c::{d}},\n    e,\n    f_g::H,\n};\nuse crate::i::J;\nfn k(_: crate::l::M) {}\n/// [`crate::n`]\n";
     let expected = ["a", "e", "f_g", "i", "l"].map(str::to_owned);

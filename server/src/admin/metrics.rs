@@ -21,6 +21,7 @@ use crate::{
     partition::Way,
     protocol::CloseCode,
     telemetry::{self as names, Closed, Kind, Metric, TimesRead, WorkerCounts},
+    upstream::BreakerReport,
 };
 
 /// The OpenMetrics text format.
@@ -166,6 +167,25 @@ impl Scrape {
         }
     }
 
+    /// Numbers of one upstream.
+    fn upstream(&mut self, report: &BreakerReport) {
+        let name = report.name.as_str();
+        for (outcome, &count) in &report.calls {
+            self.count(&names::UPSTREAM_CALLS, &[name, outcome], count);
+        }
+        let plain = [
+            (&names::UPSTREAM_STATE, report.state.number()),
+            (&names::UPSTREAM_OPENINGS, report.openings),
+            (&names::UPSTREAM_ACTIVE, report.active),
+            (&names::UPSTREAM_WAITING, report.waiting),
+        ];
+        for (metric, count) in plain {
+            self.count(metric, &[name], count);
+        }
+        let open = std::time::Duration::from_millis(report.open_ms).as_secs_f64();
+        self.put(&names::UPSTREAM_OPEN, &[name], Value::Seconds(open));
+    }
+
     /// Numbers of the whole node.
     fn node(&mut self, admin: &Admin, now: Moment) {
         let (app, relaxed) = (&admin.app, std::sync::atomic::Ordering::Relaxed);
@@ -287,6 +307,9 @@ pub(super) async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
     for asked in &asked {
         scrape.partition(asked, now);
     }
+    for report in admin.upstreams.reports() {
+        scrape.upstream(&report);
+    }
     scrape.node(&admin, now);
     let mut registry = Registry::default();
     registry.register_collector(Box::new(scrape));
@@ -303,6 +326,10 @@ pub(super) async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        clock::Clock,
+        upstream::{Limits, Upstreams},
+    };
 
     fn written(scrape: Scrape) -> String {
         let mut registry = Registry::default();
@@ -335,5 +362,54 @@ mod tests {
         ] {
             assert!(out.lines().any(|found| found == line), "{line}\n{out}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_is_written_with_its_state_and_what_came_of_its_calls() {
+        let upstreams = Upstreams::new(Clock::start());
+        let redis = upstreams.open("redis:cache", Limits::default());
+        let written = |upstreams: &Upstreams| {
+            let mut scrape = Scrape::new();
+            for report in upstreams.reports() {
+                scrape.upstream(&report);
+            }
+            written(scrape)
+        };
+        let has = |out: &str, line: &str| {
+            let full = line.replace('{', "{upstream=\"redis:cache\"");
+            assert!(out.lines().any(|found| found == full), "{full}\n{out}");
+        };
+        let before = written(&upstreams);
+        has(&before, "tidegate_upstream_state{} 0");
+        has(
+            &before,
+            "tidegate_upstream_calls_total{,outcome=\"failed\"} 0",
+        );
+        for _ in 0..3 {
+            redis.try_acquire().unwrap().failed("connection refused");
+        }
+        assert!(redis.try_acquire().is_err());
+        tokio::time::advance(std::time::Duration::from_millis(1500)).await;
+        let after = written(&upstreams);
+        has(&after, "tidegate_upstream_state{} 2");
+        has(
+            &after,
+            "tidegate_upstream_calls_total{,outcome=\"failed\"} 3",
+        );
+        has(&after, "tidegate_upstream_calls_total{,outcome=\"shed\"} 1");
+        has(&after, "tidegate_upstream_openings_total{} 1");
+        has(&after, "tidegate_upstream_open_seconds_total{} 1.5");
+        has(&after, "tidegate_upstream_active_calls{} 0");
+        let probe = redis.try_acquire().unwrap();
+        let during = written(&upstreams);
+        has(&during, "tidegate_upstream_state{} 1");
+        has(&during, "tidegate_upstream_active_calls{} 1");
+        probe.answered();
+        let healed = written(&upstreams);
+        has(&healed, "tidegate_upstream_state{} 0");
+        has(
+            &healed,
+            "tidegate_upstream_calls_total{,outcome=\"answered\"} 1",
+        );
     }
 }

@@ -298,6 +298,45 @@ pub struct LogCounts {
     pub syncs: Times,
 }
 
+/// What one upstream counts.
+#[derive(Debug, Default)]
+pub struct UpstreamCounts {
+    /// Calls that the callee answered.
+    pub answered: Counter,
+    /// Calls that the callee declined.
+    pub declined: Counter,
+    /// Calls that failed.
+    pub failed: Counter,
+    /// Calls without an answer in time.
+    pub timed_out: Counter,
+    /// Calls that their callers dropped.
+    pub abandoned: Counter,
+    /// Calls that were not let out, since the breaker was open.
+    pub shed: Counter,
+    /// Calls that were not let out for want of a place.
+    pub busy: Counter,
+    /// Calls that are out now.
+    pub active: Counter,
+    /// Calls that wait for a place now.
+    pub waiting: Counter,
+}
+
+impl UpstreamCounts {
+    /// Calls by what came of them, with the words of metrics.
+    #[must_use]
+    pub const fn outcomes(&self) -> [(&'static str, &Counter); 7] {
+        [
+            ("answered", &self.answered),
+            ("declined", &self.declined),
+            ("failed", &self.failed),
+            ("timed_out", &self.timed_out),
+            ("abandoned", &self.abandoned),
+            ("shed", &self.shed),
+            ("busy", &self.busy),
+        ]
+    }
+}
+
 /// Lets one warning through in a while, and says how many it kept back.
 #[derive(Debug, Default)]
 pub struct Throttle {

@@ -36,6 +36,7 @@ fn names_are_unique_and_plain_and_labels_come_from_closed_sets() {
     let closed = [
         "worker",
         "stream",
+        "upstream",
         "partition",
         "transport",
         "code",
@@ -69,6 +70,13 @@ fn names_are_unique_and_plain_and_labels_come_from_closed_sets() {
 #[test]
 fn the_page_explains_every_outcome_of_an_offer() {
     for outcome in OFFER_OUTCOMES {
+        assert!(PAGE.contains(&format!("`{outcome}` (")), "{outcome}");
+    }
+}
+
+#[test]
+fn the_page_explains_every_outcome_of_a_call() {
+    for (outcome, _) in UpstreamCounts::default().outcomes() {
         assert!(PAGE.contains(&format!("`{outcome}` (")), "{outcome}");
     }
 }
