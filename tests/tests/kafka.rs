@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use tidegate::{
     model::{Epoch, Offset},
     source::{
@@ -40,17 +40,12 @@ const ANOTHER_ROOT: &str = "-----BEGIN CERTIFICATE-----\n\
     -----END CERTIFICATE-----\n";
 
 /// The broker of the tests that leave it alone.
-async fn shared() -> &'static Kafka {
-    static BROKER: OnceLock<Kafka> = OnceLock::new();
-    static STARTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let start = || {
-        let _one = STARTING.lock();
-        BROKER.get_or_init(|| {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(Kafka::start()).unwrap()
-        })
-    };
-    tokio::task::spawn_blocking(start).await.unwrap()
+async fn shared() -> anyhow::Result<&'static Kafka> {
+    static BROKER: OnceLock<anyhow::Result<Kafka>> = OnceLock::new();
+    let begin = || tokio::runtime::Runtime::new()?.block_on(Kafka::start());
+    let start = move || BROKER.get_or_init(begin);
+    let broker = tokio::task::spawn_blocking(start).await?;
+    broker.as_ref().map_err(|error| anyhow!("{error:#}"))
 }
 
 fn cluster(kafka: &Kafka) -> Arc<KafkaCluster> {
@@ -148,7 +143,7 @@ async fn produce(kafka: &Kafka, topic: &str, values: &[String]) -> anyhow::Resul
 #[tokio::test]
 async fn records_come_in_order_from_the_beginning_and_from_a_place_and_while_they_are_written()
 -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     kafka.create_topic("ordered", 1, &[]).await?;
     let values = numbers(0..3000);
     let offsets = produce(kafka, "ordered", &values[..2000]).await?;
@@ -187,7 +182,7 @@ async fn records_come_in_order_from_the_beginning_and_from_a_place_and_while_the
 
 #[tokio::test]
 async fn keys_values_tombstones_times_and_every_compression_come_through() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         let topic = format!("packed-{codec}");
         kafka.create_topic(&topic, 1, &[]).await?;
@@ -215,7 +210,7 @@ async fn keys_values_tombstones_times_and_every_compression_come_through() -> an
 
 #[tokio::test]
 async fn aborted_records_never_come_and_the_end_behind_them_is_reached() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     kafka.create_topic("transactions", 1, &[]).await?;
     let run = async |values: [(&str, &str); 2], outcome| {
         kafka.transaction("transactions", 0, &values, outcome).await
@@ -239,7 +234,7 @@ async fn aborted_records_never_come_and_the_end_behind_them_is_reached() -> anyh
 
 #[tokio::test]
 async fn a_compacted_topic_is_read_over_its_holes_to_its_end() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     let settings = [
         ("cleanup.policy", "compact"),
         ("min.cleanable.dirty.ratio", "0.01"),
@@ -296,12 +291,13 @@ async fn a_compacted_topic_is_read_over_its_holes_to_its_end() -> anyhow::Result
 
 #[tokio::test]
 async fn every_fetch_that_succeeds_proves_the_head_that_was_there() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     kafka.create_topic("proofs", 1, &[]).await?;
     let mut reader = Reader::new(kafka, "proofs");
     for round in 1..=20 {
         // Whatever waits meanwhile is given up again and again.
-        let _ = timeout(Duration::from_millis(5), reader.source.changed()).await;
+        let given_up = timeout(Duration::from_millis(5), reader.source.changed());
+        given_up.await.unwrap_or_default();
         produce(kafka, "proofs", &[round.to_string()]).await?;
         let fetch = reader.source.fetch(reader.after, BYTES).await?;
         assert_eq!(
@@ -315,7 +311,7 @@ async fn every_fetch_that_succeeds_proves_the_head_that_was_there() -> anyhow::R
 
 #[tokio::test]
 async fn a_topic_that_is_made_anew_is_another_epoch() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     kafka.create_topic("anew", 1, &[]).await?;
     produce(kafka, "anew", &numbers(0..10)).await?;
     let mut reader = Reader::new(kafka, "anew");
@@ -341,7 +337,7 @@ async fn a_topic_that_is_made_anew_is_another_epoch() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_log_that_went_back_is_another_epoch_for_good() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     kafka.create_topic("back", 1, &[]).await?;
     produce(kafka, "back", &numbers(0..10)).await?;
     let mut source = KafkaSource::new(cluster(kafka), "back", 0);
@@ -359,7 +355,7 @@ async fn a_log_that_went_back_is_another_epoch_for_good() -> anyhow::Result<()> 
 
 #[tokio::test]
 async fn a_reader_that_retention_overtook_is_told_where_the_log_begins() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     kafka.create_topic("overrun", 1, &[]).await?;
     produce(kafka, "overrun", &numbers(0..100)).await?;
     let mut source = KafkaSource::new(cluster(kafka), "overrun", 0);
@@ -390,7 +386,7 @@ async fn a_reader_that_retention_overtook_is_told_where_the_log_begins() -> anyh
 
 #[tokio::test]
 async fn partitions_that_are_added_are_seen_and_times_are_found() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     let cluster = cluster(kafka);
     let missing = cluster.partitions("grown").await;
     assert!(
@@ -436,7 +432,7 @@ fn record(key: &str, value: &str) -> NewKafkaRecord {
 
 #[tokio::test]
 async fn what_is_acknowledged_is_what_is_read_and_in_order() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     kafka
         .create_topic("appended", 1, &[("max.message.bytes", "100000")])
         .await?;
@@ -497,7 +493,7 @@ async fn append_one(cluster: Arc<KafkaCluster>, topic: &str) -> Result<Offset, A
 
 #[tokio::test]
 async fn a_topic_that_is_missing_is_unavailable() -> anyhow::Result<()> {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     let appended = append_one(cluster(kafka), "no-such-topic").await;
     assert_eq!(appended, Err(AppendError::Unavailable));
     let mut source = KafkaSource::new(cluster(kafka), "no-such-topic", 0);
@@ -521,7 +517,7 @@ fn secure(kafka: &Kafka, roots: &[u8], sasl: Sasl) -> anyhow::Result<Arc<KafkaCl
 #[tokio::test]
 async fn brokers_with_tls_and_sasl_are_spoken_to_and_others_are_not_trusted() -> anyhow::Result<()>
 {
-    let kafka = shared().await;
+    let kafka = shared().await?;
     kafka.create_topic("secured", 1, &[]).await?;
     let roots = kafka.roots()?;
     let sasl = |user: &str, password: &str, scram| Sasl {
