@@ -22,7 +22,7 @@ command -v valgrind >/dev/null || {
     echo "valgrind is needed: tools/setup.sh instructions" >&2
     exit 1
 }
-cargo build --quiet --release --locked -p tidegate-tests --bin deliveries --target-dir "$TARGET"
+cargo build --quiet --release --locked -p tidegate-tests --no-default-features --bin deliveries --target-dir "$TARGET"
 
 # instructions BATCHES UPDATES TRANSPORT
 instructions() {

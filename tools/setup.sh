@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs what building and testing need, from Debian's packages, and says what: tools/setup.sh [run] [lint] [test] …
+# Installs what building and testing need, from Debian's packages, and says what: tools/setup.sh [run] [lint] [test] [kafka] …
 #   run   a Rust compiler and a C linker        lint   clippy and rustfmt
 #   test  both, Python, Node with npm, and Chromium
+#   kafka  Java and the jars of a Kafka broker, in target/services/kafka; what the tests' second client needs to be built
 #   instructions   valgrind                     peers  Node with npm, and nats-server: what Tidegate is measured beside
 # What is there already is left alone, so that a second run does nothing. rustup, where it is installed, is preferred:
 # it takes the version that rust-toolchain.toml pins.
@@ -10,7 +11,10 @@ cd "$(dirname "$0")/.."
 RUST_MIN=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 NODE_MIN=18
 PYTHON_MIN=3.10
+JAVA_MIN=17
+KAFKA=target/services/kafka
 wanted=
+after=
 
 have() { command -v "$1" >/dev/null 2>&1; }
 want() { wanted="$wanted $*"; }
@@ -52,6 +56,45 @@ need_browser() {
   have "${CHROMIUM:-chromium}" || want chromium
 }
 
+java_is_new_enough() {
+  have java || return 1
+  at_least "$JAVA_MIN" "$(java -version 2>&1 | sed -n 's/.* version "\([0-9.]*\).*/\1/p')"
+}
+
+need_kafka() {
+  java_is_new_enough || want openjdk-17-jre-headless
+  kafka_is_there || have mvn || want maven
+  have cmake || want cmake
+  have c++ || want g++
+  have make || want make
+  have openssl || want openssl
+  [ -e /usr/include/zlib.h ] || want zlib1g-dev
+}
+
+kafka_is_there() { [ -e "$KAFKA/complete" ] && cmp -s tools/kafka/SHA256SUMS "$KAFKA/complete"; }
+
+# The jars come from Maven Central, in the versions of tools/kafka/pom.xml, and are what SHA256SUMS says, or nothing is there.
+# Whoever comes second waits: test programs may ask at the same time.
+install_kafka() (
+  mkdir -p "$KAFKA"
+  exec 9>"$KAFKA/lock"
+  flock 9
+  kafka_is_there && return
+  echo "setup: getting Kafka's jars by Maven (55 MB)"
+  rm -rf "$KAFKA/jars"
+  if ! mvn -B -q -f tools/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
+    -DoutputDirectory="$PWD/$KAFKA/jars" >"$KAFKA/maven.log" 2>&1; then
+    tail -n 30 "$KAFKA/maven.log" >&2
+    echo "setup: Maven could not get Kafka's jars; all that it said is in $KAFKA/maven.log" >&2
+    return 1
+  fi
+  if ! (cd "$KAFKA/jars" && sha256sum --quiet --strict -c -) <tools/kafka/SHA256SUMS >&2; then
+    echo "setup: Kafka's jars are not those of tools/kafka/SHA256SUMS: they were changed, or tools/kafka/pom.xml was" >&2
+    return 1
+  fi
+  cp tools/kafka/SHA256SUMS "$KAFKA/complete"
+)
+
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
@@ -91,18 +134,23 @@ for part in "$@"; do
     need_python
     need_browser
     ;;
+  kafka)
+    need_kafka
+    after=install_kafka
+    ;;
   instructions) have valgrind || want valgrind ;;
   peers)
     need_node
     have nats-server || want nats-server
     ;;
   *)
-    echo "usage: $0 [run] [lint] [test] [instructions] [peers]" >&2
+    echo "usage: $0 [run] [lint] [test] [kafka] [instructions] [peers]" >&2
     exit 2
     ;;
   esac
 done
 install_wanted
+$after
 if ! rust_is_new_enough; then
   echo "setup: Rust $RUST_MIN or newer is needed, and $(rustc --version 2>/dev/null || echo none) is there: https://rustup.rs" >&2
   exit 1

@@ -6,6 +6,8 @@
 
 pub mod durable;
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 
 use std::future::Future;
 

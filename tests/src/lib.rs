@@ -4,6 +4,8 @@ pub mod binary;
 pub mod fuzz;
 pub mod gateway;
 pub mod http;
+#[cfg(feature = "services")]
+pub mod services;
 pub mod simulation;
 pub mod sse;
 pub mod steady;

@@ -1,0 +1,245 @@
+//! Record batches, format 2: read from what a fetch brought, and written for an append.
+//!
+//! Reading passes over what is not a record of the log's meaning (markers, aborted transactions) and still knows how far it
+//! came. Every length is checked before it is used, every batch's checksum too, and what is unpacked has a bound.
+
+mod packed;
+mod write;
+
+use std::collections::HashSet;
+
+use bytes::{Buf, Bytes};
+use kafka_protocol::messages::fetch_response::AbortedTransaction;
+
+use super::{KafkaError, offset_of};
+use crate::model::Record;
+
+pub(super) use write::encode;
+
+/// Bytes of a batch before its records.
+const HEAD: usize = 61;
+/// Of these the length field counts none.
+const UNCOUNTED: usize = 12;
+/// Where the part begins that the checksum covers.
+const SUMMED: usize = 21;
+/// The only format there is since Kafka 0.11.
+const FORMAT: u8 = 2;
+
+const CODEC: u16 = 0b111;
+const APPEND_TIME: u16 = 1 << 3;
+const TRANSACTIONAL: u16 = 1 << 4;
+const CONTROL: u16 = 1 << 5;
+
+/// Of a marker's key: the transaction was aborted.
+const ABORTED: i16 = 0;
+
+/// How far a reading came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Kafka's offset behind all that was read.
+    pub(super) next: i64,
+    /// The leader epoch of the last batch.
+    pub(super) leader_epoch: i32,
+}
+
+/// Transactions that were aborted: which of them have begun where the reading is.
+struct Aborted {
+    coming: Vec<(i64, i64)>,
+    open: HashSet<i64>,
+}
+
+impl Aborted {
+    fn new(told: &[AbortedTransaction]) -> Self {
+        let mut coming: Vec<_> = told
+            .iter()
+            .map(|aborted| (aborted.first_offset, aborted.producer_id.0))
+            .collect();
+        coming.sort_unstable_by(|a, b| b.cmp(a));
+        Self {
+            coming,
+            open: HashSet::new(),
+        }
+    }
+    fn reach(&mut self, offset: i64) {
+        while let Some((_, producer)) = self.coming.pop_if(|(first, _)| *first <= offset) {
+            self.open.insert(producer);
+        }
+    }
+}
+
+/// One batch's head.
+struct Batch {
+    base: i64,
+    last: i64,
+    leader_epoch: i32,
+    attributes: u16,
+    base_time: i64,
+    max_time: i64,
+    producer: i64,
+    count: usize,
+    records: Bytes,
+}
+
+/// Reads the records from Kafka's offset `from` on; none when there is no whole batch. The keys share the fetch's memory,
+/// the values do not, since rows outlive it.
+pub(super) fn read(
+    mut bytes: Bytes,
+    from: i64,
+    aborted: &[AbortedTransaction],
+    records: &mut Vec<Record>,
+) -> Result<Option<Reached>, KafkaError> {
+    let (mut aborted, mut reached) = (Aborted::new(aborted), None);
+    while let Some(batch) = next_batch(&mut bytes)? {
+        aborted.reach(batch.last);
+        let producer = batch.producer;
+        if batch.attributes & CONTROL != 0 {
+            if marks_abort(&batch)? {
+                aborted.open.remove(&producer);
+            }
+        } else if batch.attributes & TRANSACTIONAL == 0 || !aborted.open.contains(&producer) {
+            read_batch(&batch, from, records)?;
+        }
+        reached = Some(Reached {
+            next: batch.last + 1,
+            leader_epoch: batch.leader_epoch,
+        });
+    }
+    Ok(reached)
+}
+
+const fn malformed(what: &'static str) -> KafkaError {
+    KafkaError::Malformed(what)
+}
+
+/// Takes a whole batch off the front; what is cut at the end is left.
+fn next_batch(bytes: &mut Bytes) -> Result<Option<Batch>, KafkaError> {
+    let Some(length) = bytes.get(8..UNCOUNTED) else {
+        return Ok(None);
+    };
+    let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+    let whole = usize::try_from(length)
+        .ok()
+        .and_then(|length| length.checked_add(UNCOUNTED))
+        .filter(|whole| *whole >= HEAD)
+        .ok_or(malformed("a batch's length"))?;
+    if bytes.len() < whole {
+        return Ok(None);
+    }
+    let mut batch = bytes.split_to(whole);
+    let sum = crc32c::crc32c(&batch[SUMMED..]);
+    let base = batch.get_i64();
+    batch.advance(4);
+    let leader_epoch = batch.get_i32();
+    if batch.get_u8() != FORMAT {
+        return Err(malformed("a record of a format older than Kafka 0.11"));
+    }
+    if batch.get_u32() != sum {
+        return Err(malformed("a batch's checksum"));
+    }
+    let attributes = batch.get_u16();
+    let last = i64::from(batch.get_i32());
+    let (base_time, max_time, producer) = (batch.get_i64(), batch.get_i64(), batch.get_i64());
+    batch.advance(6);
+    let count = usize::try_from(batch.get_i32()).map_err(|_| malformed("a batch's count"))?;
+    let last = base
+        .checked_add(last)
+        .filter(|last| (0..i64::MAX).contains(last) && *last >= base)
+        .ok_or(malformed("a batch's offsets"))?;
+    Ok(Some(Batch {
+        base,
+        last,
+        leader_epoch,
+        attributes,
+        base_time,
+        max_time,
+        producer,
+        count,
+        records: batch,
+    }))
+}
+
+/// Whether a control batch ends an aborted transaction.
+fn marks_abort(batch: &Batch) -> Result<bool, KafkaError> {
+    let mut aborts = false;
+    each(batch, |_, _, key, _| {
+        aborts = key.get(2..4) == Some(ABORTED.to_be_bytes().as_slice());
+    })?;
+    Ok(aborts)
+}
+
+fn read_batch(batch: &Batch, from: i64, records: &mut Vec<Record>) -> Result<(), KafkaError> {
+    let by_log = batch.attributes & APPEND_TIME != 0;
+    each(batch, |offset, time, key, value| {
+        if offset < from {
+            return;
+        }
+        let time = if by_log { batch.max_time } else { time };
+        records.push(Record {
+            offset: offset_of(offset),
+            key,
+            value: value.map(|value| Bytes::copy_from_slice(&value)),
+            event_time_ms: (!by_log && time >= 0).then_some(time),
+            append_time_ms: time.max(0),
+            expired: false,
+        });
+    })
+}
+
+/// Calls with each record's offset, time, key and value.
+fn each(
+    batch: &Batch,
+    mut take: impl FnMut(i64, i64, Bytes, Option<Bytes>),
+) -> Result<(), KafkaError> {
+    let mut rest = packed::unpack(batch.attributes & CODEC, &batch.records)?;
+    for _ in 0..batch.count {
+        let length = size(&mut rest)?.ok_or(malformed("a record's length"))?;
+        let mut record = cut(&mut rest, length)?;
+        if !record.has_remaining() {
+            return Err(malformed("an empty record"));
+        }
+        record.advance(1);
+        let time = varint(&mut record)?;
+        let at = varint(&mut record)?;
+        let offset = batch
+            .base
+            .checked_add(at)
+            .filter(|offset| *offset >= batch.base && *offset <= batch.last)
+            .ok_or(malformed("a record's offset"))?;
+        let key = part(&mut record)?.unwrap_or_default();
+        let value = part(&mut record)?;
+        take(offset, batch.base_time.saturating_add(time), key, value);
+    }
+    Ok(())
+}
+
+/// A length and so many bytes; none where it is negative.
+fn part(bytes: &mut Bytes) -> Result<Option<Bytes>, KafkaError> {
+    size(bytes)?.map(|length| cut(bytes, length)).transpose()
+}
+
+fn size(bytes: &mut Bytes) -> Result<Option<usize>, KafkaError> {
+    Ok(usize::try_from(varint(bytes)?).ok())
+}
+
+fn cut(bytes: &mut Bytes, length: usize) -> Result<Bytes, KafkaError> {
+    if length > bytes.len() {
+        return Err(malformed("a length beyond its batch"));
+    }
+    Ok(bytes.split_to(length))
+}
+
+/// A signed number in as few bytes as it needs: seven bits each, zigzag.
+fn varint(bytes: &mut Bytes) -> Result<i64, KafkaError> {
+    let mut number = 0u64;
+    for (at, &byte) in bytes.iter().take(10).enumerate() {
+        number |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            bytes.advance(at + 1);
+            return Ok((number >> 1).cast_signed() ^ -(number & 1).cast_signed());
+        }
+    }
+    Err(malformed("a number"))
+}
+
+#[cfg(test)]
+mod tests;

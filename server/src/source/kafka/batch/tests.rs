@@ -1,0 +1,157 @@
+use super::*;
+use crate::source::kafka::appender::{NewKafkaRecord, Producer};
+use proptest::prelude::*;
+
+const PRODUCER: Producer = Producer {
+    id: 7,
+    epoch: 0,
+    sequence: 0,
+};
+
+fn new(key: &str, value: Option<&str>) -> NewKafkaRecord {
+    NewKafkaRecord {
+        key: key.to_owned().into(),
+        value: value.map(|value| value.to_owned().into()),
+        time_ms: None,
+        id: Some("an id".into()),
+    }
+}
+
+/// A batch of these, at `base`, with other attributes.
+fn batch(records: &[NewKafkaRecord], base: i64, attributes: u16) -> Vec<u8> {
+    let mut bytes = encode(records, &PRODUCER, 1000).to_vec();
+    bytes[..8].copy_from_slice(&base.to_be_bytes());
+    bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
+    let sum = crc32c::crc32c(&bytes[SUMMED..]);
+    bytes[17..21].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+fn offsets(bytes: Vec<u8>, from: i64, aborted: &[AbortedTransaction]) -> (Vec<u64>, Option<i64>) {
+    let mut records = Vec::new();
+    let reached = read(bytes.into(), from, aborted, &mut records).unwrap();
+    let offsets = records.iter().map(|record| record.offset.number());
+    (offsets.collect(), reached.map(|reached| reached.next))
+}
+
+/// A marker's record: its key has a version and a kind.
+fn marker(kind: u8) -> NewKafkaRecord {
+    NewKafkaRecord {
+        key: Bytes::copy_from_slice(&[0, 0, 0, kind]),
+        value: Some(Bytes::from_static(&[0; 6])),
+        time_ms: None,
+        id: None,
+    }
+}
+
+#[test]
+fn what_was_written_reads_back() {
+    let written = [
+        new(r#"["c","r"]"#, Some("{}")),
+        new("", None),
+        NewKafkaRecord {
+            time_ms: Some(5),
+            ..new("k", Some(""))
+        },
+    ];
+    let mut records = Vec::new();
+    let bytes = batch(&written, 40, 0).into();
+    let reached = read(bytes, 0, &[], &mut records).unwrap().unwrap();
+    assert_eq!(reached.next, 43);
+    let read: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let value = record.value.as_deref();
+            (
+                record.offset.number(),
+                &record.key[..],
+                value,
+                record.event_time_ms,
+            )
+        })
+        .collect();
+    assert_eq!(
+        read,
+        [
+            (
+                41,
+                br#"["c","r"]"#.as_slice(),
+                Some(b"{}".as_slice()),
+                Some(1000)
+            ),
+            (42, b"", None, Some(1000)),
+            (43, b"k", Some(b"".as_slice()), Some(5)),
+        ]
+    );
+}
+
+#[test]
+fn records_before_the_place_asked_for_are_passed_over_and_a_cut_batch_is_left() {
+    let two = [new("a", None), new("b", None)];
+    let mut bytes = batch(&two, 10, 0);
+    bytes.extend(batch(&two, 12, 0));
+    let whole = bytes.len();
+    bytes.extend(&batch(&two, 14, 0)[..70]);
+    assert_eq!(
+        offsets(bytes.clone(), 11, &[]),
+        (vec![12, 13, 14], Some(14))
+    );
+    assert_eq!(offsets(bytes[whole..].to_vec(), 14, &[]), (vec![], None));
+}
+
+#[test]
+fn what_was_aborted_never_comes_and_is_passed() {
+    let one = [new("a", None)];
+    let aborted = AbortedTransaction::default()
+        .with_producer_id(7.into())
+        .with_first_offset(1);
+    let mut bytes = batch(&one, 0, TRANSACTIONAL);
+    bytes.extend(batch(&[marker(1)], 0, TRANSACTIONAL | CONTROL));
+    bytes.extend(batch(&one, 1, TRANSACTIONAL));
+    bytes.extend(batch(&[marker(0)], 2, TRANSACTIONAL | CONTROL));
+    bytes.extend(batch(&one, 3, TRANSACTIONAL));
+    bytes.extend(batch(&one, 4, 0));
+    bytes.extend(batch(&[marker(1)], 5, TRANSACTIONAL | CONTROL));
+    assert_eq!(offsets(bytes, 0, &[aborted]), (vec![1, 4, 5], Some(6)));
+}
+
+#[test]
+fn the_logs_own_time_is_no_event_time() {
+    let mut records = Vec::new();
+    let bytes = batch(&[new("a", None)], 0, APPEND_TIME).into();
+    read(bytes, 0, &[], &mut records).unwrap();
+    assert_eq!(
+        (records[0].event_time_ms, records[0].append_time_ms),
+        (None, 1000)
+    );
+}
+
+#[test]
+fn a_flipped_bit_is_noticed() {
+    let good = batch(&[new("a", Some("value"))], 0, 0);
+    for at in 16..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        assert!(read(bad.into(), 0, &[], &mut Vec::new()).is_err(), "{at}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn bytes_from_outside_never_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        codec in 0u16..8,
+        count in any::<u16>(),
+    ) {
+        let mut whole = batch(&[new("a", None)], 0, codec);
+        whole.truncate(HEAD);
+        whole.extend(&bytes);
+        whole[59..61].copy_from_slice(&count.to_be_bytes());
+        let length = u32::try_from(whole.len() - UNCOUNTED).unwrap();
+        whole[8..12].copy_from_slice(&length.to_be_bytes());
+        let sum = crc32c::crc32c(&whole[SUMMED..]);
+        whole[17..21].copy_from_slice(&sum.to_be_bytes());
+        drop(read(whole.into(), 0, &[], &mut Vec::new()));
+        drop(read(bytes.into(), 0, &[], &mut Vec::new()));
+    }
+}

@@ -1,0 +1,224 @@
+//! A cluster: whom to ask first, who leads a partition, how many partitions a topic has.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ListOffsetsRequest, MetadataRequest, MetadataResponse, TopicName,
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+        metadata_request::MetadataRequestTopic,
+    },
+    protocol::StrBytes,
+};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{KafkaError, error::check, next_to, secure::Security, wire::Connection};
+use crate::model::Offset;
+
+/// Of these times Kafka knows the offsets without looking at records.
+const EARLIEST: i64 = -2;
+const LATEST: i64 = -1;
+/// Only what is decided: nothing of a transaction that is open or was aborted.
+pub(super) const READ_COMMITTED: i8 = 1;
+/// Brokers remembered beside the ones that were configured.
+const KNOWN_MAX: usize = 64;
+
+/// Where a cluster is, and how it is spoken to.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    /// Brokers to ask first, as `host:port`.
+    pub brokers: Vec<String>,
+    /// Encryption and credentials.
+    pub security: Security,
+    /// The longest that anything a broker is asked may take, connecting included. One second is a good value within a region.
+    pub timeout: Duration,
+}
+
+/// A cluster of brokers, shared by all that read from it or append to it.
+#[derive(Debug)]
+pub struct KafkaCluster {
+    pub(super) settings: ClusterSettings,
+    /// The brokers that the cluster named last, in case those that were configured are gone.
+    known: Mutex<Vec<String>>,
+    next: AtomicUsize,
+}
+
+/// A connection to the leader of a partition, and what the cluster said of it.
+pub(super) struct Leader {
+    pub(super) connection: Connection,
+    pub(super) topic: Uuid,
+    pub(super) leader_epoch: i32,
+    pub(super) address: String,
+}
+
+impl KafkaCluster {
+    /// A cluster; nothing is asked yet.
+    #[must_use]
+    pub fn new(settings: ClusterSettings) -> Self {
+        Self {
+            known: Mutex::default(),
+            next: AtomicUsize::new(0),
+            settings,
+        }
+    }
+
+    /// How many partitions a topic has now. They may become more, never less.
+    ///
+    /// # Errors
+    /// [`KafkaError`]; [`KafkaError::Missing`] when there is no such topic.
+    pub async fn partitions(&self, topic: &str) -> Result<u32, KafkaError> {
+        let metadata = self.in_time(self.metadata(topic)).await?;
+        let topic = metadata.topics.first();
+        Ok(topic.map_or(0, |topic| {
+            u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX)
+        }))
+    }
+
+    /// Just before the first record of a partition whose time is this or later, in milliseconds since 1970; the log's head
+    /// when there is none.
+    ///
+    /// # Errors
+    /// [`KafkaError`].
+    pub async fn offset_at(
+        &self,
+        topic: &str,
+        partition: u32,
+        time_ms: i64,
+    ) -> Result<Offset, KafkaError> {
+        self.in_time(async {
+            let mut leader = self.leader(topic, partition).await?;
+            let found = leader.offset(topic, partition, time_ms.max(0)).await?;
+            Ok(next_to(match found {
+                -1 => leader.offset(topic, partition, LATEST).await?,
+                found => found,
+            }))
+        })
+        .await
+    }
+
+    /// Bounds what brokers are asked.
+    pub(super) async fn in_time<T>(
+        &self,
+        asking: impl Future<Output = Result<T, KafkaError>>,
+    ) -> Result<T, KafkaError> {
+        let late = |_| KafkaError::Late(self.settings.timeout);
+        timeout(self.settings.timeout, asking).await.map_err(late)?
+    }
+
+    /// Connects to a partition's leader.
+    pub(super) async fn leader(&self, topic: &str, partition: u32) -> Result<Leader, KafkaError> {
+        let metadata = self.metadata(topic).await?;
+        let missing = || KafkaError::Missing(topic.to_owned(), partition);
+        let index = i32::try_from(partition).map_err(|_| missing())?;
+        let described = metadata.topics.first().ok_or_else(missing)?;
+        let mut partitions = described.partitions.iter();
+        let found = partitions
+            .find(|found| found.partition_index == index)
+            .ok_or_else(missing)?;
+        let mut brokers = metadata.brokers.iter();
+        let leader = brokers
+            .find(|broker| broker.node_id == found.leader_id)
+            .ok_or_else(|| KafkaError::Leaderless(topic.to_owned(), partition))?;
+        let address = format!("{}:{}", leader.host.as_str(), leader.port);
+        Ok(Leader {
+            connection: Connection::open(&address, &self.settings.security).await?,
+            topic: described.topic_id,
+            leader_epoch: found.leader_epoch,
+            address,
+        })
+    }
+
+    /// Connects to any broker, in turn, so that one that is gone is not asked again and again.
+    pub(super) async fn any(&self) -> Result<Connection, KafkaError> {
+        let mut all = self.settings.brokers.clone();
+        all.extend_from_slice(&self.known.lock().unwrap_or_else(PoisonError::into_inner));
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut failed = KafkaError::Malformed("no broker is configured");
+        for at in 0..all.len() {
+            let address = &all[(turn + at) % all.len()];
+            match Connection::open(address, &self.settings.security).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    async fn metadata(&self, topic: &str) -> Result<MetadataResponse, KafkaError> {
+        let mut connection = self.any().await?;
+        let asked = MetadataRequestTopic::default().with_name(Some(name(topic)));
+        let request = MetadataRequest::default()
+            .with_topics(Some(vec![asked]))
+            .with_allow_auto_topic_creation(false);
+        let metadata = connection.call(&request, 10..=12).await?;
+        self.learn(&metadata);
+        let code = metadata.topics.first().map_or(0, |topic| topic.error_code);
+        match check(code) {
+            Err(KafkaError::Refused(ResponseError::UnknownTopicOrPartition)) => {
+                Err(KafkaError::Missing(topic.to_owned(), 0))
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(metadata),
+        }
+    }
+
+    fn learn(&self, metadata: &MetadataResponse) {
+        let named = metadata.brokers.iter().take(KNOWN_MAX);
+        let known = named
+            .map(|broker| format!("{}:{}", broker.host.as_str(), broker.port))
+            .filter(|address| !self.settings.brokers.contains(address))
+            .collect();
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+}
+
+impl Leader {
+    /// Where a partition's log begins, and where what is decided ends.
+    pub(super) async fn extent(
+        &mut self,
+        topic: &str,
+        partition: u32,
+    ) -> Result<(i64, i64), KafkaError> {
+        let start = self.offset(topic, partition, EARLIEST).await?;
+        Ok((start, self.offset(topic, partition, LATEST).await?))
+    }
+
+    /// The offset of a time; -1 when there is none.
+    async fn offset(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        time_ms: i64,
+    ) -> Result<i64, KafkaError> {
+        let asked = ListOffsetsPartition::default()
+            .with_partition_index(i32::try_from(partition).unwrap_or(i32::MAX))
+            .with_current_leader_epoch(self.leader_epoch)
+            .with_timestamp(time_ms);
+        let asked = ListOffsetsTopic::default()
+            .with_name(name(topic))
+            .with_partitions(vec![asked]);
+        let request = ListOffsetsRequest::default()
+            .with_replica_id((-1).into())
+            .with_isolation_level(READ_COMMITTED)
+            .with_topics(vec![asked]);
+        let answer = self.connection.call(&request, 4..=7).await?;
+        let mut topics = answer.topics.iter();
+        let found = topics.next().and_then(|topic| topic.partitions.first());
+        let found = found.ok_or(KafkaError::Malformed("no offset"))?;
+        check(found.error_code)?;
+        Ok(found.offset)
+    }
+}
+
+/// A topic's name as messages have it.
+pub(super) fn name(topic: &str) -> TopicName {
+    StrBytes::from_string(topic.to_owned()).into()
+}

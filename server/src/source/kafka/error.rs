@@ -1,0 +1,61 @@
+//! What goes wrong between a node and its brokers.
+
+use std::io;
+
+use kafka_protocol::ResponseError;
+
+/// Why a broker could not be asked, or what it said.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaError {
+    /// No connection, or it broke.
+    #[error("no broker can be reached: {0}")]
+    Connection(#[from] io::Error),
+    /// A broker did not answer in time.
+    #[error("a broker does not answer within {0:?}")]
+    Late(std::time::Duration),
+    /// A broker refused.
+    #[error("a broker refuses: {0:?}")]
+    Refused(ResponseError),
+    /// A broker's answer can't be read.
+    #[error("a broker's answer can't be read: {0}")]
+    Malformed(&'static str),
+    /// The broker does not speak the versions that are needed.
+    #[error(
+        "a broker is too old or too new: it has no common version of request {0}; Kafka 3.1 or newer is needed"
+    )]
+    Version(i16),
+    /// The credentials or certificates are not right.
+    #[error("a broker can't be trusted, or does not trust this node: {0}")]
+    Security(String),
+    /// There is no such topic or partition.
+    #[error("the topic {0} has no partition {1}")]
+    Missing(String, u32),
+    /// Nobody leads the partition now.
+    #[error("partition {1} of the topic {0} has no leader now")]
+    Leaderless(String, u32),
+}
+
+impl KafkaError {
+    /// Whether this node lacks a right, so that another try is of no use.
+    #[must_use]
+    pub const fn is_denied(&self) -> bool {
+        use ResponseError::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
+        match self {
+            Self::Security(_) => true,
+            Self::Refused(error) => {
+                matches!(error, TopicAuthorizationFailed | ClusterAuthorizationFailed)
+            }
+            Self::Connection(_)
+            | Self::Late(_)
+            | Self::Malformed(_)
+            | Self::Version(_)
+            | Self::Missing(..)
+            | Self::Leaderless(..) => false,
+        }
+    }
+}
+
+/// What an answer's error code says.
+pub(super) fn check(code: i16) -> Result<(), KafkaError> {
+    ResponseError::try_from_code(code).map_or(Ok(()), |error| Err(KafkaError::Refused(error)))
+}

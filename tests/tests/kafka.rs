@@ -1,0 +1,692 @@
+//! Kafka as a source and as the log that publishing appends to: against a real broker, with a client beside ours (librdkafka)
+//! that writes what ours reads and reads what ours writes.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, ensure};
+use tidegate::{
+    model::{Epoch, Offset},
+    source::{
+        Fetch, Source, SourceError,
+        kafka::{
+            AppendError, AppenderSettings, ClusterSettings, KafkaAppender, KafkaCluster,
+            KafkaError, KafkaSource, NewKafkaRecord, Sasl, Scram, Security, Tls,
+        },
+    },
+};
+use tidegate_tests::{
+    gateway::SOON,
+    services::kafka::{Kafka, Outcome, PASSWORD, STRANGER, USER},
+};
+use tokio::time::{Instant, timeout};
+
+/// Bytes of a fetch.
+const BYTES: usize = 1 << 20;
+
+/// An authority that vouches for nobody here.
+const ANOTHER_ROOT: &str = "-----BEGIN CERTIFICATE-----\n\
+    MIIBjzCCATWgAwIBAgIUakK7qQWnf8QjuGFTxPgxS5QvPZQwCgYIKoZIzj0EAwIw\n\
+    HDEaMBgGA1UEAwwRYW5vdGhlciBhdXRob3JpdHkwIBcNMjYxMTIyMTMzMjEwWhgP\n\
+    MjEyNjEwMjkxMzMyMTBaMBwxGjAYBgNVBAMMEWFub3RoZXIgYXV0aG9yaXR5MFkw\n\
+    EwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEu5L0cNVHjq6zSuFbf5diYG8ahLJtdW6P\n\
+    YzgEyv4WifUTYHk8a20GHBtN1EHbk934QkhekfeYRkWN+/mqxb6KbaNTMFEwHQYD\n\
+    VR0OBBYEFJZpNTeLCy3hWCl+wYYvj/kSvJ+KMB8GA1UdIwQYMBaAFJZpNTeLCy3h\n\
+    WCl+wYYvj/kSvJ+KMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIh\n\
+    APcN7+LPAxEiTcIMraLMYgyq8cylWAwtIwqMRCEviiaQAiBjYcCaUvdorcRDQ/tO\n\
+    do0jJGomfV6p+UWVKsCnC73hGQ==\n\
+    -----END CERTIFICATE-----\n";
+
+/// The broker of the tests that leave it alone.
+async fn shared() -> anyhow::Result<&'static Kafka> {
+    static BROKER: OnceLock<anyhow::Result<Kafka>> = OnceLock::new();
+    let begin = || tokio::runtime::Runtime::new()?.block_on(Kafka::start());
+    let start = move || BROKER.get_or_init(begin);
+    let broker = tokio::task::spawn_blocking(start).await?;
+    broker.as_ref().map_err(|error| anyhow!("{error:#}"))
+}
+
+fn cluster(kafka: &Kafka) -> Arc<KafkaCluster> {
+    Arc::new(KafkaCluster::new(ClusterSettings {
+        brokers: vec![kafka.address()],
+        security: Security::default(),
+        timeout: Duration::from_secs(1),
+    }))
+}
+
+/// A reader, and what it has read.
+struct Reader {
+    source: KafkaSource,
+    after: Option<Offset>,
+    epoch: Option<Epoch>,
+    read: Vec<(u64, String)>,
+}
+
+impl Reader {
+    fn new(kafka: &Kafka, topic: &str) -> Self {
+        Self {
+            source: KafkaSource::new(cluster(kafka), topic, 0),
+            after: None,
+            epoch: None,
+            read: Vec::new(),
+        }
+    }
+
+    /// One fetch, which must prove that nothing was skipped.
+    async fn fetch(&mut self) -> Result<Fetch, SourceError> {
+        let fetch = self.source.fetch(self.after, BYTES).await?;
+        let same = self.epoch.replace(fetch.epoch.clone()) == Some(fetch.epoch.clone());
+        if same && let Some(after) = self.after {
+            assert!(fetch.upto >= after, "{fetch:?} goes back behind {after}");
+        }
+        let mut last = self.after.filter(|_| same).unwrap_or_default();
+        for record in &fetch.records {
+            assert!(
+                record.offset > last && record.offset <= fetch.upto,
+                "{fetch:?}"
+            );
+            last = record.offset;
+            let value = record.value.as_deref().unwrap_or(b"null");
+            let value = String::from_utf8_lossy(value).into_owned();
+            self.read.push((record.offset.number(), value));
+        }
+        self.after = Some(fetch.upto);
+        Ok(fetch)
+    }
+
+    /// Reads on, waiting for what is to come, until a fetch satisfies; over failures too.
+    async fn until(
+        &mut self,
+        what: &str,
+        done: impl Fn(&Self, &Fetch) -> bool,
+    ) -> anyhow::Result<Fetch> {
+        let reading = async {
+            loop {
+                if let Ok(fetch) = self.fetch().await {
+                    if done(self, &fetch) {
+                        return fetch;
+                    }
+                    if fetch.upto < fetch.head {
+                        continue;
+                    }
+                }
+                self.source.changed().await;
+            }
+        };
+        let late = format!("{what} does not happen");
+        timeout(4 * SOON, reading).await.context(late)
+    }
+
+    async fn count(&mut self, count: usize) -> anyhow::Result<Fetch> {
+        self.until(&format!("the reading of {count} records"), |reader, _| {
+            reader.read.len() >= count
+        })
+        .await
+    }
+
+    fn values(&self) -> Vec<&str> {
+        self.read.iter().map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+async fn produce(kafka: &Kafka, topic: &str, values: &[String]) -> anyhow::Result<Vec<i64>> {
+    let records = values.iter().map(|value| ("key", Some(value.as_str())));
+    kafka.produce(topic, 0, records, &[]).await
+}
+
+#[tokio::test]
+async fn records_come_in_order_from_the_beginning_and_from_a_place_and_while_they_are_written()
+-> anyhow::Result<()> {
+    let kafka = shared().await?;
+    kafka.create_topic("ordered", 1, &[]).await?;
+    let values = numbers(0..3000);
+    let offsets = produce(kafka, "ordered", &values[..2000]).await?;
+    let mut reader = Reader::new(kafka, "ordered");
+    let fetch = reader.count(2000).await?;
+    assert_eq!(reader.values(), values[..2000]);
+    assert_eq!(fetch.start, Offset::BEFORE_ALL);
+    // Kafka's offset k is ours of k + 1.
+    let ours: Vec<_> = reader
+        .read
+        .iter()
+        .map(|(offset, _)| i64::try_from(*offset).unwrap() - 1)
+        .collect();
+    assert_eq!(ours, offsets);
+    // Written while somebody waits, in small batches.
+    let writing = async {
+        for chunk in values[2000..].chunks(100) {
+            produce(kafka, "ordered", chunk).await?;
+        }
+        anyhow::Ok(())
+    };
+    let (written, read) = tokio::join!(writing, reader.count(3000));
+    written?;
+    let fetch = read?;
+    assert_eq!(reader.values(), values);
+    assert_eq!(
+        (fetch.upto, fetch.head),
+        (Offset::new(3000), Offset::new(3000))
+    );
+    let mut later = Reader::new(kafka, "ordered");
+    later.after = Some(Offset::new(1500));
+    later.count(1500).await?;
+    assert_eq!(later.values(), values[1500..]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_values_tombstones_times_and_every_compression_come_through() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let topic = format!("packed-{codec}");
+        kafka.create_topic(&topic, 1, &[]).await?;
+        let large = "x".repeat(5000);
+        let records = [
+            (r#"["JFK","B6"]"#, Some(large.as_str())),
+            (r#"["JFK","B6"]"#, None),
+            ("", Some("")),
+        ];
+        let settings = [("compression.type", codec), ("linger.ms", "50")];
+        kafka.produce(&topic, 0, records, &settings).await?;
+        let mut source = KafkaSource::new(cluster(kafka), &topic, 0);
+        let fetch = source.fetch(None, BYTES).await?;
+        let theirs = kafka.read(&topic, 0).await?;
+        assert_eq!((fetch.records.len(), theirs.len()), (3, 3), "{codec}");
+        for (ours, theirs) in fetch.records.iter().zip(theirs) {
+            assert_eq!(ours.key, theirs.key, "{codec}");
+            assert_eq!(ours.value.as_deref(), theirs.value.as_deref(), "{codec}");
+            assert_eq!(ours.event_time_ms, theirs.time_ms, "{codec}");
+            assert_eq!(Some(ours.append_time_ms), theirs.time_ms, "{codec}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn aborted_records_never_come_and_the_end_behind_them_is_reached() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    kafka.create_topic("transactions", 1, &[]).await?;
+    let run = async |values: [(&str, &str); 2], outcome| {
+        kafka.transaction("transactions", 0, &values, outcome).await
+    };
+    run([("k", "a"), ("k", "b")], Outcome::Commit).await?;
+    run([("k", "never"), ("k", "never")], Outcome::Abort).await?;
+    run([("k", "c"), ("k", "d")], Outcome::Commit).await?;
+    run([("k", "never"), ("k", "never")], Outcome::Abort).await?;
+    let mut reader = Reader::new(kafka, "transactions");
+    let fetch = reader
+        .until("the end", |_, fetch| fetch.head >= Offset::new(12))
+        .await?;
+    assert_eq!(reader.values(), ["a", "b", "c", "d"]);
+    // Four transactions of two records and a marker each: the last three offsets have nothing to read.
+    assert_eq!((fetch.upto, fetch.head), (Offset::new(12), Offset::new(12)));
+    produce(kafka, "transactions", &["e".into()]).await?;
+    reader.count(5).await?;
+    assert_eq!(reader.read.last(), Some(&(13, "e".to_owned())));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_compacted_topic_is_read_over_its_holes_to_its_end() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("segment.ms", "1000"),
+        ("max.compaction.lag.ms", "1000"),
+    ];
+    kafka.create_topic("compacted", 1, &settings).await?;
+    let compacted = async |count: usize| {
+        let cleaning = async {
+            loop {
+                // Only what is behind the newest segment is compacted: a record begins another one.
+                kafka
+                    .produce("compacted", 0, [("last", Some("last"))], &[])
+                    .await?;
+                let read = kafka.read("compacted", 0).await?;
+                let kept = read.iter().filter(|read| read.key != b"last").count();
+                if kept <= count {
+                    return anyhow::Ok(read);
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        };
+        timeout(4 * SOON, cleaning)
+            .await
+            .context("nothing is compacted")?
+    };
+    let keys = ["a", "b", "c"];
+    let records = (0..300).map(|at| (keys[at % 3], Some("value")));
+    kafka.produce("compacted", 0, records, &[]).await?;
+    // It is being compacted while this one reads.
+    let mut early = Reader::new(kafka, "compacted");
+    early.count(300).await?;
+    let theirs = compacted(3).await?;
+    let mut late = Reader::new(kafka, "compacted");
+    let fetch = late.count(theirs.len()).await?;
+    let ours: Vec<_> = late
+        .read
+        .iter()
+        .map(|(offset, _)| i64::try_from(*offset).unwrap() - 1)
+        .collect();
+    let theirs: Vec<_> = theirs.iter().map(|read| read.offset).collect();
+    assert_eq!(ours, theirs);
+    assert!(theirs[0] > 0 && theirs.len() < 100, "{theirs:?}");
+    assert_eq!(fetch.upto, fetch.head);
+    early
+        .until("the end", |reader, fetch| reader.after == Some(fetch.head))
+        .await?;
+    assert_eq!(
+        early.read.last().map(|(offset, _)| *offset),
+        late.read.last().map(|(offset, _)| *offset)
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_fetch_that_succeeds_proves_the_head_that_was_there() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    kafka.create_topic("proofs", 1, &[]).await?;
+    let mut reader = Reader::new(kafka, "proofs");
+    for round in 1..=20 {
+        // Whatever waits meanwhile is given up again and again.
+        let given_up = timeout(Duration::from_millis(5), reader.source.changed());
+        given_up.await.unwrap_or_default();
+        produce(kafka, "proofs", &[round.to_string()]).await?;
+        let fetch = reader.source.fetch(reader.after, BYTES).await?;
+        assert_eq!(
+            (fetch.upto, fetch.head, fetch.records.len()),
+            (Offset::new(round), Offset::new(round), 1)
+        );
+        reader.after = Some(fetch.upto);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_topic_that_is_made_anew_is_another_epoch() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    kafka.create_topic("anew", 1, &[]).await?;
+    produce(kafka, "anew", &numbers(0..10)).await?;
+    let mut reader = Reader::new(kafka, "anew");
+    let old = reader.count(10).await?;
+    kafka.delete_topic("anew").await?;
+    kafka.create_topic("anew", 1, &[]).await?;
+    // More than before, so that the old place is within the new log.
+    produce(kafka, "anew", &numbers(100..120)).await?;
+    let new = reader
+        .until("another epoch", |_, fetch| fetch.epoch != old.epoch)
+        .await?;
+    assert_eq!(reader.values(), numbers(0..10));
+    assert!(new.records.is_empty());
+    assert_eq!(new.head, Offset::new(20));
+    produce(kafka, "anew", &numbers(120..121)).await?;
+    let next = reader.count(11).await?;
+    assert_eq!(
+        (next.epoch, reader.values().pop()),
+        (new.epoch, Some("120"))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_that_went_back_is_another_epoch_for_good() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    kafka.create_topic("back", 1, &[]).await?;
+    produce(kafka, "back", &numbers(0..10)).await?;
+    let mut source = KafkaSource::new(cluster(kafka), "back", 0);
+    let there = source.fetch(None, BYTES).await?;
+    assert_eq!(there.upto, Offset::new(10));
+    // Whoever has read more than there is, has read what is lost.
+    let gone = source.fetch(Some(Offset::new(17)), BYTES).await?;
+    assert_ne!(gone.epoch, there.epoch);
+    assert_eq!((gone.records.len(), gone.head), (0, Offset::new(10)));
+    produce(kafka, "back", &numbers(10..11)).await?;
+    let next = source.fetch(Some(gone.head), BYTES).await?;
+    assert_eq!((next.epoch, next.records.len()), (gone.epoch, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_that_retention_overtook_is_told_where_the_log_begins() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    kafka.create_topic("overrun", 1, &[]).await?;
+    produce(kafka, "overrun", &numbers(0..100)).await?;
+    let mut source = KafkaSource::new(cluster(kafka), "overrun", 0);
+    let first = source.fetch(Some(Offset::new(10)), 200).await?;
+    assert_eq!(first.start, Offset::BEFORE_ALL);
+    kafka.delete_records("overrun", 0, 60).await?;
+    let overrun = source.fetch(Some(Offset::new(20)), BYTES).await?;
+    assert_eq!(
+        (&overrun.epoch, overrun.start),
+        (&first.epoch, Offset::new(60))
+    );
+    assert!(overrun.records.is_empty(), "{overrun:?}");
+    assert_eq!(overrun.head, Offset::new(100));
+    let rest = source.fetch(Some(overrun.start), BYTES).await?;
+    assert_eq!(
+        (rest.records.len(), rest.records[0].offset),
+        (40, Offset::new(61))
+    );
+    let beginning = KafkaSource::new(cluster(kafka), "overrun", 0)
+        .fetch(None, BYTES)
+        .await?;
+    assert_eq!(
+        (beginning.records.len(), beginning.start),
+        (40, Offset::new(60))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn partitions_that_are_added_are_seen_and_times_are_found() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    let cluster = cluster(kafka);
+    let missing = cluster.partitions("grown").await;
+    assert!(
+        matches!(missing, Err(KafkaError::Missing(..))),
+        "{missing:?}"
+    );
+    kafka.create_topic("grown", 2, &[]).await?;
+    assert_eq!(cluster.partitions("grown").await?, 2);
+    kafka.grow_topic("grown", 3).await?;
+    let grown = async {
+        while cluster.partitions("grown").await.ok() != Some(3) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, grown).await?;
+    let (appender, task) =
+        KafkaAppender::new(cluster.clone(), "grown", 2, AppenderSettings::default());
+    let at = |time| NewKafkaRecord {
+        time_ms: Some(time),
+        ..record("k", "v")
+    };
+    let appending = async move { appender.append(vec![at(1000), at(2000), at(3000)]).await };
+    let (results, ()) = tokio::join!(appending, task);
+    assert_eq!(results, [1, 2, 3].map(|number| Ok(Offset::new(number))));
+    for (time, offset) in [(0, 0), (1001, 1), (2000, 1), (2500, 2), (9000, 3)] {
+        assert_eq!(
+            cluster.offset_at("grown", 2, time).await?,
+            Offset::new(offset),
+            "{time}"
+        );
+    }
+    Ok(())
+}
+
+fn record(key: &str, value: &str) -> NewKafkaRecord {
+    NewKafkaRecord {
+        key: key.to_owned().into(),
+        value: Some(value.to_owned().into()),
+        time_ms: None,
+        id: Some(format!("id of {value}").into()),
+    }
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_is_what_is_read_and_in_order() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    kafka
+        .create_topic("appended", 1, &[("max.message.bytes", "100000")])
+        .await?;
+    let (appender, task) =
+        KafkaAppender::new(cluster(kafka), "appended", 0, AppenderSettings::default());
+    let large = "x".repeat(200_000);
+    let appending = async {
+        let several = (0..50).map(|at| {
+            let mut records: Vec<_> = (0..20)
+                .map(|of| record("key", &format!("{at}-{of}-{}", "x".repeat(800))))
+                .collect();
+            // One that the topic does not take; the others of its batch do get in.
+            records.insert(10, record("key", &large));
+            let appender = appender.clone();
+            async move { appender.append(records).await }
+        });
+        let results = futures_util::future::join_all(several).await;
+        drop(appender);
+        results
+    };
+    let (results, ()) = tokio::join!(appending, task);
+    let theirs = kafka.read("appended", 0).await?;
+    assert_eq!(theirs.len(), 1000);
+    for (at, results) in results.iter().enumerate() {
+        assert_eq!(results[10], Err(AppendError::TooLarge));
+        let taken = results.iter().enumerate().filter(|(of, _)| *of != 10);
+        for (of, (_, result)) in taken.enumerate() {
+            let offset = (*result)?.number();
+            let read = &theirs[usize::try_from(offset)? - 1];
+            let expected = format!("{at}-{of}-{}", "x".repeat(800));
+            assert_eq!(read.value.as_deref(), Some(expected.as_bytes()));
+            assert_eq!(
+                read.headers,
+                [("id".to_owned(), format!("id of {expected}").into_bytes())]
+            );
+        }
+    }
+    let order: Vec<_> = results
+        .iter()
+        .flatten()
+        .filter_map(|result| result.ok())
+        .collect();
+    assert!(order.is_sorted(), "what was submitted first is first");
+    Ok(())
+}
+
+/// What becomes of one record.
+async fn append_one(cluster: Arc<KafkaCluster>, topic: &str) -> Result<Offset, AppendError> {
+    let settings = AppenderSettings {
+        delivery_timeout: Duration::from_secs(2),
+        ..AppenderSettings::default()
+    };
+    let (appender, task) = KafkaAppender::new(cluster, topic, 0, settings);
+    let appending = async move { appender.append(vec![record("key", "value")]).await };
+    let (results, ()) = tokio::join!(appending, task);
+    results[0]
+}
+
+#[tokio::test]
+async fn a_topic_that_is_missing_is_unavailable() -> anyhow::Result<()> {
+    let kafka = shared().await?;
+    let appended = append_one(cluster(kafka), "no-such-topic").await;
+    assert_eq!(appended, Err(AppendError::Unavailable));
+    let mut source = KafkaSource::new(cluster(kafka), "no-such-topic", 0);
+    let fetched = source.fetch(None, BYTES).await;
+    assert!(matches!(fetched, Err(SourceError::Unavailable)));
+    Ok(())
+}
+
+fn secure(kafka: &Kafka, roots: &[u8], sasl: Sasl) -> anyhow::Result<Arc<KafkaCluster>> {
+    let security = Security {
+        tls: Some(Tls::new(roots, None)?),
+        sasl: Some(sasl),
+    };
+    Ok(Arc::new(KafkaCluster::new(ClusterSettings {
+        brokers: vec![kafka.secure_address()],
+        security,
+        timeout: Duration::from_secs(5),
+    })))
+}
+
+#[tokio::test]
+async fn brokers_with_tls_and_sasl_are_spoken_to_and_others_are_not_trusted() -> anyhow::Result<()>
+{
+    let kafka = shared().await?;
+    kafka.create_topic("secured", 1, &[]).await?;
+    let roots = kafka.roots()?;
+    let sasl = |user: &str, password: &str, scram| Sasl {
+        user: user.into(),
+        password: password.into(),
+        scram,
+    };
+    for (count, scram) in [
+        (1, None),
+        (2, Some(Scram::Sha256)),
+        (3, Some(Scram::Sha512)),
+    ] {
+        let cluster = secure(kafka, &roots, sasl(USER, PASSWORD, scram))?;
+        assert_eq!(
+            append_one(cluster.clone(), "secured").await,
+            Ok(Offset::new(count))
+        );
+        let fetch = KafkaSource::new(cluster, "secured", 0)
+            .fetch(None, BYTES)
+            .await?;
+        assert_eq!(fetch.head, Offset::new(count));
+        let wrong = secure(kafka, &roots, sasl(USER, "another password", scram))?;
+        let refused = wrong.partitions("secured").await;
+        assert!(
+            matches!(refused, Err(KafkaError::Security(_))),
+            "{refused:?}"
+        );
+    }
+    let stranger = secure(kafka, &roots, sasl(STRANGER, PASSWORD, None))?;
+    assert_eq!(
+        append_one(stranger, "secured").await,
+        Err(AppendError::NotAuthorized)
+    );
+    let untrusted = secure(kafka, ANOTHER_ROOT.as_bytes(), sasl(USER, PASSWORD, None))?;
+    let refused = untrusted.partitions("secured").await;
+    assert!(
+        matches!(refused, Err(KafkaError::Security(_))),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_records_is_another_epoch_even_when_it_has_grown_again()
+-> anyhow::Result<()> {
+    let mut kafka = Kafka::start().await?;
+    kafka.create_topic("lost", 1, &[]).await?;
+    produce(&kafka, "lost", &numbers(0..10)).await?;
+    let mut reader = Reader::new(&kafka, "lost");
+    let old = reader.count(10).await?;
+    kafka.kill()?;
+    kafka.lose("lost", 0)?;
+    kafka.restart().await?;
+    // Far beyond the old place: by offsets alone nobody would notice.
+    produce(&kafka, "lost", &numbers(100..150)).await?;
+    let new = reader
+        .until("another epoch", |_, fetch| fetch.epoch != old.epoch)
+        .await?;
+    assert_eq!(reader.values(), numbers(0..10));
+    assert_eq!((new.records.len(), new.head), (0, Offset::new(50)));
+    let later = reader.fetch().await?;
+    assert_eq!((later.epoch, later.head), (new.epoch, Offset::new(50)));
+    Ok(())
+}
+
+/// Appends numbers one after the other until it is told to end; those that were acknowledged, with their offsets.
+async fn append_numbers(
+    appender: KafkaAppender,
+    mut go_on: tokio::sync::watch::Receiver<bool>,
+) -> Vec<(u64, String)> {
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        if !*go_on.borrow_and_update() {
+            break;
+        }
+        let value = format!("{number}");
+        if let Ok(offset) = appender.append(vec![record("key", &value)]).await[0] {
+            acknowledged.push((offset.number(), value));
+        }
+    }
+    acknowledged
+}
+
+#[tokio::test]
+async fn a_broker_that_dies_and_comes_back_costs_neither_a_loss_nor_a_repeat() -> anyhow::Result<()>
+{
+    let mut kafka = Kafka::start().await?;
+    kafka.create_topic("numbers", 1, &[]).await?;
+    let settings = AppenderSettings {
+        delivery_timeout: Duration::from_secs(60),
+        ..AppenderSettings::default()
+    };
+    let (appender, task) = KafkaAppender::new(cluster(&kafka), "numbers", 0, settings);
+    let (go_on, told) = tokio::sync::watch::channel(true);
+    let mut reader = Reader::new(&kafka, "numbers");
+    let faults = async {
+        reader.count(100).await?;
+        kafka.kill()?;
+        let killed = Instant::now();
+        let failure = loop {
+            match reader.fetch().await {
+                Ok(_) => ensure!(killed.elapsed() < SOON, "a dead broker answers"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(failure, SourceError::Unavailable);
+        kafka.restart().await?;
+        let so_far = reader.read.len();
+        reader.count(so_far + 100).await?;
+        go_on.send(false)?;
+        anyhow::Ok(())
+    };
+    let (faults, acknowledged, ()) = tokio::join!(faults, append_numbers(appender, told), task);
+    faults?;
+    reader.count(acknowledged.len()).await?;
+    assert_eq!(reader.read, acknowledged);
+    let theirs = kafka.read("numbers", 0).await?;
+    assert_eq!(theirs.len(), acknowledged.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_that_freezes_is_noticed_and_heals_by_itself() -> anyhow::Result<()> {
+    let kafka = Kafka::start().await?;
+    kafka.create_topic("frozen", 1, &[]).await?;
+    produce(&kafka, "frozen", &numbers(0..10)).await?;
+    let mut reader = Reader::new(&kafka, "frozen");
+    reader.count(10).await?;
+    kafka.freeze();
+    for _ in 0..5 {
+        let asked = Instant::now();
+        assert!(matches!(
+            reader.fetch().await,
+            Err(SourceError::Unavailable)
+        ));
+        ensure!(
+            asked.elapsed() < Duration::from_secs(3),
+            "it took {:?}",
+            asked.elapsed()
+        );
+        timeout(SOON, reader.source.changed()).await?;
+    }
+    let settings = AppenderSettings {
+        delivery_timeout: Duration::from_secs(2),
+        ..AppenderSettings::default()
+    };
+    let (appender, task) = KafkaAppender::new(cluster(&kafka), "frozen", 0, settings);
+    let appending = async {
+        let given_up = appender.append(vec![record("key", "given up")]).await;
+        kafka.thaw();
+        let taken = loop {
+            let taken = appender.append(vec![record("key", "taken")]).await;
+            if taken[0].is_ok() {
+                break taken;
+            }
+        };
+        drop(appender);
+        (given_up, taken)
+    };
+    let ((given_up, taken), ()) = tokio::join!(appending, task);
+    assert_eq!(given_up, [Err(AppendError::Unavailable)]);
+    let upto = taken[0]?;
+    let fetch = reader
+        .until("healing", |_, fetch| fetch.upto >= upto)
+        .await?;
+    assert_eq!(fetch.upto, fetch.head);
+    assert_eq!(
+        reader.read.last(),
+        Some(&(upto.number(), "taken".to_owned()))
+    );
+    Ok(())
+}
