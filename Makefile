@@ -23,7 +23,7 @@ check: ## What needs no browser: format, lints, documentation, tests in Rust
 	@tools/setup.sh run lint kafka && tools/test.sh fmt clippy doc rust
 
 build: ## The release
-	@tools/setup.sh run && cargo build --release --locked -p tidegate
+	@tools/setup.sh run && cargo build --release --locked -p tidegate --features kafka
 
 fmt: ## Formats the code
 	@tools/setup.sh run lint && tools/test.sh format

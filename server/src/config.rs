@@ -34,7 +34,7 @@ pub use listen::{AdminConfig, ListenConfig};
 pub use pattern::ChannelPattern;
 pub use selector::Selector;
 pub use session::{DrainConfig, DrainRate, LimitsConfig, OutboxConfig, SessionConfig};
-pub use stream::{Format, Retention, SourceConfig, StreamConfig, TailConfig, ViewMax};
+pub use stream::{Format, KafkaConfig, Retention, SourceConfig, StreamConfig, TailConfig, ViewMax};
 pub use units::parse_duration;
 pub use walk::{Problem, Problems};
 

@@ -8,6 +8,7 @@ mod app;
 mod engine;
 mod factory;
 mod heap;
+mod kafka;
 mod memory;
 mod reload;
 mod workers;

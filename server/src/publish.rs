@@ -94,11 +94,25 @@ impl Pending {
         }
     }
 
+    fn refuse(&mut self, places: &[usize], refusal: &Refusal) {
+        for &place in places {
+            self.told[place] = Some(Err(refusal.clone()));
+        }
+    }
+
     fn tell(&mut self, places: &[usize], appended: Vec<Appended>) {
         for (&place, appended) in places.iter().zip(appended) {
             self.told[place] = Some(Ok(appended));
         }
     }
+}
+
+fn written_elsewhere(stream: &Stream) -> Refusal {
+    let message = format!(
+        "the records of {:?} are written to its own log by others: publish there",
+        stream.name
+    );
+    Refusal::new(ErrorCode::BadRequest, message)
 }
 
 fn rates(per_second: Option<NonZeroU32>) -> Option<Arc<DefaultKeyedRateLimiter<Arc<str>>>> {
@@ -231,7 +245,10 @@ impl Publisher {
             }
         }
         for (partition, (places, batch)) in batches {
-            let log = &stream.partitions[partition as usize].log;
+            let Some(log) = &stream.partitions[partition as usize].log else {
+                pending.refuse(&places, &written_elsewhere(stream));
+                continue;
+            };
             match log.submit(batch, now_ms, &flow.lost).await {
                 Submitted::Done(appended) => pending.tell(&places, appended),
                 Submitted::Waiting(answer) => pending.waits.push((places, answer)),

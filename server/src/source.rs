@@ -6,6 +6,7 @@
 
 pub mod durable;
 pub mod embedded;
+pub mod hindered;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 

@@ -23,8 +23,8 @@ pub struct PartitionHandle {
     pub tail: Arc<Tail>,
     /// What its task is asked. Bounded: when it is full, the asker is told to come back.
     pub requests: mpsc::Sender<Request>,
-    /// Where records of this partition are appended.
-    pub log: Arc<EmbeddedLog>,
+    /// Where records of this partition are appended and kept; none where others write them, and keep them elsewhere.
+    pub log: Option<Arc<EmbeddedLog>>,
     /// What its views hold.
     pub held: ViewsHeld,
 }

@@ -183,7 +183,7 @@ impl Steady {
             partitions: vec![PartitionHandle {
                 tail,
                 requests: sender,
-                log: log.clone(),
+                log: Some(log.clone()),
                 held: partition.held(),
             }],
             hindrance: watch::Sender::default(),

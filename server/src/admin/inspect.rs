@@ -17,6 +17,7 @@ use crate::{
     model::{Channel, Freshness, Moment, Position, Token},
     partition::tail::least_fresh,
     protocol::{ErrorCode, Refusal, write},
+    source::embedded::EmbeddedLog,
     streams::Stream,
     transport::{problem::Problem, thread::Command},
     worker::{ChannelInfo, Pick},
@@ -160,8 +161,6 @@ fn partition_json(asked: &Asked, now: Moment) -> Value {
     let handle = asked.handle();
     let here = handle.tail.here();
     let (updates, bytes, floor) = handle.tail.extent();
-    let (head, start, records, log_bytes) = handle.log.extent();
-    let (rows, row_bytes) = handle.log.rows();
     let freshness = partition_freshness(&asked.stream, asked.number as usize, now);
     json!({
         "stream": asked.stream.name,
@@ -177,14 +176,20 @@ fn partition_json(asked: &Asked, now: Moment) -> Value {
             "updates": updates,
             "bytes": bytes,
         },
-        "log": {
-            "start": start.number(),
-            "head": head.number(),
-            "records": records,
-            "bytes": log_bytes,
-            "rows": rows,
-            "row_bytes": row_bytes,
-        },
+        "log": handle.log.as_deref().map(log_json),
+    })
+}
+
+fn log_json(log: &EmbeddedLog) -> Value {
+    let (head, start, records, bytes) = log.extent();
+    let (rows, row_bytes) = log.rows();
+    json!({
+        "start": start.number(),
+        "head": head.number(),
+        "records": records,
+        "bytes": bytes,
+        "rows": rows,
+        "row_bytes": row_bytes,
     })
 }
 

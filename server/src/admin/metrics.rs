@@ -128,16 +128,17 @@ impl Scrape {
         let (handle, number) = (asked.handle(), asked.number.to_string());
         let labels = [asked.stream.name.as_str(), &number];
         let (updates, tail_bytes, _) = handle.tail.extent();
-        let (_, _, records, log_bytes) = handle.log.extent();
         let queued = handle.requests.max_capacity() - handle.requests.capacity();
         self.count(&names::TAIL_UPDATES, &labels, updates as u64);
         self.count(&names::TAIL_BYTES, &labels, tail_bytes as u64);
-        self.count(&names::LOG_RECORDS, &labels, records as u64);
-        self.count(&names::LOG_BYTES, &labels, log_bytes as u64);
-        self.count(&names::LOG_EXPIRED, &labels, handle.log.expired());
-        let (rows, row_bytes) = handle.log.rows();
-        self.count(&names::LOG_ROWS, &labels, rows as u64);
-        self.count(&names::LOG_ROW_BYTES, &labels, row_bytes as u64);
+        if let Some(log) = &handle.log {
+            let ((_, _, records, log_bytes), (rows, row_bytes)) = (log.extent(), log.rows());
+            self.count(&names::LOG_RECORDS, &labels, records as u64);
+            self.count(&names::LOG_BYTES, &labels, log_bytes as u64);
+            self.count(&names::LOG_EXPIRED, &labels, log.expired());
+            self.count(&names::LOG_ROWS, &labels, rows as u64);
+            self.count(&names::LOG_ROW_BYTES, &labels, row_bytes as u64);
+        }
         let (views, encodings) = (handle.held.views.bytes(), handle.held.encodings.bytes());
         self.count(&names::VIEW_BYTES, &labels, views as u64);
         self.count(&names::VIEW_ENCODED, &labels, encodings as u64);

@@ -73,12 +73,24 @@ fn check_records(config: &Config, walk: &Walk) {
 
 fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig) {
     let record = ("limits.record_bytes", config.limits.record_bytes);
-    let SourceConfig::Embedded { retention } = &stream.source;
-    at_least(
-        walk,
-        (&format!("{path}.source.retention.bytes"), retention.bytes),
-        record,
-    );
+    match &stream.source {
+        SourceConfig::Embedded { retention } => at_least(
+            walk,
+            (&format!("{path}.source.retention.bytes"), retention.bytes),
+            record,
+        ),
+        SourceConfig::Kafka(_) if !cfg!(feature = "kafka") => walk.note(
+            &format!("{path}.source.kind"),
+            "\"kafka\"".into(),
+            "\"embedded\": this program was built without the Cargo feature \"kafka\"".into(),
+        ),
+        SourceConfig::Kafka(_) if stream.row_ttl.is_some() => walk.note(
+            &format!("{path}.row_ttl"),
+            "a duration".into(),
+            "none: of a stream of Kafka, rows are deleted by whoever writes them".into(),
+        ),
+        SourceConfig::Kafka(_) => {}
+    }
     at_least(
         walk,
         (&format!("{path}.tail.bytes"), stream.tail.bytes),
@@ -178,8 +190,10 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 
 /// Most bytes of memory that a stream's tails and logs may hold. Of a log on disk memory holds what the tail has as well.
 fn held_bytes(stream: &StreamConfig, logs_in_memory: bool) -> usize {
-    let SourceConfig::Embedded { retention } = &stream.source;
-    let log = if logs_in_memory { retention.bytes } else { 0 };
+    let log = match &stream.source {
+        SourceConfig::Embedded { retention } if logs_in_memory => retention.bytes,
+        SourceConfig::Embedded { .. } | SourceConfig::Kafka(_) => 0,
+    };
     let partitions = usize::try_from(stream.partitions).unwrap_or(usize::MAX);
     stream
         .tail

@@ -57,6 +57,26 @@ pub enum SourceConfig {
         /// What each partition of the log keeps.
         retention: Retention,
     },
+    /// A topic of Kafka, whose partitions are the stream's.
+    Kafka(KafkaConfig),
+}
+
+/// A topic of Kafka, and how its log is kept there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// Brokers that are asked first, each `host:port`, at least one.
+    pub brokers: Vec<String>,
+    /// The topic; default: the stream's name.
+    pub topic: String,
+    /// How long a broker may take to answer, 100 ms to 1 min; default 1 s.
+    pub timeout: Duration,
+    /// A record that is older may have been compacted away, 1 s to 3650 d; default 10 s. Not more than the topic's
+    /// `min.compaction.lag.ms`.
+    pub compacts_after: Duration,
+    /// How long the topic keeps tombstones, its `delete.retention.ms`, 1 s to 3650 d; default 1 d, as Kafka's.
+    pub tombstones_kept: Duration,
+    /// Whether views of a topic that does not reach back to its birth may be live; default no.
+    pub incomplete_history: bool,
 }
 
 /// What each partition of a log keeps: what is within all bounds.
@@ -103,11 +123,7 @@ impl Default for StreamConfig {
             partitions: 1,
             placement: Placement::ByChannel,
             source: SourceConfig::Embedded {
-                retention: Retention {
-                    records: None,
-                    bytes: 256 * MIB,
-                    age: Duration::from_secs(3600),
-                },
+                retention: Retention::default(),
             },
             format: Format::Json,
             channel: Selector::Key("/0".into()),
@@ -126,6 +142,16 @@ impl Default for StreamConfig {
             row_ttl: None,
             expect_every: None,
             default: None,
+        }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            records: None,
+            bytes: 256 * MIB,
+            age: Duration::from_secs(3600),
         }
     }
 }
@@ -167,7 +193,7 @@ impl StreamConfig {
         };
         let (mut tail, mut view_max) = (section.table("tail"), section.table("view_max"));
         Self {
-            name,
+            name: name.clone(),
             mode: mode.unwrap_or(default.mode),
             partitions: section
                 .number("partitions", 1..=1024)
@@ -181,7 +207,7 @@ impl StreamConfig {
                     ],
                 )
                 .unwrap_or(default.placement),
-            source: section.within("source", read_source),
+            source: section.within("source", |source| read_source(source, &name)),
             format: section
                 .choice("format", &[("json", Format::Json)])
                 .unwrap_or(default.format),
@@ -225,15 +251,18 @@ fn read_name(section: &mut Section<'_>) -> String {
     name.unwrap_or_default()
 }
 
-fn read_source(section: &mut Section<'_>) -> SourceConfig {
-    let SourceConfig::Embedded { retention: default } = StreamConfig::default().source;
+fn read_source(section: &mut Section<'_>, stream: &str) -> SourceConfig {
     let given = section.has("kind");
-    let known = "\"embedded\", the only kind that this version knows";
-    let kind = section.text("kind", known, |text| (text == "embedded").then_some(()));
-    if given && kind.is_none() {
+    match section.choice(
+        "kind",
+        &[("embedded", Kind::Embedded), ("kafka", Kind::Kafka)],
+    ) {
+        Some(Kind::Kafka) => return SourceConfig::Kafka(KafkaConfig::read(section, stream)),
         // The keys of another kind are no mistakes of their own.
-        section.forget();
+        None if given => section.forget(),
+        Some(Kind::Embedded) | None => {}
     }
+    let default = Retention::default();
     let mut retention = section.table("retention");
     let bytes = retention
         .size("bytes", KIB..=SIZE_MAX)
@@ -248,6 +277,50 @@ fn read_source(section: &mut Section<'_>) -> SourceConfig {
             bytes,
             age,
         },
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Embedded,
+    Kafka,
+}
+
+impl KafkaConfig {
+    fn read(section: &mut Section<'_>, stream: &str) -> Self {
+        let broker = |text: &str| {
+            let (host, port) = text.rsplit_once(':')?;
+            (!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+                .then(|| text.to_owned())
+        };
+        let waits = SHORTEST..=Duration::from_secs(60);
+        let brokers = "brokers as \"host:port\", at least one";
+        // Kafka's own rule for topics.
+        let legal = |text: &str| {
+            let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            (1..=249).contains(&text.len())
+                && text.bytes().all(is_legal)
+                && text != "."
+                && text != ".."
+        };
+        let topic = "1 to 249 of A-Z, a-z, 0-9, ., _ and -";
+        let histories = [("whole", false), ("incomplete", true)];
+        Self {
+            brokers: section.some_texts("brokers", brokers, broker),
+            topic: section
+                .text("topic", topic, |text| legal(text).then(|| text.to_owned()))
+                .unwrap_or_else(|| stream.to_owned()),
+            timeout: section
+                .duration("timeout", waits)
+                .unwrap_or(Duration::from_secs(1)),
+            compacts_after: section
+                .duration("compacts_after", AGES)
+                .unwrap_or(Duration::from_secs(10)),
+            tombstones_kept: section
+                .duration("tombstones_kept", AGES)
+                .unwrap_or(Duration::from_secs(24 * 3600)),
+            incomplete_history: section.choice("history", &histories).unwrap_or(false),
+        }
     }
 }
 

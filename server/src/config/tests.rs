@@ -91,11 +91,30 @@ fn the_examples_of_the_default_text_are_valid() {
     assert_eq!(config.streams, [defaults]);
 }
 
-/// The paths of all keys that the walk asks for in a file that has them all.
+/// A stream of another source, with its defaults.
+const OF_KAFKA: &str = r#"[[streams]]
+name = "departures"
+source = { kind = "kafka", brokers = ["127.0.0.1:9092"], topic = "departures", timeout = "1s", history = "whole", compacts_after = "10s", tombstones_kept = "1d" }
+"#;
+
+/// The paths of all keys that the walk asks for in files that have them all.
 fn asked() -> BTreeSet<String> {
+    let texts = [&whole_text(), OF_KAFKA];
+    let asked = texts.into_iter().flat_map(|text| {
+        let walk = Walk::new(iter::empty(), Path::new(""));
+        Config::read(text, &walk);
+        walk.asked()
+    });
+    asked.collect()
+}
+
+#[test]
+fn the_defaults_of_a_stream_of_kafka_are_what_they_are_said_to_be() {
     let walk = Walk::new(iter::empty(), Path::new(""));
-    Config::read(&whole_text(), &walk);
-    walk.asked()
+    let config = Config::read(OF_KAFKA, &walk);
+    let walk = Walk::new(iter::empty(), Path::new(""));
+    let short = "[[streams]]\nname = \"departures\"\nsource = { kind = \"kafka\", brokers = [\"127.0.0.1:9092\"] }";
+    assert_eq!(config.streams, Config::read(short, &walk).streams);
 }
 
 #[test]
@@ -130,7 +149,8 @@ fn page_rows() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 #[test]
 fn the_page_gives_the_defaults() {
-    let whole: toml::Value = toml::Value::Table(whole_text().parse().unwrap());
+    let table = |text: &str| toml::Value::Table(text.parse().unwrap());
+    let (whole, of_kafka) = (table(&whole_text()), table(OF_KAFKA));
     let mut compared = 0;
     for (path, default) in page_rows() {
         let Some(default) = default
@@ -140,13 +160,16 @@ fn the_page_gives_the_defaults() {
             continue;
         };
         let page: toml::Table = format!("value = {default}").parse().unwrap();
-        let value = path
-            .split('.')
-            .fold(&whole, |at, key| match key.strip_suffix("[]") {
-                Some(key) => &at[key][0],
-                None => &at[key],
-            });
-        assert_eq!(value, &page["value"], "{path}");
+        let found = |whole| {
+            path.split('.').try_fold(whole, |at: &toml::Value, key| {
+                match key.strip_suffix("[]") {
+                    Some(key) => at.get(key)?.get(0),
+                    None => at.get(key),
+                }
+            })
+        };
+        let value = found(&whole).or_else(|| found(&of_kafka));
+        assert_eq!(value, page.get("value"), "{path}");
         compared += 1;
     }
     assert!(compared > 30, "{compared}");

@@ -15,19 +15,20 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::engine::new_epoch;
+use super::{engine::new_epoch, kafka};
 use crate::{
     cache::ViewMax,
     clock::Clock,
-    config::{Config, Selector, SourceConfig, StreamConfig},
+    config::{self, Config, Selector, SourceConfig, StreamConfig},
     decode::{Decoder, KeyPart},
     model,
     partition::{
-        Partition, Settings,
+        Backing, Partition, Settings,
         tail::{Tail, TailMax},
         task::{self, Request},
     },
     source::{
+        Source,
         durable::DataError,
         embedded::{
             EmbeddedLog, EmbeddedSource, Engine, Hindrance, LogSettings, LogSpec, Retention,
@@ -70,10 +71,17 @@ pub(super) struct Ground {
     pub(super) stop: CancellationToken,
 }
 
+/// What reads a partition.
+pub(super) enum Reader {
+    Embedded(EmbeddedSource),
+    #[cfg(feature = "kafka")]
+    Kafka(Box<kafka::Reader>),
+}
+
 /// A partition that is ready to run.
 struct Start {
     partition: Partition,
-    source: EmbeddedSource,
+    source: Reader,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -132,8 +140,18 @@ impl Factory {
     pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
         let hindrance = watch::Sender::default();
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
-        for (number, log) in (0u32..).zip(self.logs(config)?) {
-            let (handle, start) = self.partition(config, number, log, &hindrance);
+        let behind: Vec<(Backing, Option<Arc<EmbeddedLog>>, Reader)> = match &config.source {
+            SourceConfig::Embedded { retention } => self
+                .logs(config, retention)?
+                .into_iter()
+                .map(|log| self.embedded(log, &hindrance))
+                .collect(),
+            SourceConfig::Kafka(kafka) => kafka::readers(config, kafka, self.clock, &hindrance)
+                .map(|(fold, reader)| (Backing::from(fold), None, reader))
+                .collect(),
+        };
+        for (number, behind) in (0u32..).zip(behind) {
+            let (handle, start) = self.partition(config, number, behind);
             partitions.push(handle);
             starts.push(start);
         }
@@ -160,7 +178,9 @@ impl Factory {
     /// Opens the logs of streams that are to be made, so that making them can't fail. Blocks while it reads their files.
     pub(super) fn prepare(&self, streams: &[StreamConfig]) -> Result<(), DataError> {
         for config in streams {
-            self.logs(config)?;
+            if let SourceConfig::Embedded { retention } = &config.source {
+                self.logs(config, retention)?;
+            }
             let made = Made {
                 config: config.clone(),
                 stop: self.stop.child_token(),
@@ -208,23 +228,41 @@ impl Factory {
     }
 
     /// The stream's logs, as the engine has them, or new ones.
-    fn logs(&self, config: &StreamConfig) -> Result<Vec<Arc<EmbeddedLog>>, DataError> {
+    fn logs(
+        &self,
+        config: &StreamConfig,
+        retention: &config::Retention,
+    ) -> Result<Vec<Arc<EmbeddedLog>>, DataError> {
         let spec = LogSpec {
             stream: &config.name,
             partitions: config.partitions,
             placement: config.placement,
-            settings: log_settings(config),
+            settings: log_settings(config, retention),
             hot_bytes: config.tail.bytes,
         };
         self.engine.logs(&spec, new_epoch)
+    }
+
+    fn embedded(
+        &self,
+        log: Arc<EmbeddedLog>,
+        hindrance: &watch::Sender<Hindrance>,
+    ) -> (Backing, Option<Arc<EmbeddedLog>>, Reader) {
+        let clock = self.clock;
+        let wall_ms = move || clock.wall_ms();
+        let source = EmbeddedSource::new(log.clone(), hindrance.subscribe(), wall_ms);
+        (
+            Backing::from(log.clone()),
+            Some(log),
+            Reader::Embedded(source),
+        )
     }
 
     fn partition(
         &self,
         config: &StreamConfig,
         number: u32,
-        log: Arc<EmbeddedLog>,
-        hindrance: &watch::Sender<Hindrance>,
+        (backing, log, source): (Backing, Option<Arc<EmbeddedLog>>, Reader),
     ) -> (PartitionHandle, Start) {
         let tail = Tail::new(tail_max(config));
         let (requests, taken) = mpsc::channel(task::REQUESTS_MAX);
@@ -235,10 +273,8 @@ impl Factory {
             replay_records: self.replay_records,
             hold: self.hold,
         };
-        let partition = Partition::new(settings, decoder(config), log.clone(), tail.clone());
-        let clock = self.clock;
-        let source =
-            EmbeddedSource::new(log.clone(), hindrance.subscribe(), move || clock.wall_ms());
+        let decoder = decoder(config, log.is_some());
+        let partition = Partition::new(settings, decoder, backing, tail.clone());
         let start = Start {
             partition,
             source,
@@ -254,14 +290,27 @@ impl Factory {
     }
 
     fn run(&self, start: Start, freshness_slo: Duration, stop: &CancellationToken) {
-        let run = task::run(
-            start.partition,
-            start.source,
-            start.requests,
-            self.clock,
-            proof_every(freshness_slo),
-            stop.clone(),
-        );
+        let every = proof_every(freshness_slo);
+        match start.source {
+            Reader::Embedded(source) => {
+                self.drive(start.partition, source, start.requests, every, stop);
+            }
+            #[cfg(feature = "kafka")]
+            Reader::Kafka(source) => {
+                self.drive(start.partition, *source, start.requests, every, stop);
+            }
+        }
+    }
+
+    fn drive(
+        &self,
+        partition: Partition,
+        source: impl Source,
+        requests: mpsc::Receiver<Request>,
+        every: Duration,
+        stop: &CancellationToken,
+    ) {
+        let run = task::run(partition, source, requests, self.clock, every, stop.clone());
         self.tasks.spawn_on(run, &self.handle);
     }
 }
@@ -286,8 +335,7 @@ fn tail_max(config: &StreamConfig) -> TailMax {
     }
 }
 
-fn log_settings(config: &StreamConfig) -> LogSettings {
-    let SourceConfig::Embedded { retention } = &config.source;
+fn log_settings(config: &StreamConfig, retention: &config::Retention) -> LogSettings {
     LogSettings {
         mode: config.mode,
         retention: Retention {
@@ -303,12 +351,13 @@ fn log_settings(config: &StreamConfig) -> LogSettings {
     }
 }
 
-fn decoder(config: &StreamConfig) -> Decoder {
+/// `own`: nobody but this program has written the records.
+fn decoder(config: &StreamConfig, own: bool) -> Decoder {
     Decoder::new(
         &config.name,
         key_part(&config.channel),
         config.row.as_ref().map(key_part),
-        true,
+        own,
     )
 }
 

@@ -153,10 +153,11 @@ fn look(app: &App) -> Held {
     let (mut held, mut encodings) = (Held::default(), 0);
     for stream in app.streams.all() {
         for partition in &stream.partitions {
-            let (tail, log) = (partition.tail.size().1, partition.log.memory());
+            let tail = partition.tail.size().1;
+            let log = partition.log.as_ref().map_or(0, |log| log.memory());
             held.tails += tail;
             held.logs += log;
-            held.rows += partition.log.rows().1;
+            held.rows += partition.log.as_ref().map_or(0, |log| log.rows().1);
             held.views += partition.held.views.bytes();
             encodings += partition.held.encodings.bytes();
             held.tails_floor += tail.min(FLOOR);
@@ -186,7 +187,9 @@ fn follow(app: &App, plan: Plan, held: Held) -> usize {
         for stream in app.streams.all() {
             for partition in &stream.partitions {
                 partition.tail.set_room(tail(partition.tail.size().1));
-                partition.log.set_room(log(partition.log.memory()));
+                if let Some(kept) = &partition.log {
+                    kept.set_room(log(kept.memory()));
+                }
             }
         }
     };

@@ -24,6 +24,7 @@ mod cluster;
 mod error;
 mod reader;
 mod secure;
+mod whole;
 mod wire;
 
 use crate::model::Offset;
@@ -33,6 +34,7 @@ pub use cluster::{ClusterSettings, KafkaCluster};
 pub use error::KafkaError;
 pub use reader::KafkaSource;
 pub use secure::{Sasl, Scram, Security, Tls};
+pub use whole::Whole;
 
 /// The offset of a record that Kafka numbers so.
 fn offset_of(kafka: i64) -> Offset {

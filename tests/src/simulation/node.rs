@@ -112,7 +112,7 @@ impl Node {
             handles.push(PartitionHandle {
                 tail,
                 requests: sender,
-                log: log.clone(),
+                log: Some(log.clone()),
                 held: core.held(),
             });
             lanes.push(Lane {

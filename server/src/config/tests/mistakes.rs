@@ -102,9 +102,24 @@ fn streams_are_checked() {
         ],
     );
     check(
-        &stream("source = { kind = \"kafka\", brokers = \"a:1\", topic = \"t\" }"),
+        &stream("source = { kind = \"rabbit\", brokers = \"a:1\" }"),
+        &["streams[0].source.kind: found \"rabbit\", expected \"embedded\" or \"kafka\""],
+    );
+    check(
+        &stream(
+            "row_ttl = \"1h\"\nsource = { kind = \"kafka\", brokers = [\"a\"], topic = \"a/b\", retention = {} }",
+        ),
         &[
-            "streams[0].source.kind: found \"kafka\", expected \"embedded\", the only kind that this version knows",
+            "streams[0].source.brokers[0]: found \"a\", expected brokers as \"host:port\", at least one",
+            "streams[0].source.topic: found \"a/b\", expected 1 to 249 of A-Z, a-z, 0-9, ., _ and -",
+            "streams[0].source.retention: found an unknown key, expected one of kind, brokers, topic, timeout, compacts_after, tombstones_kept, history",
+            "streams[0].row_ttl: found a duration, expected none: of a stream of Kafka, rows are deleted by whoever writes them",
+        ],
+    );
+    check(
+        &stream("source = { kind = \"kafka\" }"),
+        &[
+            "streams[0].source.brokers: found nothing, expected brokers as \"host:port\", at least one",
         ],
     );
     check(
