@@ -49,11 +49,17 @@ async fn shared() -> anyhow::Result<&'static Kafka> {
     broker.as_ref().map_err(|error| anyhow!("{error:#}"))
 }
 
+/// A client with the patience that a busy machine needs.
 fn cluster(kafka: &Kafka) -> Arc<KafkaCluster> {
+    within(kafka, SOON)
+}
+
+/// A client that waits so long for an answer.
+fn within(kafka: &Kafka, timeout: Duration) -> Arc<KafkaCluster> {
     Arc::new(KafkaCluster::new(ClusterSettings {
         brokers: vec![kafka.address()],
         security: Security::default(),
-        timeout: Duration::from_secs(1),
+        timeout,
     }))
 }
 
@@ -527,7 +533,7 @@ fn secure(kafka: &Kafka, roots: &[u8], sasl: Sasl) -> anyhow::Result<Arc<KafkaCl
     Ok(Arc::new(KafkaCluster::new(ClusterSettings {
         brokers: vec![kafka.secure_address()],
         security,
-        timeout: Duration::from_secs(5),
+        timeout: SOON,
     })))
 }
 
@@ -662,6 +668,8 @@ async fn a_broker_that_freezes_is_noticed_and_heals_by_itself() -> anyhow::Resul
     kafka.create_topic("frozen", 1, &[]).await?;
     produce(&kafka, "frozen", &numbers(0..10)).await?;
     let mut reader = Reader::new(&kafka, "frozen");
+    let hasty = within(&kafka, Duration::from_secs(1));
+    reader.source = KafkaSource::new(hasty.clone(), "frozen", 0);
     reader.count(10).await?;
     kafka.freeze();
     for _ in 0..5 {
@@ -681,7 +689,7 @@ async fn a_broker_that_freezes_is_noticed_and_heals_by_itself() -> anyhow::Resul
         delivery_timeout: Duration::from_secs(2),
         ..AppenderSettings::default()
     };
-    let (appender, task) = KafkaAppender::new(cluster(&kafka), "frozen", 0, settings);
+    let (appender, task) = KafkaAppender::new(hasty, "frozen", 0, settings);
     let appending = async {
         let lost = Arc::default();
         let given_up = append_as(&appender, vec![record("key", "given up")], &lost).await;
