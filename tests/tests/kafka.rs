@@ -8,12 +8,13 @@ use std::{
 
 use anyhow::{Context, anyhow, ensure};
 use tidegate::{
-    model::{Epoch, Offset},
+    model::{Channel, Epoch, Offset},
     source::{
         Fetch, Source, SourceError,
+        embedded::Lost,
         kafka::{
             AppendError, AppenderSettings, ClusterSettings, KafkaAppender, KafkaCluster,
-            KafkaError, KafkaSource, NewKafkaRecord, Sasl, Scram, Security, Tls,
+            KafkaError, KafkaSource, NewKafkaRecord, Results, Sasl, Scram, Security, Tls,
         },
     },
 };
@@ -48,11 +49,17 @@ async fn shared() -> anyhow::Result<&'static Kafka> {
     broker.as_ref().map_err(|error| anyhow!("{error:#}"))
 }
 
+/// A client with the patience that a busy machine needs.
 fn cluster(kafka: &Kafka) -> Arc<KafkaCluster> {
+    within(kafka, SOON)
+}
+
+/// A client that waits so long for an answer.
+fn within(kafka: &Kafka, timeout: Duration) -> Arc<KafkaCluster> {
     Arc::new(KafkaCluster::new(ClusterSettings {
         brokers: vec![kafka.address()],
         security: Security::default(),
-        timeout: Duration::from_secs(1),
+        timeout,
     }))
 }
 
@@ -408,7 +415,7 @@ async fn partitions_that_are_added_are_seen_and_times_are_found() -> anyhow::Res
         time_ms: Some(time),
         ..record("k", "v")
     };
-    let appending = async move { appender.append(vec![at(1000), at(2000), at(3000)]).await };
+    let appending = async move { append(&appender, vec![at(1000), at(2000), at(3000)]).await };
     let (results, ()) = tokio::join!(appending, task);
     assert_eq!(results, [1, 2, 3].map(|number| Ok(Offset::new(number))));
     for (time, offset) in [(0, 0), (1001, 1), (2000, 1), (2500, 2), (9000, 3)] {
@@ -423,6 +430,7 @@ async fn partitions_that_are_added_are_seen_and_times_are_found() -> anyhow::Res
 
 fn record(key: &str, value: &str) -> NewKafkaRecord {
     NewKafkaRecord {
+        channel: Channel::new("tests", key).expect("a name of a test"),
         key: key.to_owned().into(),
         value: Some(value.to_owned().into()),
         time_ms: None,
@@ -447,7 +455,7 @@ async fn what_is_acknowledged_is_what_is_read_and_in_order() -> anyhow::Result<(
             // One that the topic does not take; the others of its batch do get in.
             records.insert(10, record("key", &large));
             let appender = appender.clone();
-            async move { appender.append(records).await }
+            async move { append(&appender, records).await }
         });
         let results = futures_util::future::join_all(several).await;
         drop(appender);
@@ -479,6 +487,21 @@ async fn what_is_acknowledged_is_what_is_read_and_in_order() -> anyhow::Result<(
     Ok(())
 }
 
+/// What becomes of a publisher's records.
+async fn append(appender: &KafkaAppender, records: Vec<NewKafkaRecord>) -> Results {
+    append_as(appender, records, &Arc::default()).await
+}
+
+/// The same, of a publisher that has lost some.
+async fn append_as(
+    appender: &KafkaAppender,
+    records: Vec<NewKafkaRecord>,
+    lost: &Arc<Lost>,
+) -> Results {
+    let answer = appender.submit(records, lost).await;
+    answer.await.unwrap_or_default()
+}
+
 /// What becomes of one record.
 async fn append_one(cluster: Arc<KafkaCluster>, topic: &str) -> Result<Offset, AppendError> {
     let settings = AppenderSettings {
@@ -486,7 +509,7 @@ async fn append_one(cluster: Arc<KafkaCluster>, topic: &str) -> Result<Offset, A
         ..AppenderSettings::default()
     };
     let (appender, task) = KafkaAppender::new(cluster, topic, 0, settings);
-    let appending = async move { appender.append(vec![record("key", "value")]).await };
+    let appending = async move { append(&appender, vec![record("key", "value")]).await };
     let (results, ()) = tokio::join!(appending, task);
     results[0]
 }
@@ -510,7 +533,7 @@ fn secure(kafka: &Kafka, roots: &[u8], sasl: Sasl) -> anyhow::Result<Arc<KafkaCl
     Ok(Arc::new(KafkaCluster::new(ClusterSettings {
         brokers: vec![kafka.secure_address()],
         security,
-        timeout: Duration::from_secs(5),
+        timeout: SOON,
     })))
 }
 
@@ -594,7 +617,7 @@ async fn append_numbers(
             break;
         }
         let value = format!("{number}");
-        if let Ok(offset) = appender.append(vec![record("key", &value)]).await[0] {
+        if let Ok(offset) = append(&appender, vec![record("key", &value)]).await[0] {
             acknowledged.push((offset.number(), value));
         }
     }
@@ -645,6 +668,8 @@ async fn a_broker_that_freezes_is_noticed_and_heals_by_itself() -> anyhow::Resul
     kafka.create_topic("frozen", 1, &[]).await?;
     produce(&kafka, "frozen", &numbers(0..10)).await?;
     let mut reader = Reader::new(&kafka, "frozen");
+    let hasty = within(&kafka, Duration::from_secs(1));
+    reader.source = KafkaSource::new(hasty.clone(), "frozen", 0);
     reader.count(10).await?;
     kafka.freeze();
     for _ in 0..5 {
@@ -664,29 +689,37 @@ async fn a_broker_that_freezes_is_noticed_and_heals_by_itself() -> anyhow::Resul
         delivery_timeout: Duration::from_secs(2),
         ..AppenderSettings::default()
     };
-    let (appender, task) = KafkaAppender::new(cluster(&kafka), "frozen", 0, settings);
+    let (appender, task) = KafkaAppender::new(hasty, "frozen", 0, settings);
     let appending = async {
-        let given_up = appender.append(vec![record("key", "given up")]).await;
+        let lost = Arc::default();
+        let given_up = append_as(&appender, vec![record("key", "given up")], &lost).await;
         kafka.thaw();
-        let taken = loop {
-            let taken = appender.append(vec![record("key", "taken")]).await;
-            if taken[0].is_ok() {
-                break taken;
-            }
-        };
+        let healed = reader.until("healing", |_, _| true).await;
+        let taken = append_as(&appender, vec![record("other", "taken")], &lost).await;
+        // Of the channel that lost one, nothing more is taken of this publisher; of another publisher it is.
+        let both = vec![record("key", "never"), record("other", "too")];
+        let after = append_as(&appender, both, &lost).await;
+        let others = append(&appender, vec![record("key", "another's")]).await;
         drop(appender);
-        (given_up, taken)
+        healed.map(|_| [given_up, taken, after, others])
     };
-    let ((given_up, taken), ()) = tokio::join!(appending, task);
+    let (results, ()) = tokio::join!(appending, task);
+    let [given_up, taken, after, others] = results?;
     assert_eq!(given_up, [Err(AppendError::Unavailable)]);
-    let upto = taken[0]?;
+    assert_eq!(after[0], Err(AppendError::AfterFailed));
     let fetch = reader
-        .until("healing", |_, fetch| fetch.upto >= upto)
+        .until("the end", |reader, fetch| reader.after == Some(fetch.head))
         .await?;
-    assert_eq!(fetch.upto, fetch.head);
-    assert_eq!(
-        reader.read.last(),
-        Some(&(upto.number(), "taken".to_owned()))
-    );
+    assert_eq!(Ok(fetch.head), others[0]);
+    // Whether the one that was given up is in the log, nobody promised.
+    let mut values = reader.values();
+    values.retain(|value| *value != "given up");
+    let mut expected = numbers(0..10);
+    expected.extend(["taken", "too", "another's"].map(str::to_owned));
+    assert_eq!(values, expected);
+    let offsets: Vec<_> = [taken[0], after[1], others[0]]
+        .into_iter()
+        .collect::<Result<_, _>>()?;
+    assert!(offsets.is_sorted(), "{offsets:?}");
     Ok(())
 }

@@ -19,6 +19,7 @@
 //! election lost what was acknowledged), the leader epoch in which that was noticed is added to it.
 
 mod appender;
+mod backoff;
 mod batch;
 mod cluster;
 mod error;
@@ -29,7 +30,7 @@ mod wire;
 
 use crate::model::Offset;
 
-pub use appender::{AppendError, AppenderSettings, KafkaAppender, NewKafkaRecord};
+pub use appender::{AppendError, AppenderSettings, KafkaAppender, NewKafkaRecord, Results};
 pub use cluster::{ClusterSettings, KafkaCluster};
 pub use error::KafkaError;
 pub use reader::KafkaSource;

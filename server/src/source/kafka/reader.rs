@@ -16,11 +16,13 @@ use kafka_protocol::{
         fetch_response::PartitionData,
     },
 };
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    KafkaCluster, KafkaError, batch,
+    KafkaCluster, KafkaError,
+    backoff::Backoff,
+    batch,
     cluster::{Leader, READ_COMMITTED},
     error::check,
     next_after, next_to,
@@ -36,11 +38,6 @@ use crate::{
 const FETCH: Versions = 13..=17;
 /// How long a broker holds a request that waits for records.
 const WAIT: Duration = Duration::from_millis(500);
-/// After the first failure; doubled by each that follows …
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-/// … up to this.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-
 /// A reader of one partition of a topic.
 pub struct KafkaSource {
     cluster: Arc<KafkaCluster>,
@@ -87,31 +84,6 @@ struct Ear {
 impl Ear {
     fn disconnect(&mut self) {
         (self.connection, self.asked) = (None, None);
-    }
-}
-
-/// When to try again.
-#[derive(Default)]
-struct Backoff {
-    until: Option<Instant>,
-    wait: Duration,
-}
-
-impl Backoff {
-    fn fail(&mut self) {
-        self.wait = (self.wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
-        // Readers of many partitions that fail together must not come back together.
-        let jitter = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
-        self.until = Some(Instant::now() + self.wait.mul_f64(0.5 + jitter / 2.0));
-    }
-    fn waits(&self) -> bool {
-        self.until.is_some_and(|until| until > Instant::now())
-    }
-    /// Returns when it is over.
-    async fn over(&self) {
-        if let Some(until) = self.until {
-            sleep_until(until).await;
-        }
     }
 }
 
@@ -347,7 +319,7 @@ impl Source for KafkaSource {
                 Ok(fetch)
             }
             Err(error) => {
-                if self.backoff.until.is_none() {
+                if self.backoff.is_clear() {
                     tracing::warn!(%error, topic = %self.topic, partition = self.partition, "the partition can't be read");
                 }
                 self.disconnect();
@@ -358,7 +330,7 @@ impl Source for KafkaSource {
     }
 
     async fn changed(&mut self) {
-        if self.backoff.until.is_some() {
+        if !self.backoff.is_clear() {
             return self.backoff.over().await;
         }
         loop {

@@ -8,8 +8,13 @@ const PRODUCER: Producer = Producer {
     sequence: 0,
 };
 
+fn channel() -> crate::model::Channel {
+    "s/c".parse().unwrap()
+}
+
 fn new(key: &str, value: Option<&str>) -> NewKafkaRecord {
     NewKafkaRecord {
+        channel: channel(),
         key: key.to_owned().into(),
         value: value.map(|value| value.to_owned().into()),
         time_ms: None,
@@ -37,6 +42,7 @@ fn offsets(bytes: Vec<u8>, from: i64, aborted: &[AbortedTransaction]) -> (Vec<u6
 /// A marker's record: its key has a version and a kind.
 fn marker(kind: u8) -> NewKafkaRecord {
     NewKafkaRecord {
+        channel: channel(),
         key: Bytes::copy_from_slice(&[0, 0, 0, kind]),
         value: Some(Bytes::from_static(&[0; 6])),
         time_ms: None,
