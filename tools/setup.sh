@@ -2,6 +2,7 @@
 # Installs what building and testing need, from Debian's packages, and says what: tools/setup.sh [run] [lint] [test] …
 #   run   a Rust compiler and a C linker        lint   clippy and rustfmt
 #   test  both, Python, Node with npm, and Chromium
+#   redis   redis-server, redis-cli and redis-sentinel, and openssl for the tests' certificates
 #   instructions   valgrind                     peers  Node with npm, and nats-server: what Tidegate is measured beside
 # What is there already is left alone, so that a second run does nothing. rustup, where it is installed, is preferred:
 # it takes the version that rust-toolchain.toml pins.
@@ -52,6 +53,13 @@ need_browser() {
   have "${CHROMIUM:-chromium}" || want chromium
 }
 
+need_redis() {
+  have redis-server || want redis-server
+  have redis-cli || want redis-tools
+  have redis-sentinel || want redis-sentinel
+  have openssl || want openssl
+}
+
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
@@ -91,13 +99,14 @@ for part in "$@"; do
     need_python
     need_browser
     ;;
+  redis) need_redis ;;
   instructions) have valgrind || want valgrind ;;
   peers)
     need_node
     have nats-server || want nats-server
     ;;
   *)
-    echo "usage: $0 [run] [lint] [test] [instructions] [peers]" >&2
+    echo "usage: $0 [run] [lint] [test] [redis] [instructions] [peers]" >&2
     exit 2
     ;;
   esac

@@ -4,6 +4,7 @@ pub mod binary;
 pub mod fuzz;
 pub mod gateway;
 pub mod http;
+pub mod services;
 pub mod simulation;
 pub mod sse;
 pub mod steady;
