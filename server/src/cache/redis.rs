@@ -15,6 +15,7 @@ mod link;
 mod script;
 mod servers;
 mod sweep;
+mod verify;
 mod walk;
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ pub use self::{
     link::{RedisOptions, TIMEOUT, Topology},
     servers::Checked,
     sweep::{Home, SWEEP_CHANNELS, Swept},
+    verify::{PROBLEMS_MAX, Report},
     walk::{Turned, Walk},
 };
 use self::{

@@ -177,7 +177,7 @@ impl Redis {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", plain, "--tls-port", tls]);
         command
-            .args(["--save", "", "--dir"])
+            .args(["--enable-debug-command", "yes", "--save", "", "--dir"])
             .arg(&self.folder.0)
             .args(&self.options);
         command

@@ -260,11 +260,11 @@ impl Link {
         }
     }
 
-    /// The library's own times are the same as ours: ours end the call.
-    fn times(&self) -> AsyncConnectionConfig {
+    /// The library's own times are off: ours end the call, and then the connection.
+    fn times() -> AsyncConnectionConfig {
         AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.options.timeout))
-            .set_response_timeout(Some(self.options.timeout))
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
     }
 
     fn certificates(&self) -> TlsCertificates {
@@ -286,7 +286,9 @@ impl Link {
 
     async fn open_single(&self) -> redis::RedisResult<MultiplexedConnection> {
         let info = self.infos[0].clone();
-        let settings = self.with_login(info.redis_settings().clone());
+        let settings = self
+            .with_login(info.redis_settings().clone())
+            .set_skip_set_lib_name();
         let info = info.set_redis_settings(settings);
         let client = if is_tls(&info) {
             Client::build_with_tls(info, self.certificates())?
@@ -294,14 +296,15 @@ impl Link {
             Client::open(info)?
         };
         client
-            .get_multiplexed_async_connection_with_config(&self.times())
+            .get_multiplexed_async_connection_with_config(&Self::times())
             .await
     }
 
     async fn open_cluster(&self) -> redis::RedisResult<ClusterConnection> {
+        // Its tasks go on when our time is over: so they have times of their own, which are longer.
         let mut builder = ClusterClientBuilder::new(self.infos.clone())
-            .connection_timeout(self.options.timeout)
-            .response_timeout(self.options.timeout)
+            .connection_timeout(self.options.timeout * 2)
+            .response_timeout(self.options.timeout * 2)
             .retries(CLUSTER_RETRIES);
         if let Some((user, password)) = &self.options.login {
             if !user.is_empty() {
@@ -340,7 +343,9 @@ impl Link {
                 .set_client_to_sentinel_certificates(self.certificates());
         }
         let mut client = builder.build()?;
-        client.get_async_connection_with_config(&self.times()).await
+        client
+            .get_async_connection_with_config(&Self::times())
+            .await
     }
 }
 
