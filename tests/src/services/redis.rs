@@ -175,11 +175,15 @@ impl Redis {
             (port.as_str(), "0")
         };
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", plain, "--tls-port", tls]);
-        command
-            .args(["--enable-debug-command", "yes", "--save", "", "--dir"])
-            .arg(&self.folder.0)
-            .args(&self.options);
+        // A file of options, if there is one, comes first.
+        let (file, options) = match self.options.split_first() {
+            Some((first, rest)) if !first.starts_with("--") => (Some(first), rest),
+            _ => (None, &self.options[..]),
+        };
+        command.args(file).args(["--bind", "127.0.0.1"]);
+        command.args(["--port", plain, "--tls-port", tls]);
+        command.args(["--enable-debug-command", "yes", "--save", ""]);
+        command.arg("--dir").arg(&self.folder.0).args(options);
         command
             .stdin(Stdio::null())
             .stderr(said.try_clone()?)
@@ -357,6 +361,54 @@ impl Drop for Redis {
             child.kill().unwrap_or_default();
             child.wait().map(drop).unwrap_or_default();
         }
+    }
+}
+
+/// A sentinel that alone decides who of a primary and its replicas is the primary.
+pub struct Sentinel {
+    server: Redis,
+}
+
+impl Sentinel {
+    /// What it calls the primary.
+    pub const NAME: &str = "views";
+
+    /// Starts it, and waits until it knows the primary and a replica.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub async fn of(primary: &Redis) -> anyhow::Result<Self> {
+        let folder = Folder::new()?;
+        let name = Self::NAME;
+        let rules = format!(
+            "sentinel monitor {name} 127.0.0.1 {} 1\nsentinel down-after-milliseconds {name} 500\n\
+             sentinel failover-timeout {name} 5000\n",
+            primary.port
+        );
+        // It writes into its file what it learns.
+        let file = folder.0.join("sentinel.conf");
+        fs::write(&file, rules)?;
+        let options = vec![file.display().to_string(), "--sentinel".to_owned()];
+        let server = Redis::in_folder(folder, options, false).await?;
+        server
+            .until(&["sentinel", "replicas", name], "slave")
+            .await?;
+        Ok(Self { server })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// Waits until it says that this server is the primary.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub async fn until_primary_is(&self, server: &Redis) -> anyhow::Result<()> {
+        let question = ["sentinel", "get-master-addr-by-name", Self::NAME];
+        self.server.until(&question, &server.port.to_string()).await
     }
 }
 

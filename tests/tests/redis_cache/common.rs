@@ -25,7 +25,7 @@ pub(crate) fn cache_of(redis: &Redis) -> anyhow::Result<RedisCache> {
 }
 
 pub(crate) fn channel(name: &str) -> Channel {
-    Channel::new(STREAM, name).unwrap()
+    Channel::new(STREAM, name).expect("tests name channels well")
 }
 
 pub(crate) fn offset(number: u64) -> DecimalOffset {
@@ -35,7 +35,7 @@ pub(crate) fn offset(number: u64) -> DecimalOffset {
 pub(crate) fn change(name: &str, row: &str, data: Option<&str>) -> Change {
     Change {
         channel: channel(name),
-        row: RowId::new(row).unwrap(),
+        row: RowId::new(row).expect("tests name rows well"),
         data: data.map(|data| data.to_owned().into()),
         ts_ms: 1_373_493_600_000,
     }
@@ -44,7 +44,7 @@ pub(crate) fn change(name: &str, row: &str, data: Option<&str>) -> Change {
 /// A header of a complete fold up to there.
 pub(crate) fn header(generation: &Generation, applied: u64) -> Header {
     Header {
-        epoch: Epoch::new("e1").unwrap(),
+        epoch: Epoch::new("e1").expect("it is an epoch"),
         generation: generation.clone(),
         fold_id: "f1".to_owned(),
         applied: offset(applied),

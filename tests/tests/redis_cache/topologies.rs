@@ -1,8 +1,11 @@
 //! TLS with an ACL, and a cluster.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use tidegate::cache::redis::{Generation, RedisCache, RedisFault, RedisOptions, Topology, Wrote};
-use tidegate_tests::services::redis::{Cluster, Redis};
+use tidegate_tests::services::redis::{Cluster, Redis, Sentinel};
+use tokio::time::Instant;
 
 use crate::common::{STREAM, batch, begin, change, header, manifest, view};
 
@@ -41,7 +44,7 @@ async fn a_user_of_an_acl_needs_only_what_the_page_lists_and_tls_is_checked() ->
     ensure!(cache.write(0, Some(&current), &next, &changes).await? == Wrote::Written);
     ensure!(cache.partitions().await? == [0]);
     cache.drop_all(0).await?;
-    while cache.sweep(0, std::time::Duration::ZERO).await?.more {}
+    while cache.sweep(0, Duration::ZERO).await?.more {}
     ensure!(redis.cli(&["dbsize"]).await? == "1");
 
     let of_others = RedisCache::new(
@@ -120,11 +123,7 @@ async fn partitions_spread_over_a_cluster_and_stay_whole() -> anyhow::Result<()>
                 .await?
                 == Wrote::Written
         );
-        while cache
-            .sweep(partition, std::time::Duration::ZERO)
-            .await?
-            .more
-        {}
+        while cache.sweep(partition, Duration::ZERO).await?.more {}
     }
     for server in &cluster.servers {
         ensure!(
@@ -132,5 +131,39 @@ async fn partitions_spread_over_a_cluster_and_stay_whole() -> anyhow::Result<()>
             "all partitions are on one server"
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn sentinels_lead_to_the_new_primary() -> anyhow::Result<()> {
+    let mut primary = Redis::start(&[]).await?;
+    let replica = Redis::replica_of(&primary).await?;
+    let sentinel = Sentinel::of(&primary).await?;
+    let options = RedisOptions {
+        servers: vec![sentinel.url()],
+        topology: Topology::Sentinel {
+            primary: Sentinel::NAME.to_owned(),
+        },
+        ..RedisOptions::single("")
+    };
+    let cache = RedisCache::new(&options, STREAM)?;
+    let current = begin(&cache, 0, 10, &[(1, change("JFK", "a", Some("1")))]).await?;
+    primary.until(&["wait", "1", "1000"], "1").await?;
+    primary.kill()?;
+    sentinel.until_primary_is(&replica).await?;
+    let next = header(&current.generation, 20);
+    let changes = batch(&[(11, change("JFK", "b", Some("1")))]);
+    let until = Instant::now() + Duration::from_secs(20);
+    let wrote = loop {
+        match cache.write(0, Some(&current), &next, &changes).await {
+            Ok(wrote) => break wrote,
+            Err(error) => ensure!(
+                error.fault().may_pass() && Instant::now() < until,
+                "{error}"
+            ),
+        }
+    };
+    ensure!(wrote == Wrote::Written, "{wrote:?}");
+    ensure!(view(&cache, 0, "JFK").await?.1.len() == 2);
     Ok(())
 }

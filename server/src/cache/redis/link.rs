@@ -145,7 +145,12 @@ impl Link {
             wrong("a server reads redis://[user:password@]host[:port][/database], or rediss:// for TLS")
         })?;
         // Whoever comes first decides; all of this program's TLS is ring's.
-        let _: Result<_, _> = rustls::crypto::ring::default_provider().install_default();
+        if rustls::crypto::ring::default_provider()
+            .install_default()
+            .is_err()
+        {
+            tracing::trace!("TLS has its cryptography already");
+        }
         Ok(Self {
             infos,
             options: options.clone(),
