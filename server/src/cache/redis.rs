@@ -25,7 +25,7 @@ pub use self::{
     error::{RedisError, RedisFault},
     header::{DecimalOffset, Generation, Header, ValueError},
     keys::{LAYOUT, PREFIX},
-    link::{RedisOptions, TIMEOUT, Topology},
+    link::{CALLS_MAX, RedisOptions, TIMEOUT, Topology},
     servers::Checked,
     sweep::{Home, SWEEP_CHANNELS, Swept},
     verify::{PROBLEMS_MAX, Report},

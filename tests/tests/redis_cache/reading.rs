@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{bail, ensure};
 use tidegate::{
     cache::redis::{
-        Batch, CachedRow, DecimalOffset, Generation, Header, PAGE_BYTES_MAX, PAGE_CHANNELS_MAX,
-        PAGE_ROWS_MAX, Page, RedisCache, Turned, Walk, Wrote,
+        Batch, CALLS_MAX, CachedRow, DecimalOffset, Generation, Header, PAGE_BYTES_MAX,
+        PAGE_CHANNELS_MAX, PAGE_ROWS_MAX, Page, RedisCache, Turned, Walk, Wrote,
     },
     model::{Change, RowId},
 };
@@ -280,6 +280,27 @@ async fn a_large_manifest_is_read_by_pages() -> anyhow::Result<()> {
             )
             .await?
             == Wrote::Written
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_more_calls_than_the_connection_takes_are_all_answered() -> anyhow::Result<()> {
+    let redis = Redis::start(&[]).await?;
+    let cache = cache_of(&redis)?;
+    let current = begin(&cache, 0, 2_000, &fill(1, 2_000)).await?;
+    let name = channel("JFK");
+    let calls = (0..10 * CALLS_MAX).map(|_| cache.page(0, &current.generation, &name, None));
+    for page in futures_util::future::join_all(calls).await {
+        let Page::Page(page) = page? else {
+            bail!("no page")
+        };
+        ensure!(page.header == current && page.rows.len() == PAGE_ROWS_MAX);
+    }
+    let clients = redis.cli(&["client", "list"]).await?;
+    ensure!(
+        clients.lines().count() == 2,
+        "one connection, and the asker's: {clients}"
     );
     Ok(())
 }

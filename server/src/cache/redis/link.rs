@@ -23,6 +23,8 @@ use super::error::{RedisError, RedisFault};
 
 /// How long a call may take, unless the options say otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
+/// Calls on a connection at a time; the others wait, each for its own time-out at most.
+pub const CALLS_MAX: usize = 32;
 /// How often a call to a cluster is sent anew after a redirection, within its time.
 const CLUSTER_RETRIES: u32 = 3;
 
@@ -270,6 +272,8 @@ impl Link {
         AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
+            .set_pipeline_buffer_size(CALLS_MAX)
+            .set_concurrency_limit(CALLS_MAX)
     }
 
     fn certificates(&self) -> TlsCertificates {
@@ -310,6 +314,7 @@ impl Link {
         let mut builder = ClusterClientBuilder::new(self.infos.clone())
             .connection_timeout(self.options.timeout * 2)
             .response_timeout(self.options.timeout * 2)
+            .connection_concurrency_limit(CALLS_MAX)
             .retries(CLUSTER_RETRIES);
         if let Some((user, password)) = &self.options.login {
             if !user.is_empty() {
