@@ -8,19 +8,19 @@ help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 setup: ## Installs what the other targets need, if it is not there
-	@tools/setup.sh run test kafka
+	@tools/setup.sh run test kafka redis
 
 run: ## The gateway with its embedded engine, and a live departures board
 	@tools/setup.sh run && exec cargo run --release --locked -p tidegate -- serve --demo
 
 test: ## Every behaviour, in a real browser too
-	@tools/setup.sh run test kafka && tools/test.sh fmt clippy rust model board browser
+	@tools/setup.sh run test kafka redis && tools/test.sh fmt clippy rust model board browser
 
 test-full: ## The same, a delivery's instructions, the model at length, a soak of two minutes, a minute of fuzzing for each decoder
-	@tools/setup.sh run test kafka instructions && tools/test.sh fmt clippy doc rust model-full board browser instructions soak fuzz
+	@tools/setup.sh run test kafka redis instructions && tools/test.sh fmt clippy doc rust model-full board browser instructions soak fuzz
 
 check: ## What needs no browser: format, lints, documentation, tests in Rust
-	@tools/setup.sh run lint kafka && tools/test.sh fmt clippy doc rust
+	@tools/setup.sh run lint kafka redis && tools/test.sh fmt clippy doc rust
 
 build: ## The release
 	@tools/setup.sh run && cargo build --release --locked -p tidegate --features kafka

@@ -3,6 +3,7 @@
 #   run   a Rust compiler and a C linker        lint   clippy and rustfmt
 #   test  both, Python, Node with npm, and Chromium
 #   kafka  Java and the jars of a Kafka broker, in target/services/kafka; what the tests' second client needs to be built
+#   redis   redis-server, redis-cli and redis-sentinel, and openssl for the tests' certificates
 #   instructions   valgrind                     peers  Node with npm, and nats-server: what Tidegate is measured beside
 # What is there already is left alone, so that a second run does nothing. rustup, where it is installed, is preferred:
 # it takes the version that rust-toolchain.toml pins.
@@ -95,6 +96,13 @@ install_kafka() (
   cp tools/kafka/SHA256SUMS "$KAFKA/complete"
 )
 
+need_redis() {
+  have redis-server || want redis-server
+  have redis-cli || want redis-tools
+  have redis-sentinel || want redis-sentinel
+  have openssl || want openssl
+}
+
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
@@ -138,13 +146,14 @@ for part in "$@"; do
     need_kafka
     after=install_kafka
     ;;
+  redis) need_redis ;;
   instructions) have valgrind || want valgrind ;;
   peers)
     need_node
     have nats-server || want nats-server
     ;;
   *)
-    echo "usage: $0 [run] [lint] [test] [kafka] [instructions] [peers]" >&2
+    echo "usage: $0 [run] [lint] [test] [kafka] [redis] [instructions] [peers]" >&2
     exit 2
     ;;
   esac

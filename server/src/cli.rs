@@ -6,6 +6,7 @@
 //! (`config.rs` reads it), the rooms behind the gateway's door.
 //! Keeps: nothing that came over a network reaches a terminal with its control characters.
 
+mod cache;
 mod publish;
 mod remote;
 mod serve;
@@ -40,6 +41,11 @@ enum Command {
     Watch(watch::Watch),
     /// Makes a token for development
     Token(token::Token),
+    /// Looks at what Redis holds of a stream, or lets it be folded anew
+    Cache {
+        #[command(subcommand)]
+        command: cache::Cache,
+    },
     /// Looks at configuration
     Config {
         #[command(subcommand)]
@@ -67,6 +73,7 @@ impl Arguments {
             Command::Publish(publish) => publish.run(),
             Command::Watch(watch) => watch.run(),
             Command::Token(token) => token.run(),
+            Command::Cache { command } => command.run(),
             Command::Config {
                 command: ConfigCommand::Check { file },
             } => check(&file),

@@ -5,6 +5,7 @@
 //! ends. Keeps: a service that can't be had fails the test, and says why.
 
 pub mod kafka;
+pub mod redis;
 
 use std::{
     io::{BufRead, BufReader, Write},
