@@ -13,7 +13,7 @@ use crate::{
     model::{Channel, Mode, Placement, Policy, Token},
     partition::{ViewsHeld, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Refusal},
-    source::embedded::{EmbeddedLog, Hindrance},
+    source::{embedded::EmbeddedLog, hindered::Hindrance},
 };
 
 /// One partition, as workers reach it.

@@ -16,7 +16,7 @@ use tidegate::{
     config::{Config, Problems},
     gateway::{Drained, Gateway},
     publish::Flow,
-    source::embedded::{Engine, Hindrance},
+    source::{embedded::Engine, hindered::Hindrance},
     streams::Stream,
 };
 use tokio::time::Instant;

@@ -1,24 +1,12 @@
 //! A stream that a node reads from Kafka and folds by itself: real broker, real sockets.
 
-use std::sync::OnceLock;
-
-use anyhow::anyhow;
 use serde_json::{Value, json};
 use tidegate_tests::{
-    gateway::{Setup, found},
+    gateway::{Node, Setup, found},
     http,
     services::kafka::Kafka,
     websocket::Client,
 };
-
-/// The broker of the tests that leave it alone.
-async fn shared() -> anyhow::Result<&'static Kafka> {
-    static BROKER: OnceLock<anyhow::Result<Kafka>> = OnceLock::new();
-    let begin = || tokio::runtime::Runtime::new()?.block_on(Kafka::start());
-    let start = move || BROKER.get_or_init(begin);
-    let broker = tokio::task::spawn_blocking(start).await?;
-    broker.as_ref().map_err(|error| anyhow!("{error:#}"))
-}
 
 /// A node that reads this topic as a view.
 fn reads(kafka: &Kafka, topic: &str, more: &str) -> Setup {
@@ -49,12 +37,19 @@ async fn stale(client: &mut Client, reason: &str) -> anyhow::Result<Value> {
     client.find(is).await
 }
 
+/// The node's only partition, as operators see it.
+async fn partition(node: &Node) -> anyhow::Result<Value> {
+    let at = node.gateway.admin_address();
+    let page = http::get(at, "/inspect/partitions").await?.json()?;
+    Ok(page["partitions"][0].clone())
+}
+
 const B6: &str = r#"["JFK","B6"]"#;
 const DL: &str = r#"["JFK","DL"]"#;
 
 #[tokio::test]
 async fn a_view_is_what_the_topic_comes_to_and_follows_it() -> anyhow::Result<()> {
-    let kafka = shared().await?;
+    let kafka = Kafka::shared().await?;
     kafka.create_topic("follows", 1, &[]).await?;
     let rows = [
         (B6, Some("1")),
@@ -134,7 +129,7 @@ async fn a_broker_that_is_gone_makes_views_stale_and_one_that_is_back_heals_them
 #[tokio::test]
 async fn a_topic_that_has_lost_its_beginning_is_no_whole_view_unless_that_is_accepted()
 -> anyhow::Result<()> {
-    let kafka = shared().await?;
+    let kafka = Kafka::shared().await?;
     kafka.create_topic("trimmed", 1, &[]).await?;
     produce(kafka, "trimmed", &[(B6, Some("1")), (DL, Some("2"))]).await?;
     kafka.delete_records("trimmed", 0, 1).await?;
@@ -156,8 +151,9 @@ async fn a_topic_that_has_lost_its_beginning_is_no_whole_view_unless_that_is_acc
 
 #[tokio::test]
 async fn partitions_that_nobody_reads_are_not_passed_over_in_silence() -> anyhow::Result<()> {
-    let kafka = shared().await?;
+    let kafka = Kafka::shared().await?;
     kafka.create_topic("wider", 2, &[]).await?;
+    produce(kafka, "wider", &[(B6, Some("1"))]).await?;
     let node = reads(kafka, "wider", "").start()?;
     let mut client = Client::connect(&node).await?;
     client
@@ -167,13 +163,20 @@ async fn partitions_that_nobody_reads_are_not_passed_over_in_silence() -> anyhow
         .find(|message| message.get("error").is_some())
         .await?;
     assert_eq!(refused["error"]["code"], "retry_later", "{refused}");
+    // What waits there and may not be read makes no hot loop of it.
+    let task = partition(&node).await?["task"].clone();
+    let failed = task["failed_fetches"].as_u64();
+    assert!(
+        failed.is_some_and(|failed| 0 < failed && failed < 100),
+        "{task}"
+    );
     drop(client);
     node.drain().await
 }
 
 #[tokio::test]
 async fn what_others_write_is_not_published_here() -> anyhow::Result<()> {
-    let kafka = shared().await?;
+    let kafka = Kafka::shared().await?;
     kafka.create_topic("foreign", 1, &[]).await?;
     let node = reads(kafka, "foreign", "").start()?;
     let refused = node
@@ -186,9 +189,7 @@ async fn what_others_write_is_not_published_here() -> anyhow::Result<()> {
     );
     // The page of operators has nothing of a log that is elsewhere, and all of the partition.
     let inspected = found("the partition has been read", async || {
-        let at = node.gateway.admin_address();
-        let page = http::get(at, "/inspect/partitions").await?.json()?;
-        let partition = page["partitions"][0].clone();
+        let partition = partition(&node).await?;
         Ok((partition["task"]["fetches"].as_u64() > Some(0)).then_some(partition))
     })
     .await?;

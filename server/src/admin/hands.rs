@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{Admin, bad_request, json as respond};
 use crate::{
     protocol::{CloseCode, ErrorCode, Refusal},
-    source::embedded::Hindrance,
+    source::hindered::Hindrance,
     transport::{problem::Problem, thread::Command},
     worker::{Farewell, Pick},
 };

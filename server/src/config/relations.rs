@@ -89,7 +89,15 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
             "a duration".into(),
             "none: of a stream of Kafka, rows are deleted by whoever writes them".into(),
         ),
-        SourceConfig::Kafka(_) => {}
+        // Else a proof could outlive the time in which nothing that it covers has been compacted.
+        SourceConfig::Kafka(kafka) => longer(
+            walk,
+            (
+                &format!("{path}.source.compacts_after"),
+                kafka.compacts_after,
+            ),
+            (&format!("{path}.freshness_slo"), stream.freshness_slo),
+        ),
     }
     at_least(
         walk,

@@ -30,9 +30,8 @@ use crate::{
     source::{
         Source,
         durable::DataError,
-        embedded::{
-            EmbeddedLog, EmbeddedSource, Engine, Hindrance, LogSettings, LogSpec, Retention,
-        },
+        embedded::{EmbeddedLog, EmbeddedSource, Engine, LogSettings, LogSpec, Retention},
+        hindered::{Hindered, Hindrance},
     },
     streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
@@ -75,7 +74,7 @@ pub(super) struct Ground {
 pub(super) enum Reader {
     Embedded(EmbeddedSource),
     #[cfg(feature = "kafka")]
-    Kafka(Box<kafka::Reader>),
+    Kafka(Box<crate::source::kafka::Whole>),
 }
 
 /// A partition that is ready to run.
@@ -138,15 +137,21 @@ impl Factory {
 
     /// A stream as configured, running.
     pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
-        let hindrance = watch::Sender::default();
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
         let behind: Vec<(Backing, Option<Arc<EmbeddedLog>>, Reader)> = match &config.source {
             SourceConfig::Embedded { retention } => self
                 .logs(config, retention)?
                 .into_iter()
-                .map(|log| self.embedded(log, &hindrance))
+                .map(|log| {
+                    let source = EmbeddedSource::new(log.clone(), self.clock);
+                    (
+                        Backing::from(log.clone()),
+                        Some(log),
+                        Reader::Embedded(source),
+                    )
+                })
                 .collect(),
-            SourceConfig::Kafka(kafka) => kafka::readers(config, kafka, self.clock, &hindrance)
+            SourceConfig::Kafka(kafka) => kafka::readers(config, kafka)
                 .map(|(fold, reader)| (Backing::from(fold), None, reader))
                 .collect(),
         };
@@ -161,11 +166,11 @@ impl Factory {
             placement: config.placement,
             options: ArcSwap::from_pointee(options(config)),
             partitions,
-            hindrance,
+            hindrance: watch::Sender::default(),
         });
         let stop = self.stop.child_token();
         for start in starts {
-            self.run(start, config.freshness_slo, &stop);
+            self.run(start, config.freshness_slo, &stream.hindrance, &stop);
         }
         let made = Made {
             config: config.clone(),
@@ -243,21 +248,6 @@ impl Factory {
         self.engine.logs(&spec, new_epoch)
     }
 
-    fn embedded(
-        &self,
-        log: Arc<EmbeddedLog>,
-        hindrance: &watch::Sender<Hindrance>,
-    ) -> (Backing, Option<Arc<EmbeddedLog>>, Reader) {
-        let clock = self.clock;
-        let wall_ms = move || clock.wall_ms();
-        let source = EmbeddedSource::new(log.clone(), hindrance.subscribe(), wall_ms);
-        (
-            Backing::from(log.clone()),
-            Some(log),
-            Reader::Embedded(source),
-        )
-    }
-
     fn partition(
         &self,
         config: &StreamConfig,
@@ -289,24 +279,35 @@ impl Factory {
         (handle, start)
     }
 
-    fn run(&self, start: Start, freshness_slo: Duration, stop: &CancellationToken) {
-        let every = proof_every(freshness_slo);
-        match start.source {
+    fn run(
+        &self,
+        start: Start,
+        freshness_slo: Duration,
+        hindrance: &watch::Sender<Hindrance>,
+        stop: &CancellationToken,
+    ) {
+        let Start {
+            partition,
+            source,
+            requests,
+        } = start;
+        let (every, hand) = (proof_every(freshness_slo), hindrance.subscribe());
+        match source {
             Reader::Embedded(source) => {
-                self.drive(start.partition, source, start.requests, every, stop);
+                let source = Hindered::new(source, hand, self.clock);
+                self.drive((partition, source, requests), every, stop);
             }
             #[cfg(feature = "kafka")]
             Reader::Kafka(source) => {
-                self.drive(start.partition, *source, start.requests, every, stop);
+                let source = Hindered::new(*source, hand, self.clock);
+                self.drive((partition, source, requests), every, stop);
             }
         }
     }
 
     fn drive(
         &self,
-        partition: Partition,
-        source: impl Source,
-        requests: mpsc::Receiver<Request>,
+        (partition, source, requests): (Partition, impl Source, mpsc::Receiver<Request>),
         every: Duration,
         stop: &CancellationToken,
     ) {

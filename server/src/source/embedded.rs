@@ -13,7 +13,7 @@ mod state;
 
 pub use engine::{Engine, LogSpec};
 pub(super) use expiry::Expiry;
-pub use reader::{EmbeddedSource, Hindrance, delayed};
+pub use reader::EmbeddedSource;
 pub(super) use state::State;
 pub use state::{ID_WINDOW, ID_WINDOW_AGE_MS};
 

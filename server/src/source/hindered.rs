@@ -1,14 +1,20 @@
-//! What an operator may do to a node's reading of a stream, for sources that know nothing of operators.
+//! What an operator may do to a node's reading of a stream, whatever its source.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{
-    Fetch, Source, SourceError,
-    embedded::{Hindrance, delayed},
-};
+use super::{Fetch, Source, SourceError};
 use crate::{clock::Clock, model::Offset};
+
+/// What an operator may do to a node's reading of a stream, to see `stale`, `catching_up` and healing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hindrance {
+    /// Fetches fail.
+    pub paused: bool,
+    /// Records are handed out only this long after the log took them.
+    pub delay: Duration,
+}
 
 /// A source, and the operator's hand on it.
 pub struct Hindered<S> {
@@ -18,7 +24,7 @@ pub struct Hindered<S> {
 }
 
 impl<S: Source> Hindered<S> {
-    /// Puts the hand on a source.
+    /// Puts the hand on a source; by the clock a delay is measured.
     pub const fn new(source: S, hindrance: watch::Receiver<Hindrance>, clock: Clock) -> Self {
         Self {
             source,
@@ -52,4 +58,25 @@ impl<S: Source> Source for Hindered<S> {
             () = tokio::time::sleep(delay.min(Duration::from_millis(50))), if !delay.is_zero() => {}
         }
     }
+}
+
+/// Takes from a fetch what a delayed reader may not see yet. The head stays: so the reader knows that it is behind.
+pub(super) fn delayed(
+    mut fetch: Fetch,
+    after: Option<Offset>,
+    delay: Duration,
+    now_ms: i64,
+) -> Fetch {
+    let newest = now_ms.saturating_sub(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
+    let seen = fetch
+        .records
+        .partition_point(|record| record.append_time_ms <= newest);
+    if seen < fetch.records.len() {
+        fetch.records.truncate(seen);
+        fetch.upto = fetch
+            .records
+            .last()
+            .map_or(after.unwrap_or(fetch.start), |record| record.offset);
+    }
+    fetch
 }

@@ -35,7 +35,7 @@ pub use cluster::{ClusterSettings, KafkaCluster};
 pub use error::KafkaError;
 pub use reader::KafkaSource;
 pub use secure::{Sasl, Scram, Security, Tls};
-pub use whole::Whole;
+pub use whole::{Shape, Whole};
 
 /// The offset of a record that Kafka numbers so.
 fn offset_of(kafka: i64) -> Offset {

@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -110,6 +111,18 @@ impl Kafka {
         };
         kafka.restart().await?;
         Ok(kafka)
+    }
+
+    /// The broker of those tests of a program that leave it alone.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`], for all of them.
+    pub async fn shared() -> anyhow::Result<&'static Self> {
+        static BROKER: OnceLock<anyhow::Result<Kafka>> = OnceLock::new();
+        let begin = || tokio::runtime::Runtime::new()?.block_on(Self::start());
+        let start = move || BROKER.get_or_init(begin);
+        let broker = tokio::task::spawn_blocking(start).await?;
+        broker.as_ref().map_err(|error| anyhow!("{error:#}"))
     }
 
     /// Where it listens.

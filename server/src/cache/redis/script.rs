@@ -73,6 +73,13 @@ pub(super) fn not_ours(at: &str, key: &str) -> RedisError {
     )
 }
 
+/// A script behind what all of them begin with.
+macro_rules! known {
+    ($file:literal) => {
+        Known::new(concat!(include_str!("common.lua"), include_str!($file)))
+    };
+}
+
 /// All of them.
 pub(super) struct Scripts {
     pub(super) write: Known,
@@ -85,11 +92,11 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            write: Known::new(include_str!("write.lua")),
-            page: Known::new(include_str!("page.lua")),
-            manifest: Known::new(include_str!("manifest.lua")),
-            flip: Known::new(include_str!("flip.lua")),
-            drop: Known::new(include_str!("drop.lua")),
+            write: known!("write.lua"),
+            page: known!("page.lua"),
+            manifest: known!("manifest.lua"),
+            flip: known!("flip.lua"),
+            drop: known!("drop.lua"),
         }
     }
 }

@@ -4,15 +4,12 @@
 --       then for each channel: name, last change, count of upserts, count of deletes, field and value of each upsert,
 --       field of each delete
 -- Everything is looked at before anything is written, and the first write is one that a full Redis refuses: so all or nothing.
-local home, manifest = KEYS[1], KEYS[2]
-local layout, generation, expected, header = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local manifest, generation, expected, header = KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 local PIECE = 2000 -- what one command takes: Lua's stack is bounded
 
 local seen = redis.call('HMGET', home, 'layout', 'header:' .. generation, 'channels:' .. generation)
-if seen[1] ~= layout then
-  if seen[1] then return {'layout', seen[1]} end
-  if redis.call('EXISTS', home) == 1 then return {'foreign'} end
-end
+local answer = stranger(seen[1])
+if answer then return answer end
 local there = seen[2] or ''
 if there ~= expected then return {'conflict', there} end
 local named = tonumber(seen[3] or '0')

@@ -116,6 +116,13 @@ fn streams_are_checked() {
             "streams[0].row_ttl: found a duration, expected none: of a stream of Kafka, rows are deleted by whoever writes them",
         ],
     );
+    #[cfg(feature = "kafka")]
+    check(
+        &stream("source = { kind = \"kafka\", brokers = [\"a:1\"], compacts_after = \"5s\" }"),
+        &[
+            "streams[0].source.compacts_after: found 5s, expected longer than streams[0].freshness_slo (5s)",
+        ],
+    );
     check(
         &stream("source = { kind = \"kafka\" }"),
         &[

@@ -1,7 +1,7 @@
 //! The log in memory.
 
 use super::*;
-use crate::model::RowId;
+use crate::{model::RowId, source::hindered::delayed};
 
 fn log(bytes: usize, age: Duration) -> Arc<EmbeddedLog> {
     let view_max = ViewMax {

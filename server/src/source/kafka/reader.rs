@@ -38,6 +38,7 @@ use crate::{
 const FETCH: Versions = 13..=17;
 /// How long a broker holds a request that waits for records.
 const WAIT: Duration = Duration::from_millis(500);
+
 /// A reader of one partition of a topic.
 pub struct KafkaSource {
     cluster: Arc<KafkaCluster>,

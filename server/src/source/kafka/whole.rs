@@ -1,71 +1,144 @@
 //! Whether a stream has all partitions of its topic: what is in one that nobody reads would be missing in silence.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
-use super::{KafkaCluster, KafkaSource};
+use super::{KafkaCluster, KafkaError, KafkaSource};
 use crate::{
     model::Offset,
     source::{Fetch, Source, SourceError},
 };
 
-/// Between two looks at how many partitions a topic has.
+/// Between two looks at how many partitions a topic has …
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// … and after one that failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A reader that gives nothing while the topic has another number of partitions than it was told.
-pub struct Whole {
-    source: KafkaSource,
+/// How many partitions a topic should have, and has: one look serves all of its readers.
+pub struct Shape {
     cluster: Arc<KafkaCluster>,
     topic: Arc<str>,
     expected: u32,
-    looked: Option<Instant>,
-    found: u32,
+    seen: Mutex<Option<Seen>>,
+    /// One looks, the others wait for what it sees.
+    looking: Semaphore,
 }
 
-impl Whole {
-    /// A reader of one of `expected` partitions.
+/// What was seen at the last look; none found where nobody answered.
+struct Seen {
+    at: Instant,
+    found: Option<u32>,
+}
+
+impl Seen {
+    fn holds(&self) -> bool {
+        let long = if self.found.is_some() {
+            LOOK_EVERY
+        } else {
+            LOOK_AGAIN
+        };
+        self.at.elapsed() < long
+    }
+}
+
+impl Shape {
+    /// Nothing is asked yet.
     #[must_use]
-    pub fn new(cluster: Arc<KafkaCluster>, topic: &str, partition: u32, expected: u32) -> Self {
+    pub fn new(cluster: Arc<KafkaCluster>, topic: &str, expected: u32) -> Self {
         Self {
-            source: KafkaSource::new(cluster.clone(), topic, partition),
             cluster,
             topic: topic.into(),
             expected,
-            looked: None,
-            found: 0,
+            seen: Mutex::default(),
+            looking: Semaphore::new(1),
         }
     }
 
-    async fn look(&mut self) -> Result<(), SourceError> {
-        let is_young = |looked: Instant| looked.elapsed() < LOOK_EVERY;
-        if !self.looked.is_some_and(is_young) {
-            let found = self.cluster.partitions(&self.topic).await;
-            let found = found.map_err(|_| SourceError::Unavailable)?;
-            if found != self.found && found != self.expected {
-                tracing::error!(
-                    topic = %self.topic, partitions = found, configured = self.expected,
-                    "the topic has another number of partitions than streams[].partitions: its views are stale until both agree"
-                );
-            }
-            (self.looked, self.found) = (Some(Instant::now()), found);
+    /// Whether it has as many as it should, as far as that is known.
+    async fn is_right(&self) -> bool {
+        if let Some(right) = self.seen() {
+            return right;
         }
-        if self.found == self.expected {
-            Ok(())
-        } else {
-            Err(SourceError::Unavailable)
+        let _turn = self.looking.acquire().await;
+        if let Some(right) = self.seen() {
+            return right;
+        }
+        let asked = self.cluster.partitions(&self.topic).await;
+        let seen = Seen {
+            at: Instant::now(),
+            found: asked.as_ref().ok().copied(),
+        };
+        let found = seen.found;
+        let before = self.lock().replace(seen);
+        if before.is_none_or(|before| before.found != found) {
+            self.tell(asked);
+        }
+        found == Some(self.expected)
+    }
+
+    /// What the last look says, as long as it holds.
+    fn seen(&self) -> Option<bool> {
+        let seen = self.lock();
+        let seen = seen.as_ref().filter(|seen| seen.holds())?;
+        Some(seen.found == Some(self.expected))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, asked: Result<u32, KafkaError>) {
+        match asked {
+            Err(error) => {
+                tracing::warn!(%error, topic = %self.topic, "the topic can't be read");
+            }
+            Ok(found) if found != self.expected => tracing::error!(
+                topic = %self.topic, partitions = found, configured = self.expected,
+                "the topic has another number of partitions than streams[].partitions: its views are stale until both agree"
+            ),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// A reader that reads nothing while its topic has another number of partitions than it should.
+pub struct Whole {
+    source: KafkaSource,
+    shape: Arc<Shape>,
+    refused: bool,
+}
+
+impl Whole {
+    /// A reader of one of the partitions.
+    #[must_use]
+    pub fn new(shape: Arc<Shape>, partition: u32) -> Self {
+        Self {
+            source: KafkaSource::new(shape.cluster.clone(), &shape.topic, partition),
+            shape,
+            refused: false,
         }
     }
 }
 
 impl Source for Whole {
     async fn fetch(&mut self, after: Option<Offset>, bytes: usize) -> Result<Fetch, SourceError> {
-        let fetch = self.source.fetch(after, bytes).await?;
-        self.look().await?;
-        Ok(fetch)
+        self.refused = true;
+        if !self.shape.is_right().await {
+            return Err(SourceError::Unavailable);
+        }
+        self.refused = false;
+        self.source.fetch(after, bytes).await
     }
 
     async fn changed(&mut self) {
+        if self.refused {
+            // There may be records, but none that may be read: the caller's own timer goes on.
+            return std::future::pending().await;
+        }
         self.source.changed().await;
     }
 }
