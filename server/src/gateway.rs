@@ -33,6 +33,7 @@ pub use reload::Loader;
 
 use crate::{
     admin::{self, NotReloaded, Reload, Reloaded},
+    cache::redis::RedisError,
     clock::Clock,
     config::{self, Config},
     source::{durable::DataError, embedded::Engine},
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The data directory can't be used.
     #[error("embedded.dir: {0}")]
     Data(#[from] DataError),
+    /// The cache can't be what the configuration says.
+    #[error("cache: {0}")]
+    Cache(RedisError),
     /// The operating system gives no thread, runtime or random number.
     #[error("can't start {what}: {error}")]
     System {
@@ -133,7 +137,10 @@ impl Gateway {
         let control = control_runtime(config)?;
         let ends = Ends::default();
         let (clock, streams) = (Clock::start(), Arc::<Streams>::default());
+        cache::check(&config.cache).map_err(StartError::Cache)?;
+        let upstreams = Upstreams::new(clock);
         let ground = Ground {
+            upstreams: upstreams.clone(),
             clock,
             handle: control.handle().clone(),
             tasks: ends.tasks.clone(),
@@ -175,7 +182,7 @@ impl Gateway {
             node,
             guard,
             reloads.clone(),
-            Upstreams::new(clock),
+            upstreams,
         );
         let serve = admin::serve(admin, listener, ends.stop.clone());
         ends.tasks.spawn_on(serve, control.handle());

@@ -15,7 +15,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{engine::new_epoch, kafka};
+use super::{
+    cache::{self, Caches},
+    engine::new_epoch,
+    kafka,
+};
 use crate::{
     cache::ViewMax,
     clock::Clock,
@@ -23,7 +27,7 @@ use crate::{
     decode::{Decoder, KeyPart},
     model,
     partition::{
-        Backing, Partition, Settings,
+        Backing, Cached, Partition, Settings,
         tail::{Tail, TailMax},
         task::{self, Request},
     },
@@ -35,6 +39,7 @@ use crate::{
     },
     streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
+    upstream::Upstreams,
 };
 
 /// Streams that publishing may create.
@@ -49,6 +54,8 @@ pub(super) struct Factory {
     tasks: TaskTracker,
     stop: CancellationToken,
     defaults: StreamConfig,
+    caches: Caches,
+    upstreams: Arc<Upstreams>,
     replay_records: usize,
     hold: Duration,
     creating: Mutex<()>,
@@ -68,6 +75,7 @@ pub(super) struct Ground {
     pub(super) handle: Handle,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    pub(super) upstreams: Arc<Upstreams>,
 }
 
 /// What reads a partition.
@@ -81,6 +89,7 @@ pub(super) enum Reader {
 struct Start {
     partition: Partition,
     source: Reader,
+    cached: Option<Cached>,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -97,6 +106,7 @@ impl Factory {
             handle,
             tasks,
             stop,
+            upstreams,
         } = ground;
         Self {
             engine,
@@ -106,6 +116,8 @@ impl Factory {
             tasks,
             stop,
             defaults: config.stream_defaults.clone(),
+            caches: Caches::of_config(&config.cache),
+            upstreams,
             replay_records: config.limits.replay_records,
             hold: config.limits.resume_hold,
             creating: Mutex::default(),
@@ -138,6 +150,7 @@ impl Factory {
     /// A stream as configured, running.
     pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
+        let cache = self.caches.of(config, &self.upstreams);
         let behind: Vec<(Backing, Option<Arc<EmbeddedLog>>, Reader)> = match &config.source {
             SourceConfig::Embedded { retention } => self
                 .logs(config, retention)?
@@ -152,11 +165,15 @@ impl Factory {
                 })
                 .collect(),
             SourceConfig::Kafka(kafka) => kafka::readers(config, kafka)
-                .map(|(fold, reader)| (Backing::from(fold), None, reader))
+                .map(|(fold, reader)| (cache::backing(config, fold, cache.is_some()), None, reader))
                 .collect(),
         };
         for (number, behind) in (0u32..).zip(behind) {
-            let (handle, start) = self.partition(config, number, behind);
+            let (handle, mut start) = self.partition(config, number, behind);
+            start.cached = cache.clone().map(|cache| Cached {
+                cache,
+                partition: number,
+            });
             partitions.push(handle);
             starts.push(start);
         }
@@ -268,6 +285,7 @@ impl Factory {
         let start = Start {
             partition,
             source,
+            cached: None,
             requests: taken,
         };
         let handle = PartitionHandle {
@@ -289,18 +307,19 @@ impl Factory {
         let Start {
             partition,
             source,
+            cached,
             requests,
         } = start;
         let (every, hand) = (proof_every(freshness_slo), hindrance.subscribe());
         match source {
             Reader::Embedded(source) => {
                 let source = Hindered::new(source, hand, self.clock);
-                self.drive((partition, source, requests), every, stop);
+                self.drive((partition, source, requests), cached, every, stop);
             }
             #[cfg(feature = "kafka")]
             Reader::Kafka(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
-                self.drive((partition, source, requests), every, stop);
+                self.drive((partition, source, requests), cached, every, stop);
             }
         }
     }
@@ -308,10 +327,19 @@ impl Factory {
     fn drive(
         &self,
         (partition, source, requests): (Partition, impl Source, mpsc::Receiver<Request>),
+        cached: Option<Cached>,
         every: Duration,
         stop: &CancellationToken,
     ) {
-        let run = task::run(partition, source, requests, self.clock, every, stop.clone());
+        let run = task::run(
+            partition,
+            source,
+            cached,
+            requests,
+            self.clock,
+            every,
+            stop.clone(),
+        );
         self.tasks.spawn_on(run, &self.handle);
     }
 }
