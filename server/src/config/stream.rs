@@ -168,6 +168,9 @@ impl Default for Retention {
     }
 }
 
+/// How rows come out of records: another number wherever the same records would give other rows than before.
+const FOLDING: u32 = 1;
+
 /// Bounds of how long something is kept.
 const AGES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=DURATION_MAX;
 /// Why a channel or a row is in the key.
@@ -192,6 +195,24 @@ impl StreamConfig {
             (SourceConfig::Kafka(kafka), Mode::View, CacheUse::Shared) => Some(kafka),
             _ => None,
         }
+    }
+
+    /// What its rows depend on beside the records, as one word: rows that were folded under another one are of no use.
+    #[must_use]
+    pub fn fold_id(&self) -> String {
+        let format = match self.format {
+            Format::Json => "json",
+        };
+        let text = |selector: &Option<Selector>| selector.as_ref().map(ToString::to_string);
+        let all = (
+            FOLDING,
+            format,
+            self.channel.to_string(),
+            text(&self.row),
+            text(&self.event_time),
+        );
+        // As JSON, so that no two selectors are read as one; numbers and texts always have such a form.
+        serde_json::to_string(&all).unwrap_or_default()
     }
 
     /// What happens by default to a line of such a stream whose socket takes no more.
@@ -408,4 +429,40 @@ fn read_event_time(section: &mut Section<'_>) -> Option<Selector> {
     section.text("event_time", expected, |text| {
         Selector::parse(text).filter(fits)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fold_is_named_by_what_its_rows_depend_on() {
+        let stream = StreamConfig::default();
+        assert_eq!(stream.fold_id(), r#"[1,"json","$key/0","$key/1",null]"#);
+        let key = |pointer: &str| Selector::Key(pointer.into());
+        let others = [
+            StreamConfig {
+                channel: key("/2"),
+                ..stream.clone()
+            },
+            StreamConfig {
+                row: None,
+                ..stream.clone()
+            },
+            StreamConfig {
+                row: Some(key("/2")),
+                ..stream.clone()
+            },
+            StreamConfig {
+                event_time: Some(Selector::Value("/ts".into())),
+                ..stream.clone()
+            },
+        ];
+        let ids: std::collections::BTreeSet<_> = others.iter().map(StreamConfig::fold_id).collect();
+        assert!(
+            ids.len() == 4 && !ids.contains(&stream.fold_id()),
+            "{ids:?}"
+        );
+        assert_eq!(stream.named("another").fold_id(), stream.fold_id());
+    }
 }
