@@ -70,6 +70,7 @@ struct Made {
 }
 
 /// Where the tasks of streams run, who counts them, and what ends them.
+#[derive(Clone)]
 pub(super) struct Ground {
     pub(super) clock: Clock,
     pub(super) handle: Handle,
@@ -381,7 +382,7 @@ fn log_settings(config: &StreamConfig, retention: &config::Retention) -> LogSett
 }
 
 /// `own`: nobody but this program has written the records.
-fn decoder(config: &StreamConfig, own: bool) -> Decoder {
+pub(super) fn decoder(config: &StreamConfig, own: bool) -> Decoder {
     Decoder::new(
         &config.name,
         key_part(&config.channel),
