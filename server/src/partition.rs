@@ -11,6 +11,8 @@ mod backing;
 mod changes;
 mod letting_go;
 pub mod resume;
+#[cfg(feature = "seeded-bugs")]
+mod seeded;
 pub mod tail;
 pub mod task;
 mod view;
@@ -61,6 +63,7 @@ pub struct Settings {
 
 /// A wish to follow a channel of this partition.
 #[derive(Debug)]
+#[cfg_attr(feature = "seeded-bugs", derive(Clone))]
 pub struct Join {
     /// The asker's own number for this partition.
     pub seat: u32,
@@ -223,6 +226,8 @@ pub struct Partition {
     evicted: u64,
     poisoned: u64,
     warning: Throttle,
+    #[cfg(feature = "seeded-bugs")]
+    seeded: seeded::Seeded,
 }
 
 impl Partition {
@@ -261,6 +266,8 @@ impl Partition {
             evicted: 0,
             poisoned: 0,
             warning: Throttle::default(),
+            #[cfg(feature = "seeded-bugs")]
+            seeded: seeded::Seeded::default(),
         }
     }
 
@@ -322,6 +329,8 @@ impl Partition {
         self.backing.applied(fetch);
         self.health.flaw = self.backing.flaw();
         self.saw(fetch.head, asked_at);
+        #[cfg(feature = "seeded-bugs")]
+        let batch = self.seeded.pass(batch);
         self.tail.push(batch, self.applied, self.health, now);
         self.forget_quiet(fetch.start, fetch.records.len());
     }

@@ -133,6 +133,8 @@ pub async fn run<S: Source>(
             Err(error) => {
                 counts.failed += 1;
                 partition.fail(error);
+                #[cfg(feature = "seeded-bugs")]
+                partition.hide_failure(asked_at, clock.now());
             }
         }
         partition.step(clock.now());

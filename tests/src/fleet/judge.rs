@@ -303,7 +303,12 @@ impl Judge<'_> {
     fn check_age(&mut self, at: usize, now: Ms) {
         let seat = &self.seats[at];
         let until = seat.held.live_until.min(now);
-        if !seat.held.joined || seat.held.live_until == Ms::MIN || seat.hushed {
+        // What a poll was told is held against its own age.
+        if self.history.manner == Manner::Poll
+            || !seat.held.joined
+            || seat.held.live_until == Ms::MIN
+            || seat.hushed
+        {
             return;
         }
         let stream = self.scene.channels[seat.channel].1;
