@@ -15,6 +15,8 @@ mod letting_go;
 mod loading;
 mod reading;
 pub mod resume;
+#[cfg(feature = "seeded-bugs")]
+mod seeded;
 pub mod tail;
 pub mod task;
 mod view;
@@ -69,6 +71,7 @@ pub struct Settings {
 
 /// A wish to follow a channel of this partition.
 #[derive(Debug)]
+#[cfg_attr(feature = "seeded-bugs", derive(Clone))]
 pub struct Join {
     /// The asker's own number for this partition.
     pub seat: u32,
@@ -231,6 +234,8 @@ pub struct Partition {
     evicted: u64,
     poisoned: u64,
     warning: Throttle,
+    #[cfg(feature = "seeded-bugs")]
+    seeded: seeded::Seeded,
 }
 
 impl Partition {
@@ -269,6 +274,8 @@ impl Partition {
             evicted: 0,
             poisoned: 0,
             warning: Throttle::default(),
+            #[cfg(feature = "seeded-bugs")]
+            seeded: seeded::Seeded::default(),
         }
     }
 
@@ -332,6 +339,8 @@ impl Partition {
         self.backing.applied(fetch);
         self.health.flaw = self.backing.flaw();
         self.saw(fetch.head, asked_at);
+        #[cfg(feature = "seeded-bugs")]
+        let batch = self.seeded.pass(batch);
         self.tail.push(batch, self.applied, self.health, now);
         self.forget_quiet(fetch.start, fetch.records.len());
     }

@@ -283,6 +283,8 @@ impl Factory {
         };
         let decoder = decoder(config, log.is_some());
         let partition = Partition::new(settings, decoder, backing, tail.clone());
+        #[cfg(feature = "seeded-bugs")]
+        let partition = partition.with_bug(config.seeded_bug);
         let start = Start {
             partition,
             source,

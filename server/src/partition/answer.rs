@@ -121,6 +121,8 @@ impl serde::Serialize for Answers {
 impl Partition {
     /// How the line begins, if that can be said; and whether this node is known to be behind.
     pub(super) fn begin(&mut self, join: &Join, now: Moment) -> (Option<Begin>, bool) {
+        #[cfg(feature = "seeded-bugs")]
+        let join = &self.seeded.place(join, self.applied);
         let Some(epoch) = &self.epoch else {
             return (None, !self.readable && self.health.trouble.is_some());
         };

@@ -213,6 +213,8 @@ impl<S: Source> Task<S> {
             Err(error) => {
                 self.counts.failed += 1;
                 self.partition.fail(error);
+                #[cfg(feature = "seeded-bugs")]
+                self.partition.hide_failure(asked_at, self.clock.now());
                 Pace::default()
             }
         }
