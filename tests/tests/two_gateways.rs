@@ -172,7 +172,7 @@ impl World {
     fn is_whole(&self, channel: &str, token: &Token) -> bool {
         let channel: Channel = channel.parse().unwrap();
         self.stream.partitions_of(&channel).all(|partition| {
-            let head = self.stream.partitions[partition as usize].log.as_ref();
+            let head = self.stream.partitions[partition as usize].log.embedded();
             let head = head.unwrap().extent().0;
             let position = token.position(partition);
             position.is_some_and(|position| position.offset >= head)
