@@ -5,6 +5,7 @@
 
 mod access;
 mod app;
+mod cache;
 mod engine;
 mod factory;
 mod heap;

@@ -143,7 +143,7 @@ impl World {
     fn records(&self, channel: &str, partition: u32) -> Vec<(Offset, String, Option<Value>)> {
         let name = channel.split_once('/').unwrap().1;
         let log = &self.stream.partitions[partition as usize].log;
-        let log = log.as_ref().unwrap();
+        let log = log.embedded().unwrap();
         let records = log.read(None, usize::MAX).unwrap().records.into_iter();
         let read = records.filter_map(|record| {
             let [of, row]: [String; 2] = serde_json::from_slice(&record.key).unwrap();
@@ -450,7 +450,7 @@ impl<'a> Client<'a> {
         for partition in self.world.stream.partitions_of(&name) {
             let (view, head) = self.world.stream.partitions[partition as usize]
                 .log
-                .as_ref()
+                .embedded()
                 .unwrap()
                 .view(channel);
             let position = held.token.position(partition).context("no position")?;

@@ -25,6 +25,8 @@ pub struct StreamConfig {
     pub placement: Placement,
     /// Where records come from; default: the embedded engine.
     pub source: SourceConfig,
+    /// Where its views are folded, if it is a stream of Kafka and there is a cache; default `shared`.
+    pub cache: CacheUse,
     /// How records are written; default `json`.
     pub format: Format,
     /// What names a record's channel; default `$key/0`.
@@ -110,6 +112,15 @@ pub struct ViewMax {
     pub bytes: usize,
 }
 
+/// Where views are folded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheUse {
+    /// By materializers into the cache, once for all nodes.
+    Shared,
+    /// By each node, in its own memory.
+    None,
+}
+
 /// How records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -127,6 +138,7 @@ impl Default for StreamConfig {
             source: SourceConfig::Embedded {
                 retention: Retention::default(),
             },
+            cache: CacheUse::Shared,
             format: Format::Json,
             channel: Selector::Key("/0".into()),
             row: Some(Selector::Key("/1".into())),
@@ -175,6 +187,15 @@ impl StreamConfig {
         }
     }
 
+    /// Where it comes from, if a cache holds its views where there is one: those of Kafka, unless it says otherwise.
+    #[must_use]
+    pub const fn cacheable(&self) -> Option<&KafkaConfig> {
+        match (&self.source, self.mode, self.cache) {
+            (SourceConfig::Kafka(kafka), Mode::View, CacheUse::Shared) => Some(kafka),
+            _ => None,
+        }
+    }
+
     /// What happens by default to a line of such a stream whose socket takes no more.
     #[must_use]
     pub const fn slow_consumer_of(mode: Mode) -> Policy {
@@ -210,6 +231,12 @@ impl StreamConfig {
                 )
                 .unwrap_or(default.placement),
             source: section.within("source", |source| read_source(source, &name)),
+            cache: section
+                .choice(
+                    "cache",
+                    &[("shared", CacheUse::Shared), ("none", CacheUse::None)],
+                )
+                .unwrap_or(default.cache),
             format: section
                 .choice("format", &[("json", Format::Json)])
                 .unwrap_or(default.format),

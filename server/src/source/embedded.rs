@@ -430,6 +430,7 @@ impl EmbeddedLog {
             epoch: self.epoch.clone(),
             start: self.start(state),
             when: None,
+            lineage: None,
             upto: records
                 .last()
                 .map_or(state.head.max(after), |record| record.offset),

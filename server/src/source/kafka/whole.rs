@@ -9,7 +9,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{KafkaCluster, KafkaError, KafkaSource, Recent};
 use crate::{
-    model::Offset,
+    model::{Epoch, Offset},
     source::{Fetch, Source, SourceError},
 };
 
@@ -135,6 +135,10 @@ impl Source for Whole {
         }
         self.refused = false;
         self.source.fetch(after, bytes).await
+    }
+
+    fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>) {
+        self.source.resume(epoch, at, lineage);
     }
 
     async fn changed(&mut self) {
