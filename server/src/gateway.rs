@@ -309,7 +309,9 @@ impl Gateway {
             }
         }
         self.tasks.close();
-        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
+        // What was taken for a log elsewhere is still delivered.
+        let patience = deadline.max(tokio::time::Instant::now() + Duration::from_secs(2));
+        let ended = tokio::time::timeout_at(patience, self.tasks.wait()).await;
         let tasks = if ended.is_ok() { 0 } else { self.tasks.len() };
         self.close_engine(deadline).await;
         if let Some(control) = self.control.take() {

@@ -75,6 +75,8 @@ pub struct KafkaConfig {
     pub topic: String,
     /// How long a broker may take to answer, 100 ms to 1 min; default 1 s.
     pub timeout: Duration,
+    /// How long a record that is published here is tried, 100 ms to 5 min; default 10 s.
+    pub publish_timeout: Duration,
     /// A record that is older may have been compacted away, 1 s to 3650 d; default 10 s. Not more than the topic's
     /// `min.compaction.lag.ms`.
     pub compacts_after: Duration,
@@ -377,6 +379,9 @@ impl KafkaConfig {
             timeout: section
                 .duration("timeout", waits)
                 .unwrap_or(Duration::from_secs(1)),
+            publish_timeout: section
+                .duration("publish_timeout", SHORTEST..=Duration::from_secs(300))
+                .unwrap_or(Duration::from_secs(10)),
             compacts_after: section
                 .duration("compacts_after", AGES)
                 .unwrap_or(Duration::from_secs(10)),

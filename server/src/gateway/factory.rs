@@ -36,6 +36,7 @@ use crate::{
         durable::DataError,
         embedded::{EmbeddedLog, EmbeddedSource, Engine, LogSettings, LogSpec, Retention},
         hindered::{Hindered, Hindrance},
+        log::Log,
     },
     streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
@@ -152,7 +153,8 @@ impl Factory {
     pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
         let cache = self.caches.of(config, &self.upstreams);
-        let behind: Vec<(Backing, Option<Arc<EmbeddedLog>>, Reader)> = match &config.source {
+        let stop = self.stop.child_token();
+        let behind: Vec<(Backing, Log, Reader)> = match &config.source {
             SourceConfig::Embedded { retention } => self
                 .logs(config, retention)?
                 .into_iter()
@@ -160,14 +162,22 @@ impl Factory {
                     let source = EmbeddedSource::new(log.clone(), self.clock);
                     (
                         Backing::from(log.clone()),
-                        Some(log),
+                        Log::Embedded(log),
                         Reader::Embedded(source),
                     )
                 })
                 .collect(),
-            SourceConfig::Kafka(kafka) => kafka::readers(config, kafka)
-                .map(|(fold, reader)| (cache::backing(config, fold, cache.is_some()), None, reader))
-                .collect(),
+            SourceConfig::Kafka(kafka) => {
+                let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
+                let cached = cache.is_some();
+                kafka::partitions(config, kafka, &stop, spawn)
+                    .into_iter()
+                    .map(|behind| {
+                        let backing = cache::backing(config, behind.fold, cached);
+                        (backing, behind.log, behind.reader)
+                    })
+                    .collect()
+            }
         };
         for (number, behind) in (0u32..).zip(behind) {
             let (handle, mut start) = self.partition(config, number, behind);
@@ -186,7 +196,6 @@ impl Factory {
             partitions,
             hindrance: watch::Sender::default(),
         });
-        let stop = self.stop.child_token();
         for start in starts {
             self.run(start, config.freshness_slo, &stream.hindrance, &stop);
         }
@@ -270,7 +279,7 @@ impl Factory {
         &self,
         config: &StreamConfig,
         number: u32,
-        (backing, log, source): (Backing, Option<Arc<EmbeddedLog>>, Reader),
+        (backing, log, source): (Backing, Log, Reader),
     ) -> (PartitionHandle, Start) {
         let tail = Tail::new(tail_max(config));
         let (requests, taken) = mpsc::channel(task::REQUESTS_MAX);
@@ -281,7 +290,7 @@ impl Factory {
             replay_records: self.replay_records,
             hold: self.hold,
         };
-        let decoder = decoder(config, log.is_some());
+        let decoder = decoder(config, log.embedded().is_some());
         let partition = Partition::new(settings, decoder, backing, tail.clone());
         #[cfg(feature = "seeded-bugs")]
         let partition = partition.with_bug(config.seeded_bug);

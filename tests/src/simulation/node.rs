@@ -12,7 +12,7 @@ use tidegate::{
         task::Request,
     },
     protocol::{ErrorCode, PublishMessage, Refusal},
-    source::{Fetch, ReadAt, SourceError, embedded::EmbeddedLog},
+    source::{Fetch, ReadAt, SourceError, embedded::EmbeddedLog, log::Log},
     streams::{PartitionHandle, Stream, StreamOptions},
     telemetry::WorkerCounts,
     worker::{self, Opening, Outside, Worker},
@@ -112,7 +112,7 @@ impl Node {
             handles.push(PartitionHandle {
                 tail,
                 requests: sender,
-                log: Some(log.clone()),
+                log: Log::Embedded(log.clone()),
                 held: core.held(),
             });
             lanes.push(Lane {
