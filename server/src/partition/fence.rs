@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use super::reading::{FoldSettings, Reading};
+use super::{
+    reading::{FoldSettings, Reading},
+    resume::FOLD_MARK,
+};
 use crate::{
     cache::redis::{Generation, Header},
     model::{Channel, Epoch, Moment, Offset, StaleReason},
@@ -73,8 +76,10 @@ pub struct Fence {
     header: Option<Header>,
     /// The fold of views that are not whole.
     mark: Option<Generation>,
-    /// A header from which the log is to be read on.
+    /// A header from which the log is to be read on …
     jump: Option<Header>,
+    /// … and the one from which the fetch that is under way was asked to.
+    jumping: Option<Header>,
     /// The log did not go on from this one.
     refused: Option<(Epoch, Generation)>,
     /// The source was asked for another log than the one that is read.
@@ -98,6 +103,7 @@ impl Fence {
             header: None,
             mark: None,
             jump: None,
+            jumping: None,
             refused: None,
             astray: false,
             answers: None,
@@ -111,8 +117,9 @@ impl Fence {
     }
 
     /// What the next fetch is asked for, where everything up to `applied` has been; none before the cache was asked.
-    pub(super) fn next(&self, applied: Option<Offset>) -> Option<Next> {
+    pub(super) fn next(&mut self, applied: Option<Offset>) -> Option<Next> {
         self.answers?;
+        self.jumping.clone_from(&self.jump);
         if let Some(header) = &self.jump {
             let lineage = (!header.lineage.is_empty()).then(|| header.lineage.as_str().into());
             return Some(Next {
@@ -126,10 +133,17 @@ impl Fence {
         })
     }
 
+    /// Whether the log is to be read from somewhere else than before.
+    pub(super) fn is_to_begin(&self, applied: Option<Offset>) -> bool {
+        self.answers.is_some() && (self.jump.is_some() || self.astray || applied.is_none())
+    }
+
     /// The header from which the fetch that was just answered was to go on, if it was.
     pub(super) fn take_jump(&mut self) -> Option<Header> {
-        let jump = self.jump.take();
-        self.astray = jump.is_some();
+        let jump = self.jumping.take();
+        if jump.is_some() {
+            (self.jump, self.astray) = (None, true);
+        }
         jump
     }
 
@@ -192,7 +206,7 @@ impl Fence {
             return epoch.clone();
         };
         let part = mark.as_str().get(..20).unwrap_or(mark.as_str());
-        let name = format!("{epoch}-i{part}");
+        let name = format!("{epoch}{FOLD_MARK}{part}");
         Epoch::new(&name).unwrap_or_else(|_| epoch.clone())
     }
 

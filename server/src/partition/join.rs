@@ -33,11 +33,11 @@ pub enum Load {
 }
 
 impl Partition {
-    /// What the next fetch is asked for; none before it is known where to begin.
+    /// What the next fetch is asked for, whose answer [`Partition::take`] gets; none before it is known where to begin.
     #[must_use]
-    pub fn next(&self) -> Option<Next> {
+    pub fn next(&mut self) -> Option<Next> {
         let after = self.next_after();
-        match &self.backing {
+        match &mut self.backing {
             Backing::Cache(fence) => fence.next(after),
             Backing::Log(_) | Backing::Fold(_) => Some(Next {
                 after,
@@ -49,11 +49,10 @@ impl Partition {
     /// Whether a fetch is due since the log is to be read from somewhere else than before.
     #[must_use]
     pub fn is_to_begin(&self) -> bool {
-        let Backing::Cache(fence) = &self.backing else {
-            return false;
-        };
-        let next = fence.next(self.next_after());
-        next.is_some_and(|next| next.resume.is_some() || next.after.is_none())
+        match &self.backing {
+            Backing::Cache(fence) => fence.is_to_begin(self.next_after()),
+            Backing::Log(_) | Backing::Fold(_) => false,
+        }
     }
 
     /// Takes the fetch that was to go on from where a fold is: from there on, if the log goes on from it. Tells whether the fetch
