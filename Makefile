@@ -1,7 +1,7 @@
 # Every recipe is one line; what is longer is in tools/.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup run test test-full check build fmt doc bench bench-quick instructions soak
+.PHONY: help setup run run-kafka test test-full check build fmt doc bench bench-quick instructions soak
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -12,6 +12,9 @@ setup: ## Installs what the other targets need, if it is not there
 
 run: ## The gateway with its embedded engine, and a live departures board
 	@tools/setup.sh run && exec cargo run --release --locked -p tidegate -- serve --demo
+
+run-kafka: ## The same board on Kafka and Redis: a materializer and two nodes, any of which may be killed
+	@tools/setup.sh run kafka redis && cargo build --release --locked -p tidegate --features kafka && exec tools/run-kafka.sh
 
 test: ## Every behaviour, in a real browser too
 	@tools/setup.sh run test kafka redis && tools/test.sh fmt clippy rust model board browser
