@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, process::ExitStatus};
 use anyhow::{Context, ensure};
 use board::{Board, STREAM, changes, count, given, until};
 use serde_json::json;
-use tidegate::cache::redis::Header;
+use tidegate::{cache::redis::Header, telemetry};
 use tidegate_tests::{
     binary::{self, command},
     http,
@@ -75,6 +75,11 @@ async fn the_cache_is_the_fold_of_the_topic_and_follows_it() -> anyhow::Result<(
         Ok((told == (1, 3)).then_some(()))
     })
     .await?;
+    let told = http::get(admin, "/metrics").await?.body;
+    let ours = telemetry::ALL.iter().filter(|metric| metric.name.starts_with("materializer_"));
+    for name in ours.map(|metric| metric.full_name()) {
+        ensure!(told.contains(&format!("\n{name}{{stream=\"{STREAM}\"")), "{name}");
+    }
     let page = http::get(admin, "/inspect/materializer").await?.json()?;
     let partition = &page["streams"][0]["partitions"][0];
     ensure!(
