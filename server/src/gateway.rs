@@ -139,7 +139,10 @@ impl Gateway {
         let control = control_runtime(config)?;
         let ends = Ends::default();
         let (clock, streams) = (Clock::start(), Arc::<Streams>::default());
+        cache::check(&config.cache).map_err(|error| StartError::Cache(error.to_string()))?;
+        let upstreams = Upstreams::new(clock);
         let ground = Ground {
+            upstreams: upstreams.clone(),
             clock,
             handle: control.handle().clone(),
             tasks: ends.tasks.clone(),
@@ -153,7 +156,6 @@ impl Gateway {
             // Whoever serves nobody leaves the data directory to who does.
             None => Arc::default(),
         };
-        let upstreams = Upstreams::new(clock);
         let materializers = Materializers::new(config, ground.clone(), upstreams.clone());
         let factory = Factory::new(config, engine.clone(), streams.clone(), ground);
         let factory = Arc::new(factory);
@@ -307,7 +309,9 @@ impl Gateway {
             }
         }
         self.tasks.close();
-        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
+        // What was taken for a log elsewhere is still delivered.
+        let patience = deadline.max(tokio::time::Instant::now() + Duration::from_secs(2));
+        let ended = tokio::time::timeout_at(patience, self.tasks.wait()).await;
         let tasks = if ended.is_ok() { 0 } else { self.tasks.len() };
         self.close_engine(deadline).await;
         if let Some(control) = self.control.take() {

@@ -10,6 +10,7 @@ pub mod embedded;
 pub mod hindered;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod log;
 
 use std::{future::Future, sync::Arc};
 

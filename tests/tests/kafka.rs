@@ -11,7 +11,7 @@ use tidegate::{
         embedded::Lost,
         kafka::{
             AppendError, AppenderSettings, ClusterSettings, KafkaAppender, KafkaCluster,
-            KafkaError, KafkaSource, NewKafkaRecord, Results, Sasl, Scram, Security, Tls,
+            KafkaError, KafkaSource, NewKafkaRecord, Sasl, Scram, Security, Tls,
         },
     },
 };
@@ -475,6 +475,7 @@ fn record(key: &str, value: &str) -> NewKafkaRecord {
         key: key.to_owned().into(),
         value: Some(value.to_owned().into()),
         time_ms: None,
+        happened_ms: None,
         id: Some(format!("id of {value}").into()),
     }
 }
@@ -515,7 +516,10 @@ async fn what_is_acknowledged_is_what_is_read_and_in_order() -> anyhow::Result<(
             assert_eq!(read.value.as_deref(), Some(expected.as_bytes()));
             assert_eq!(
                 read.headers,
-                [("id".to_owned(), format!("id of {expected}").into_bytes())]
+                [(
+                    "tidegate-id".to_owned(),
+                    format!("id of {expected}").into_bytes()
+                )]
             );
         }
     }
@@ -528,8 +532,11 @@ async fn what_is_acknowledged_is_what_is_read_and_in_order() -> anyhow::Result<(
     Ok(())
 }
 
+/// Of each record: where it is, or why it is not in the log.
+type Appended = Vec<Result<Offset, AppendError>>;
+
 /// What becomes of a publisher's records.
-async fn append(appender: &KafkaAppender, records: Vec<NewKafkaRecord>) -> Results {
+async fn append(appender: &KafkaAppender, records: Vec<NewKafkaRecord>) -> Appended {
     append_as(appender, records, &Arc::default()).await
 }
 
@@ -538,9 +545,11 @@ async fn append_as(
     appender: &KafkaAppender,
     records: Vec<NewKafkaRecord>,
     lost: &Arc<Lost>,
-) -> Results {
+) -> Appended {
     let answer = appender.submit(records, lost).await;
-    answer.await.unwrap_or_default()
+    let results = answer.await.unwrap_or_default().into_iter();
+    let offset = |stored: tidegate::source::kafka::Stored| stored.position.offset;
+    results.map(|result| result.map(offset)).collect()
 }
 
 /// What becomes of one record.

@@ -177,7 +177,7 @@ fn partition_json(asked: &Asked, now: Moment) -> Value {
             "updates": updates,
             "bytes": bytes,
         },
-        "log": handle.log.as_deref().map(log_json),
+        "log": handle.log.embedded().map(|log| log_json(log)),
     })
 }
 

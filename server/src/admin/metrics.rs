@@ -132,7 +132,7 @@ impl Scrape {
         let queued = handle.requests.max_capacity() - handle.requests.capacity();
         self.count(&names::TAIL_UPDATES, &labels, updates as u64);
         self.count(&names::TAIL_BYTES, &labels, tail_bytes as u64);
-        if let Some(log) = &handle.log {
+        if let Some(log) = handle.log.embedded() {
             let ((_, _, records, log_bytes), (rows, row_bytes)) = (log.extent(), log.rows());
             self.count(&names::LOG_RECORDS, &labels, records as u64);
             self.count(&names::LOG_BYTES, &labels, log_bytes as u64);

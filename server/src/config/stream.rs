@@ -49,6 +49,9 @@ pub struct StreamConfig {
     pub expect_every: Option<Duration>,
     /// JSON text that is served, marked, when nothing else is known, `limits.record_bytes` at most; default: none.
     pub default: Option<String>,
+    /// A bug that it has on purpose; default: none.
+    #[cfg(feature = "seeded-bugs")]
+    pub seeded_bug: Option<crate::model::SeededBug>,
 }
 
 /// Where a stream's records come from.
@@ -72,6 +75,8 @@ pub struct KafkaConfig {
     pub topic: String,
     /// How long a broker may take to answer, 100 ms to 1 min; default 1 s.
     pub timeout: Duration,
+    /// How long a record that is published here is tried, 100 ms to 5 min; default 10 s.
+    pub publish_timeout: Duration,
     /// A record that is older may have been compacted away, 1 s to 3650 d; default 10 s. Not more than the topic's
     /// `min.compaction.lag.ms`.
     pub compacts_after: Duration,
@@ -154,6 +159,8 @@ impl Default for StreamConfig {
             row_ttl: None,
             expect_every: None,
             default: None,
+            #[cfg(feature = "seeded-bugs")]
+            seeded_bug: None,
         }
     }
 }
@@ -171,6 +178,15 @@ impl Default for Retention {
 /// How rows come out of records: another number wherever the same records would give other rows than before.
 const FOLDING: u32 = 1;
 
+/// The words of the bugs that a stream may have on purpose.
+#[cfg(feature = "seeded-bugs")]
+const SEEDED_BUGS: [(&str, crate::model::SeededBug); 5] = [
+    ("lose", crate::model::SeededBug::Lose),
+    ("double", crate::model::SeededBug::Double),
+    ("swap", crate::model::SeededBug::Swap),
+    ("hide", crate::model::SeededBug::Hide),
+    ("misplace", crate::model::SeededBug::Misplace),
+];
 /// Bounds of how long something is kept.
 const AGES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=DURATION_MAX;
 /// Why a channel or a row is in the key.
@@ -283,6 +299,8 @@ impl StreamConfig {
             row_ttl: section.duration("row_ttl", AGES),
             expect_every: section.duration("expect_every", SHORTEST..=DURATION_MAX),
             default: section.json("default"),
+            #[cfg(feature = "seeded-bugs")]
+            seeded_bug: section.choice("seeded_bug", &SEEDED_BUGS),
         }
     }
 }
@@ -361,6 +379,9 @@ impl KafkaConfig {
             timeout: section
                 .duration("timeout", waits)
                 .unwrap_or(Duration::from_secs(1)),
+            publish_timeout: section
+                .duration("publish_timeout", SHORTEST..=Duration::from_secs(300))
+                .unwrap_or(Duration::from_secs(10)),
             compacts_after: section
                 .duration("compacts_after", AGES)
                 .unwrap_or(Duration::from_secs(10)),

@@ -1,4 +1,5 @@
-//! What reads the partitions of a stream of Kafka, for a node that serves them and for a materializer that folds them.
+//! What reads the partitions of a stream of Kafka, for a node that serves them and for a materializer that folds them; and what
+//! appends to them.
 
 use std::sync::Arc;
 
@@ -12,16 +13,29 @@ use crate::{
     config::{CacheConfig, KafkaConfig, MaterializerConfig, StreamConfig},
     materializer::StreamStatus,
     partition::FoldSettings,
+    source::log::Log,
     upstream::Upstream,
 };
 
-/// A reader of each partition, and how this node folds what it reads.
+/// A partition's reader, how this node folds what it reads, and where it is published to.
+pub(super) struct Behind {
+    pub(super) fold: FoldSettings,
+    pub(super) reader: Reader,
+    pub(super) log: Log,
+}
+
+/// What is behind each partition. The tasks of the appenders go to `spawn`; once told to stop, they append what they had taken.
 #[cfg(feature = "kafka")]
-pub(super) fn readers(
+pub(super) fn partitions(
     config: &StreamConfig,
     kafka: &KafkaConfig,
-) -> impl Iterator<Item = (FoldSettings, Reader)> {
-    use crate::source::kafka::{Shape, Whole};
+    stop: &CancellationToken,
+    spawn: impl Fn(futures_util::future::BoxFuture<'static, ()>),
+) -> Vec<Behind> {
+    use crate::{
+        model::Mode,
+        source::kafka::{AppenderSettings, KafkaAppender, Recent, Shape, Whole},
+    };
 
     let shape = Arc::new(Shape::new(cluster(kafka), &kafka.topic, config.partitions));
     let fold = FoldSettings {
@@ -29,19 +43,62 @@ pub(super) fn readers(
         tombstones_kept: kafka.tombstones_kept,
         accepts_incomplete: kafka.incomplete_history,
     };
-    (0..config.partitions).map(move |number| {
-        let source = Whole::new(shape.clone(), number);
-        (fold, Reader::Kafka(Box::new(source)))
-    })
+    let settings = AppenderSettings {
+        delivery_timeout: kafka.publish_timeout,
+        ..AppenderSettings::default()
+    };
+    let foreign = written_by_others(config);
+    let behind = |number: u32| {
+        let recent = Recent::new(config.mode == Mode::Events);
+        let reader = Whole::new(shape.clone(), number, recent.clone());
+        let log = foreign.map_or_else(
+            || {
+                let (appender, task) =
+                    KafkaAppender::beside(&shape, number, recent, settings, stop.clone());
+                spawn(Box::pin(task));
+                Log::Kafka(appender)
+            },
+            Log::Foreign,
+        );
+        Behind {
+            fold,
+            reader: Reader::Kafka(Box::new(reader)),
+            log,
+        }
+    };
+    (0..config.partitions).map(behind).collect()
+}
+
+/// Why a stream can't be published to from here, where it can't: what is written here must read back as what it was.
+#[cfg(feature = "kafka")]
+fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
+    use crate::{config::Selector, model::Placement};
+
+    let is = |selector: &Selector, pointer: &str| *selector == Selector::Key(pointer.to_owned());
+    let own_keys =
+        is(&config.channel, "/0") && config.row.as_ref().is_some_and(|row| is(row, "/1"));
+    if config.placement == Placement::Spread {
+        Some(
+            "others spread its rows over the partitions of its topic, each in its own way; write to the topic itself",
+        )
+    } else if !own_keys {
+        Some(
+            "what is published here has the key [\"channel\",\"row\"], and this stream reads its channel or row from elsewhere; write to the topic itself",
+        )
+    } else {
+        None
+    }
 }
 
 /// None: the configuration has been refused before.
 #[cfg(not(feature = "kafka"))]
-pub(super) fn readers(
+pub(super) fn partitions(
     _: &StreamConfig,
     _: &KafkaConfig,
-) -> impl Iterator<Item = (FoldSettings, Reader)> {
-    std::iter::empty()
+    _: &CancellationToken,
+    _: impl Fn(futures_util::future::BoxFuture<'static, ()>),
+) -> Vec<Behind> {
+    Vec::new()
 }
 
 /// What a stream is folded into: the cache, and the breaker before it.
@@ -58,7 +115,7 @@ pub(super) fn materialize(
     use crate::{
         cache::redis::{RedisCache, RedisOptions},
         materializer::{self, FoldSettings, Materializer},
-        source::kafka::{GroupMember, GroupSettings, Shape, Whole},
+        source::kafka::{GroupMember, GroupSettings, Recent, Shape, Whole},
     };
 
     let cache = RedisCache::new(&RedisOptions::from(cache), &stream.name);
@@ -84,7 +141,7 @@ pub(super) fn materialize(
             session_timeout: settings.session_timeout,
         },
     );
-    let open = move |number| Whole::new(shape.clone(), number);
+    let open = move |number| Whole::new(shape.clone(), number, Recent::new(false));
     let described = stream.clone();
     let decoder = move || factory::decoder(&described, false);
     let materializer = Materializer::new(&stream.name, below, open, decoder);

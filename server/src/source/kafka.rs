@@ -26,19 +26,31 @@ mod cluster;
 mod error;
 mod group;
 mod reader;
+mod recent;
 mod secure;
 mod whole;
 mod wire;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use uuid::Uuid;
+
 use crate::model::Offset;
 
-pub use appender::{AppendError, AppenderSettings, KafkaAppender, NewKafkaRecord, Results};
+pub use appender::{
+    AppendError, AppenderSettings, Full, KafkaAppender, NewKafkaRecord, Results, Stored,
+};
 pub use cluster::{ClusterSettings, KafkaCluster};
 pub use error::KafkaError;
 pub use group::{GroupMember, GroupSettings};
 pub use reader::KafkaSource;
+pub use recent::Recent;
 pub use secure::{Sasl, Scram, Security, Tls};
 pub use whole::{Shape, Whole};
+
+/// The name of a topic's log that never went back.
+fn topic_name(topic: Uuid) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(topic.as_bytes())
+}
 
 /// The offset of a record that Kafka numbers so.
 fn offset_of(kafka: i64) -> Offset {

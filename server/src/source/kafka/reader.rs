@@ -26,6 +26,7 @@ use super::{
     cluster::{Leader, READ_COMMITTED},
     error::check,
     next_after, next_to,
+    recent::Recent,
     wire::{Connection, Versions},
 };
 use crate::{
@@ -53,6 +54,7 @@ pub struct KafkaSource {
     /// The log as the caller knows it.
     log: Option<Log>,
     backoff: Backoff,
+    recent: Arc<Recent>,
 }
 
 /// A log, and how far it has been read.
@@ -136,7 +138,14 @@ impl KafkaSource {
             ear: Ear::default(),
             log: None,
             backoff: Backoff::default(),
+            recent: Arc::default(),
         }
+    }
+
+    /// The same, which tells an appender what it reads.
+    #[must_use]
+    pub fn beside(self, recent: Arc<Recent>) -> Self {
+        Self { recent, ..self }
     }
 
     /// Reads; a connection that had been idle may have been closed by then, and a leader may have moved: once more.
@@ -249,12 +258,12 @@ impl KafkaSource {
             }
             code => check(code)?,
         }
-        let mut records = Vec::new();
+        let mut read = batch::Read::default();
         let aborted = answer.aborted_transactions.unwrap_or_default();
         let bytes = answer.records.unwrap_or_else(Bytes::new);
         let nothing = bytes.is_empty();
         let end = answer.last_stable_offset;
-        match batch::read(bytes, from, &aborted, &mut records)? {
+        match batch::read(bytes, from, &aborted, &mut read)? {
             Some(reached) => {
                 log.next = reached.next.max(from);
                 log.leader_epoch = Some(reached.leader_epoch);
@@ -264,10 +273,11 @@ impl KafkaSource {
             None => return Err(KafkaError::Malformed("a batch that is not whole")),
         }
         self.log = Some(log);
+        self.recent.read(&epoch, read.ids, &mut read.records);
         Ok(Outcome::Read(Fetch {
             epoch,
             start: next_to(answer.log_start_offset),
-            records,
+            records: read.records,
             upto: next_to(log.next),
             head: next_to(end.max(log.next)),
             when: None,
