@@ -76,9 +76,14 @@ async fn the_cache_is_the_fold_of_the_topic_and_follows_it() -> anyhow::Result<(
     })
     .await?;
     let told = http::get(admin, "/metrics").await?.body;
-    let ours = telemetry::ALL.iter().filter(|metric| metric.name.starts_with("materializer_"));
+    let ours = telemetry::ALL
+        .iter()
+        .filter(|metric| metric.name.starts_with("materializer_"));
     for name in ours.map(|metric| metric.full_name()) {
-        ensure!(told.contains(&format!("\n{name}{{stream=\"{STREAM}\"")), "{name}");
+        ensure!(
+            told.contains(&format!("\n{name}{{stream=\"{STREAM}\"")),
+            "{name}"
+        );
     }
     let page = http::get(admin, "/inspect/materializer").await?.json()?;
     let partition = &page["streams"][0]["partitions"][0];

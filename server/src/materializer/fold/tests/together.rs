@@ -11,7 +11,9 @@ type Rows = BTreeMap<String, u64>;
 type Logs = BTreeMap<String, Log>;
 
 const EPOCHS: [&str; 4] = ["e1", "e2", "e3", "e4"];
-const NOW_MS: i64 = 2_000;
+const BEGIN_MS: i64 = 2_000;
+/// Between two things that happen: so now and then a proof is to be written, by which an emptied cache is noticed.
+const STEP_MS: i64 = 20;
 
 /// A cache as Redis would be: each method is one step.
 #[derive(Clone, Default)]
@@ -102,6 +104,7 @@ struct World {
     backup: Cache,
     logs: Logs,
     epoch: usize,
+    now_ms: i64,
 }
 
 impl World {
@@ -120,16 +123,17 @@ impl World {
 
     /// One thing that a fold does; `lost`: its answer does not come back.
     fn go_on(&mut self, fold: &mut Fold, lost: bool) {
+        self.now_ms += STEP_MS;
         match fold.step() {
             _ if lost && self.dice.throw(2) == 0 => fold.failed(),
-            Step::Look => fold.looked(self.cache.current(), NOW_MS),
+            Step::Look => fold.looked(self.cache.current(), self.now_ms),
             Step::Flip => {
                 let (base, built) = fold.to_flip().unwrap();
                 let flipped = self.cache.flip(base.as_ref(), &built);
                 if lost {
                     fold.failed();
                 } else {
-                    fold.flipped(&flipped, NOW_MS);
+                    fold.flipped(&flipped, self.now_ms);
                 }
             }
             Step::Fold if self.dice.throw(2) == 0 => self.write(fold, lost),
@@ -138,7 +142,7 @@ impl World {
     }
 
     fn write(&mut self, fold: &mut Fold, lost: bool) {
-        let Some(writing) = fold.hand_out(NOW_MS) else {
+        let Some(writing) = fold.hand_out(self.now_ms) else {
             return;
         };
         // What is read meanwhile.
@@ -156,7 +160,8 @@ impl World {
     fn read(&mut self, fold: &mut Fold) {
         if fold.has_room() {
             let count = 1 + self.dice.count(5);
-            take(fold, self.log(), count, NOW_MS);
+            let now_ms = self.now_ms;
+            take(fold, self.log(), count, now_ms);
         }
     }
 
@@ -164,7 +169,7 @@ impl World {
     fn happens(&mut self, folds: &mut [Fold; 2]) {
         let who = self.dice.count(2);
         match self.dice.throw(40) {
-            0 => folds[who] = fold(NOW_MS),
+            0 => folds[who] = fold(self.now_ms),
             1 => self.backup = self.cache.clone(),
             2 => self.cache = self.backup.clone(),
             3 => self.cache = Cache::default(),
@@ -174,7 +179,8 @@ impl World {
             }
             5..12 => {
                 let row = self.dice.throw(5).to_string();
-                self.log().append(&row, NOW_MS);
+                let now_ms = self.now_ms;
+                self.log().append(&row, now_ms);
             }
             what => self.go_on(&mut folds[who], what == 12),
         }
@@ -192,13 +198,14 @@ impl World {
 fn whatever_happens_the_cache_is_the_fold_of_its_log_up_to_where_it_says() {
     let (mut conflicts, mut refolds) = (0, 0);
     for seed in 0..400 {
-        let mut folds = [fold(NOW_MS), fold(NOW_MS)];
+        let mut folds = [fold(BEGIN_MS), fold(BEGIN_MS)];
         let mut world = World {
             dice: Dice(seed),
             cache: Cache::default(),
             backup: Cache::default(),
             logs: Logs::new(),
             epoch: 0,
+            now_ms: BEGIN_MS,
         };
         world.made_anew();
         for _ in 0..300 {
