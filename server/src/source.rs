@@ -88,6 +88,14 @@ pub trait Source: Send + 'static {
     /// holds what was read up to there; where it does not, its answer has another epoch.
     fn resume(&mut self, _epoch: &Epoch, _at: Offset, _lineage: Option<&str>) {}
 
+    /// Another reader of the same log, for what was missed; none where nothing is ever missed.
+    fn another(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Returns when there may be more than the last fetch saw. Cancel safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 }

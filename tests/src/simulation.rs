@@ -107,6 +107,8 @@ pub struct Scene {
     pub folds: bool,
     /// … or others do, into a cache that all nodes read.
     pub cached: bool,
+    /// Chance that one of them folds a batch.
+    pub folding: usize,
     /// Chance that something happens to that cache.
     pub mishaps: usize,
     /// Chance that a log is cleaned of what newer records have superseded.
@@ -153,6 +155,7 @@ impl Scene {
             replace: 0,
             folds: false,
             cached: false,
+            folding: 40,
             mishaps: 0,
             compact: 0,
             restart: 0,
@@ -187,6 +190,8 @@ pub struct Reached {
     pub answers: Answers,
     /// Rows that were deleted since their time was over.
     pub expired: usize,
+    /// Views whose rows were older than the tail, so that the log was read in between.
+    pub backfilled: u64,
 }
 
 impl Reached {
@@ -194,6 +199,7 @@ impl Reached {
     pub fn add(&mut self, other: Self) {
         self.answers.add(other.answers);
         self.expired += other.expired;
+        self.backfilled += other.backfilled;
     }
 }
 
@@ -231,6 +237,7 @@ impl World {
             .nodes
             .iter()
             .for_each(|node| world.reached.answers.add(node.answers()));
+        world.reached.backfilled = world.nodes.iter().map(Node::backfilled).sum();
         Ok(world.reached)
     }
 
@@ -324,6 +331,10 @@ impl World {
             if self.at_rest().is_ok() {
                 return Ok(());
             }
+        }
+        for node in 0..self.nodes.len() {
+            let report = self.nodes[node].report();
+            self.tell(&report);
         }
         self.at_rest()
     }
@@ -479,7 +490,7 @@ impl World {
         for at in 0..self.logs.len() {
             let (cache, (log, cleaned)) = (&self.caches[at], &self.logs[at]);
             for materializer in &mut self.materializers[at] {
-                if calm || self.dice.percent(40) {
+                if calm || self.dice.percent(self.scene.folding) {
                     materializer.step(cache, (log, cleaned), now_ms, &mut self.dice, calm);
                 }
             }

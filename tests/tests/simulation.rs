@@ -216,6 +216,17 @@ fn views_that_come_from_a_cache() {
     };
     let answers = run(&spread, 1000).answers;
     assert!(answers.of(Way::Changes) > 0, "{answers:?}");
+    // The tail does not reach back to the cache: the log is read in between.
+    let far_behind = Scene {
+        folding: 4,
+        mishaps: 1,
+        tail: 5,
+        pause: 1,
+        lag: 70,
+        ..spread
+    };
+    let reached = run(&far_behind, 1000);
+    assert!(reached.backfilled > 0, "{reached:?}");
 }
 
 #[test]

@@ -55,6 +55,14 @@ impl<S: Source> Source for Hindered<S> {
         self.source.resume(epoch, at, lineage);
     }
 
+    fn another(&self) -> Option<Self> {
+        Some(Self {
+            source: self.source.another()?,
+            hindrance: self.hindrance.clone(),
+            clock: self.clock,
+        })
+    }
+
     async fn changed(&mut self) {
         let delay = self.hindrance.borrow().delay;
         // An error means that the operator's end is gone: the caller's own timer goes on.

@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use tidegate::{
     auth::{Claims, GrantSpec, Permission},
     decode::{Decoder, KeyPart},
-    model::Moment,
+    model::{Moment, Offset},
     partition::{
         Answers, Backing, FenceSettings, FoldSettings, Next, Partition, Settings,
         tail::{Tail, TailMax},
@@ -65,6 +65,8 @@ struct Lane {
     answer: Option<Fetch>,
     cache: Option<Cache>,
     loads: Vec<Loading>,
+    /// The log is being read behind this for those whose rows are older than the tail.
+    filling: Option<Offset>,
 }
 
 pub(super) struct Node {
@@ -130,6 +132,7 @@ impl Node {
                 answer: None,
                 cache: scene.cached.then(|| cache.clone()),
                 loads: Vec::new(),
+                filling: None,
             });
         }
         let stream = Arc::new(Stream {
@@ -191,6 +194,27 @@ impl Node {
         answers
     }
 
+    /// Views for which the log was read behind the tail.
+    pub(super) fn backfilled(&self) -> u64 {
+        let reports = self
+            .lanes
+            .iter()
+            .filter_map(|lane| lane.partition.fence_report());
+        reports.map(|report| report.backfilled).sum()
+    }
+
+    /// How its partitions are doing, for the story's end.
+    pub(super) fn report(&self) -> String {
+        let of = |lane: &Lane| {
+            let partition = &lane.partition;
+            let (epoch, progress) = (partition.epoch(), partition.progress());
+            let (waiting, cache) = (partition.waiting(), partition.fence_report());
+            format!("{epoch:?} {progress:?} waiting {waiting} {cache:?}")
+        };
+        let lanes: Vec<_> = self.lanes.iter().map(of).collect();
+        format!("node {}: {}", self.number, lanes.join("; "))
+    }
+
     pub(super) fn adopt(&mut self, pipe: &Rc<RefCell<Pipe>>, now: Moment) {
         let opening = Opening::WebSocket {
             claims: Some(self.claims.clone()),
@@ -210,7 +234,7 @@ impl Node {
                     lane.step_source(self.paused, now);
                 }
             }
-            lane.step_cache(calm, now, dice);
+            lane.step_cache(self.paused, calm, now, dice);
             while let Ok(request) = lane.requests.try_recv() {
                 if let Request::Join(join) = request {
                     lane.partition.join(join, now);
@@ -249,8 +273,8 @@ impl Lane {
     }
 
     /// The cache is asked for its header and for what is wanted of it, and answers some of it.
-    fn step_cache(&mut self, calm: bool, now: Moment, dice: &mut Dice) {
-        let Some(cache) = &self.cache else {
+    fn step_cache(&mut self, paused: bool, calm: bool, now: Moment, dice: &mut Dice) {
+        let Some(cache) = self.cache.clone() else {
             return;
         };
         if calm || dice.percent(30) {
@@ -261,6 +285,16 @@ impl Lane {
         }
         while let Some((channel, generation)) = self.partition.next_load(now) {
             self.loads.push(Loading::new(channel, generation));
+        }
+        if dice.percent(if calm { 100 } else { 50 }) && !paused && self.filling.is_none() {
+            self.filling = self.partition.next_backfill();
+        } else if let Some(after) = self.filling.take() {
+            let next = Next {
+                after: Some(after),
+                resume: None,
+            };
+            let fetch = (!paused).then(|| self.read(&next, now, now));
+            self.partition.backfilled(fetch.as_ref(), now);
         }
         let mut going = Vec::new();
         for mut load in self.loads.drain(..) {

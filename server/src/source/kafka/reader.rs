@@ -372,6 +372,10 @@ impl Source for KafkaSource {
         self.log = Some(Log::named(epoch, at, lineage));
     }
 
+    fn another(&self) -> Option<Self> {
+        Some(Self::new(self.cluster.clone(), &self.topic, self.partition))
+    }
+
     async fn changed(&mut self) {
         if !self.backoff.is_clear() {
             return self.backoff.over().await;

@@ -141,6 +141,14 @@ impl Source for Whole {
         self.source.resume(epoch, at, lineage);
     }
 
+    fn another(&self) -> Option<Self> {
+        Some(Self {
+            source: self.source.another()?,
+            shape: self.shape.clone(),
+            refused: false,
+        })
+    }
+
     async fn changed(&mut self) {
         if self.refused {
             // There may be records, but none that may be read: the caller's own timer goes on.
