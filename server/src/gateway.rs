@@ -44,6 +44,7 @@ use crate::{
     },
     upstream::Upstreams,
 };
+pub use factory::MakeError;
 use factory::{Factory, Ground};
 use reload::{Reloader, Reloads};
 
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The data directory can't be used.
     #[error("embedded.dir: {0}")]
     Data(#[from] DataError),
+    /// A stream can't be made.
+    #[error(transparent)]
+    Stream(#[from] MakeError),
     /// The operating system gives no thread, runtime or random number.
     #[error("can't start {what}: {error}")]
     System {

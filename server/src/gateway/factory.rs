@@ -41,6 +41,22 @@ use crate::{
 /// Streams that publishing may create.
 const CREATED_MAX: usize = 1000;
 
+/// Why a stream can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The data directory can't be used.
+    #[error("embedded.dir: {0}")]
+    Data(#[from] DataError),
+    /// What its source is to be made of does not fit together.
+    #[error("the source of the stream {stream}: {why}")]
+    Source {
+        /// Which stream.
+        stream: String,
+        /// Why.
+        why: String,
+    },
+}
+
 /// What makes streams.
 pub(super) struct Factory {
     engine: Arc<Engine>,
@@ -137,7 +153,7 @@ impl Factory {
     }
 
     /// A stream as configured, running.
-    pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
+    pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, MakeError> {
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
         let stop = self.stop.child_token();
         let behind: Vec<(Backing, Log, Reader)> = match &config.source {
@@ -156,6 +172,7 @@ impl Factory {
             SourceConfig::Kafka(kafka) => {
                 let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
                 kafka::partitions(config, kafka, &stop, spawn)
+                    .map_err(unmade(config))?
                     .into_iter()
                     .map(|behind| (Backing::from(behind.fold), behind.log, behind.reader))
                     .collect()
@@ -186,10 +203,11 @@ impl Factory {
     }
 
     /// Opens the logs of streams that are to be made, so that making them can't fail. Blocks while it reads their files.
-    pub(super) fn prepare(&self, streams: &[StreamConfig]) -> Result<(), DataError> {
+    pub(super) fn prepare(&self, streams: &[StreamConfig]) -> Result<(), MakeError> {
         for config in streams {
-            if let SourceConfig::Embedded { retention } = &config.source {
-                self.logs(config, retention)?;
+            match &config.source {
+                SourceConfig::Embedded { retention } => drop(self.logs(config, retention)?),
+                SourceConfig::Kafka(kafka) => kafka::check(kafka).map_err(unmade(config))?,
             }
             let made = Made {
                 config: config.clone(),
@@ -319,6 +337,11 @@ impl Factory {
         let run = task::run(partition, source, requests, self.clock, every, stop.clone());
         self.tasks.spawn_on(run, &self.handle);
     }
+}
+
+fn unmade(config: &StreamConfig) -> impl FnOnce(String) -> MakeError {
+    let stream = config.name.clone();
+    |why| MakeError::Source { stream, why }
 }
 
 /// How often a partition must be proved, so that a proof is never old because nobody asked.

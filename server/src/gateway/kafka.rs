@@ -23,20 +23,19 @@ pub(super) fn partitions(
     kafka: &KafkaConfig,
     stop: &CancellationToken,
     spawn: impl Fn(futures_util::future::BoxFuture<'static, ()>),
-) -> Vec<Behind> {
+) -> Result<Vec<Behind>, String> {
     use std::sync::Arc;
 
     use crate::{
         model::Mode,
         source::kafka::{
-            AppenderSettings, ClusterSettings, KafkaAppender, KafkaCluster, Recent, Security,
-            Shape, Whole,
+            AppenderSettings, ClusterSettings, KafkaAppender, KafkaCluster, Recent, Shape, Whole,
         },
     };
 
     let cluster = Arc::new(KafkaCluster::new(ClusterSettings {
         brokers: kafka.brokers.clone(),
-        security: Security::default(),
+        security: security(kafka)?,
         timeout: kafka.timeout,
     }));
     let shape = Arc::new(Shape::new(cluster, &kafka.topic, config.partitions));
@@ -68,7 +67,39 @@ pub(super) fn partitions(
             log,
         }
     };
-    (0..config.partitions).map(behind).collect()
+    Ok((0..config.partitions).map(behind).collect())
+}
+
+/// Whether what is configured can be made; what can't be is told.
+#[cfg(feature = "kafka")]
+pub(super) fn check(kafka: &KafkaConfig) -> Result<(), String> {
+    security(kafka).map(drop)
+}
+
+/// How the brokers are spoken to.
+#[cfg(feature = "kafka")]
+fn security(kafka: &KafkaConfig) -> Result<crate::source::kafka::Security, String> {
+    use crate::{
+        config::SaslMechanism,
+        source::kafka::{Sasl, Scram, Security, Tls},
+    };
+
+    let tls = kafka.security.tls.as_ref().map(|tls| {
+        let identity = tls.identity.as_ref();
+        let identity = identity.map(|(chain, key)| (chain.as_slice(), key.as_slice()));
+        Tls::new(tls.ca_pem.as_deref(), identity)
+    });
+    let sasl = kafka.security.sasl.as_ref().map(|sasl| Sasl {
+        user: sasl.user.clone(),
+        password: sasl.password.clone(),
+        scram: match sasl.mechanism {
+            SaslMechanism::Plain => None,
+            SaslMechanism::Scram256 => Some(Scram::Sha256),
+            SaslMechanism::Scram512 => Some(Scram::Sha512),
+        },
+    });
+    let tls = tls.transpose().map_err(|error| error.to_string())?;
+    Ok(Security { tls, sasl })
 }
 
 /// Why a stream can't be published to from here, where it can't: what is written here must read back as what it was.
@@ -99,6 +130,12 @@ pub(super) fn partitions(
     _: &KafkaConfig,
     _: &CancellationToken,
     _: impl Fn(futures_util::future::BoxFuture<'static, ()>),
-) -> Vec<Behind> {
-    Vec::new()
+) -> Result<Vec<Behind>, String> {
+    Ok(Vec::new())
+}
+
+/// The same.
+#[cfg(not(feature = "kafka"))]
+pub(super) fn check(_: &KafkaConfig) -> Result<(), String> {
+    Ok(())
 }

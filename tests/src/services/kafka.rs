@@ -137,6 +137,23 @@ impl Kafka {
         format!("127.0.0.1:{}", self.secure_port)
     }
 
+    /// The lines of a stream's source for the listener with TLS, as this user: `brokers`, `tls`, `sasl` and what they need.
+    ///
+    /// # Errors
+    /// When the password's file can't be written.
+    pub fn secured(&self, user: &str, password: &str, sasl: &str) -> anyhow::Result<String> {
+        let file = self
+            .folder
+            .join(format!("{user}.{}.password", password.len()));
+        fs::write(&file, password)?;
+        let (ca, file) = (self.folder.join("ca.pem"), file.display());
+        let (brokers, ca) = (self.secure_address(), ca.display());
+        Ok(format!(
+            "brokers = [\"{brokers}\"], tls = true, ca_file = \"{ca}\", \
+             sasl = \"{sasl}\", user = \"{user}\", password_file = \"{file}\""
+        ))
+    }
+
     /// Who vouches for it, in PEM.
     ///
     /// # Errors
