@@ -137,11 +137,13 @@ impl Gateway {
         let control = control_runtime(config)?;
         let ends = Ends::default();
         let (clock, streams) = (Clock::start(), Arc::<Streams>::default());
+        let upstreams = Upstreams::new(clock);
         let ground = Ground {
             clock,
             handle: control.handle().clone(),
             tasks: ends.tasks.clone(),
             stop: ends.stop.clone(),
+            upstreams: upstreams.clone(),
         };
         let owns_engine = engine.is_none();
         let engine = engine.map_or_else(|| engine::open(&config.embedded), Ok)?;
@@ -179,7 +181,7 @@ impl Gateway {
             node,
             guard,
             reloads.clone(),
-            Upstreams::new(clock),
+            upstreams,
         );
         let serve = admin::serve(admin, listener, ends.stop.clone());
         ends.tasks.spawn_on(serve, control.handle());

@@ -36,6 +36,7 @@ use crate::{
     },
     streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
+    upstream::Upstreams,
 };
 
 /// Streams that publishing may create.
@@ -65,6 +66,7 @@ pub(super) struct Factory {
     handle: Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
+    upstreams: Arc<Upstreams>,
     defaults: StreamConfig,
     replay_records: usize,
     hold: Duration,
@@ -85,6 +87,8 @@ pub(super) struct Ground {
     pub(super) handle: Handle,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    /// Where what streams need outside of the process is guarded.
+    pub(super) upstreams: Arc<Upstreams>,
 }
 
 /// What reads a partition.
@@ -114,6 +118,7 @@ impl Factory {
             handle,
             tasks,
             stop,
+            upstreams,
         } = ground;
         Self {
             engine,
@@ -122,6 +127,7 @@ impl Factory {
             handle,
             tasks,
             stop,
+            upstreams,
             defaults: config.stream_defaults.clone(),
             replay_records: config.limits.replay_records,
             hold: config.limits.resume_hold,
@@ -171,7 +177,7 @@ impl Factory {
                 .collect(),
             SourceConfig::Kafka(kafka) => {
                 let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
-                kafka::partitions(config, kafka, &stop, spawn)
+                kafka::partitions(config, kafka, &self.upstreams, &stop, spawn)
                     .map_err(unmade(config))?
                     .into_iter()
                     .map(|behind| (Backing::from(behind.fold), behind.log, behind.reader))

@@ -7,6 +7,7 @@ use crate::{
     config::{KafkaConfig, StreamConfig},
     partition::FoldSettings,
     source::log::Log,
+    upstream::Upstreams,
 };
 
 /// A partition's reader, how this node folds what it reads, and where it is published to.
@@ -21,6 +22,7 @@ pub(super) struct Behind {
 pub(super) fn partitions(
     config: &StreamConfig,
     kafka: &KafkaConfig,
+    upstreams: &Upstreams,
     stop: &CancellationToken,
     spawn: impl Fn(futures_util::future::BoxFuture<'static, ()>),
 ) -> Result<Vec<Behind>, String> {
@@ -33,11 +35,13 @@ pub(super) fn partitions(
         },
     };
 
-    let cluster = Arc::new(KafkaCluster::new(ClusterSettings {
+    let settings = ClusterSettings {
         brokers: kafka.brokers.clone(),
         security: security(kafka)?,
         timeout: kafka.timeout,
-    }));
+    };
+    let upstream = format!("kafka:{}", config.name);
+    let cluster = Arc::new(KafkaCluster::among(upstreams, &upstream, settings));
     let shape = Arc::new(Shape::new(cluster, &kafka.topic, config.partitions));
     let fold = FoldSettings {
         compacts_after: kafka.compacts_after,
@@ -128,6 +132,7 @@ fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
 pub(super) fn partitions(
     _: &StreamConfig,
     _: &KafkaConfig,
+    _: &Upstreams,
     _: &CancellationToken,
     _: impl Fn(futures_util::future::BoxFuture<'static, ()>),
 ) -> Result<Vec<Behind>, String> {

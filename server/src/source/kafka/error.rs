@@ -4,6 +4,8 @@ use std::io;
 
 use kafka_protocol::ResponseError;
 
+use crate::upstream::{self, Verdict};
+
 /// Why a broker could not be asked, or what it said.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaError {
@@ -33,6 +35,9 @@ pub enum KafkaError {
     /// Nobody leads the partition now.
     #[error("partition {1} of the topic {0} has no leader now")]
     Leaderless(String, u32),
+    /// Nobody was asked, since the cluster's breaker is open.
+    #[error(transparent)]
+    Shed(#[from] upstream::Refused),
 }
 
 impl KafkaError {
@@ -50,7 +55,23 @@ impl KafkaError {
             | Self::Malformed(_)
             | Self::Version(_)
             | Self::Missing(..)
-            | Self::Leaderless(..) => false,
+            | Self::Leaderless(..)
+            | Self::Shed(_) => false,
+        }
+    }
+
+    /// What it says of the cluster. Who refuses is there.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Connection(_) | Self::Late(_) | Self::Malformed(_) => {
+                Verdict::Failed(self.to_string())
+            }
+            Self::Refused(_)
+            | Self::Version(_)
+            | Self::Security(_)
+            | Self::Missing(..)
+            | Self::Leaderless(..)
+            | Self::Shed(_) => Verdict::Declined,
         }
     }
 }
