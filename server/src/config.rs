@@ -151,6 +151,18 @@ impl Config {
         streams.filter_map(|stream| Some((stream, stream.cacheable()?)))
     }
 
+    /// What a materializer lacks here, if it lacks something.
+    #[must_use]
+    pub fn cannot_materialize(&self) -> Option<&'static str> {
+        if !self.cache.is_there() {
+            Some("cache.redis beside it: a materializer folds into the cache")
+        } else if self.cached_streams().next().is_none() {
+            Some("a stream for it: one of Kafka with mode \"view\" and cache \"shared\"")
+        } else {
+            None
+        }
+    }
+
     /// What is allowed but unwise, a line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {

@@ -10,13 +10,14 @@ mod engine;
 mod factory;
 mod heap;
 mod kafka;
+mod materializers;
 mod memory;
 mod reload;
 mod workers;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
@@ -34,7 +35,7 @@ pub use reload::Loader;
 use crate::{
     admin::{self, NotReloaded, Reload, Reloaded},
     clock::Clock,
-    config::{self, Config},
+    config::{self, Config, Role},
     source::{durable::DataError, embedded::Engine},
     streams::Streams,
     telemetry::WorkerCounts,
@@ -46,6 +47,7 @@ use crate::{
 };
 pub use factory::MakeError;
 use factory::{Factory, Ground};
+use materializers::Materializers;
 use reload::{Reloader, Reloads};
 
 /// Between two looks at whether a drain is done.
@@ -73,6 +75,9 @@ pub enum StartError {
     /// A stream can't be made.
     #[error(transparent)]
     Stream(#[from] MakeError),
+    /// The cache's options make no sense.
+    #[error("cache: {0}")]
+    Cache(String),
     /// The operating system gives no thread, runtime or random number.
     #[error("can't start {what}: {error}")]
     System {
@@ -92,7 +97,8 @@ impl StartError {
 
 /// A running node.
 pub struct Gateway {
-    address: SocketAddr,
+    /// None where it serves nobody.
+    address: Option<SocketAddr>,
     admin_address: SocketAddr,
     app: Arc<App>,
     engine: Arc<Engine>,
@@ -137,6 +143,7 @@ impl Gateway {
         let control = control_runtime(config)?;
         let ends = Ends::default();
         let (clock, streams) = (Clock::start(), Arc::<Streams>::default());
+        cache::check(&config.cache).map_err(|error| StartError::Cache(error.to_string()))?;
         let upstreams = Upstreams::new(clock);
         let ground = Ground {
             clock,
@@ -146,14 +153,30 @@ impl Gateway {
             upstreams: upstreams.clone(),
         };
         let owns_engine = engine.is_none();
-        let engine = engine.map_or_else(|| engine::open(&config.embedded), Ok)?;
+        let serves = config.roles.contains(&Role::Gateway);
+        let engine = match engine {
+            Some(engine) => engine,
+            None if serves => engine::open(&config.embedded)?,
+            // Whoever serves nobody leaves the data directory to who does.
+            None => Arc::default(),
+        };
+        let materializers = Materializers::new(config, ground.clone(), upstreams.clone());
         let factory = Factory::new(config, engine.clone(), streams.clone(), ground);
         let factory = Arc::new(factory);
-        for stream in config.streams.iter().chain(&engine::kept(config, &engine)?) {
-            factory.make(stream)?;
+        let mut listeners = Vec::new();
+        if serves {
+            for stream in config.streams.iter().chain(&engine::kept(config, &engine)?) {
+                factory.make(stream)?;
+            }
+            listeners = workers::bind(config)?;
         }
-        let listeners = workers::bind(config)?;
-        let address = local_address(&listeners[0], "the listener")?;
+        for stream in &config.streams {
+            materializers.begin(stream)?;
+        }
+        let listener = listeners.first();
+        let address = listener
+            .map(|listener| local_address(listener, "the listener"))
+            .transpose()?;
         let counts: Vec<Arc<WorkerCounts>> = listeners.iter().map(|_| Arc::default()).collect();
         let app = Arc::new(app::app(config, streams, clock, counts, &factory)?);
         let node: Arc<str> = short_random()
@@ -166,11 +189,13 @@ impl Gateway {
             config.admin.token.as_deref(),
             &config.admin.hosts,
         );
+        let statuses = materializers.statuses();
         let reloader = Reloader {
             load,
             now: config.clone(),
             app: app.clone(),
-            factory,
+            factory: serves.then_some(factory),
+            materializers,
             workers: workers.clone(),
         };
         let (reloads, run) = reloader.start(ends.stop.clone());
@@ -182,6 +207,7 @@ impl Gateway {
             guard,
             reloads.clone(),
             upstreams,
+            statuses,
         );
         let serve = admin::serve(admin, listener, ends.stop.clone());
         ends.tasks.spawn_on(serve, control.handle());
@@ -219,10 +245,17 @@ impl Gateway {
         self.reloads.clone().reload().await
     }
 
-    /// Where clients connect.
+    /// Where clients connect; an address that nobody can connect to where it has not the role of a gateway.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> SocketAddr {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        self.address.unwrap_or(nowhere)
+    }
+
+    /// Whether it has the role of a gateway.
+    #[must_use]
+    pub const fn serves(&self) -> bool {
+        self.address.is_some()
     }
 
     /// Where operators connect.

@@ -488,6 +488,22 @@ pub struct Freshness {
     pub reason: Option<StaleReason>,
 }
 
+/// A bug that a stream has on purpose, so that the tests see whether their oracle finds it.
+#[cfg(feature = "seeded-bugs")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeededBug {
+    /// An update is lost.
+    Lose,
+    /// An update is sent twice.
+    Double,
+    /// Two updates of a channel change places.
+    Swap,
+    /// Failed fetches count as proofs.
+    Hide,
+    /// A subscription goes on from another place than its token's.
+    Misplace,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

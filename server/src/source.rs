@@ -4,6 +4,7 @@
 //! continuity at every start. Owns: the connection to the stream's engine. Never knows: views, sockets, wire formats.
 //! Keeps: I2 (a worker never reads a source) and, with the epoch it reports, I5.
 
+mod assignment;
 pub mod durable;
 pub mod embedded;
 pub mod hindered;
@@ -12,6 +13,8 @@ pub mod kafka;
 pub mod log;
 
 use std::{future::Future, sync::Arc};
+
+pub use assignment::Assignment;
 
 use crate::model::{Epoch, Offset, Record, StaleReason};
 

@@ -28,13 +28,30 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub fn tidegate() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        build().unwrap_or_else(|error| panic!("tidegate can't be built: {error:#}"))
+        build(&[]).unwrap_or_else(|error| panic!("tidegate can't be built: {error:#}"))
     })
+}
+
+/// The program with the Cargo feature `seeded-bugs`, beside the one that is as it should be.
+///
+/// # Errors
+/// When Cargo cannot build it.
+#[cfg(feature = "services")]
+pub async fn tidegate_with_bugs() -> anyhow::Result<PathBuf> {
+    let make = || {
+        let built = build(&["--features", "tidegate/seeded-bugs"])?;
+        let aside = built.with_file_name("tidegate-with-bugs");
+        std::fs::copy(&built, &aside)?;
+        // Whoever asks for the program by its path gets it without bugs again.
+        build(&[])?;
+        anyhow::Ok(aside)
+    };
+    tokio::task::spawn_blocking(make).await?
 }
 
 /// Asks Cargo for the path: wherever the target directory is, whatever configures it. Both packages are named, so that
 /// shared dependencies have the features that these tests were built with, and are not built again.
-fn build() -> anyhow::Result<PathBuf> {
+fn build(more: &[&str]) -> anyhow::Result<PathBuf> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let output = std::process::Command::new(env!("CARGO"))
         .args([
@@ -46,6 +63,7 @@ fn build() -> anyhow::Result<PathBuf> {
             manifest,
         ])
         .args(["-p", "tidegate", "-p", "tidegate-tests"])
+        .args(more)
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()

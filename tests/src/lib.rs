@@ -1,6 +1,8 @@
 //! The harness that end-to-end tests share.
 
 pub mod binary;
+#[cfg(feature = "services")]
+pub mod fleet;
 pub mod fuzz;
 pub mod gateway;
 pub mod http;

@@ -43,7 +43,7 @@ fn set_up(part: &str) -> anyhow::Result<()> {
 }
 
 /// A folder of its own for the files of one service.
-fn folder(service: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn folder(service: &str) -> anyhow::Result<PathBuf> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("tidegate-{service}-{}-{count}", std::process::id());
@@ -53,7 +53,7 @@ fn folder(service: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Ports of the loopback that nobody listens on.
-fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {
@@ -79,14 +79,18 @@ wait
 
 /// A process of a service.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     keeper: Child,
     pid: Pid,
 }
 
 impl Process {
     /// Starts a command whose output goes to the file `log` of its folder.
-    fn start(folder: &Path, program: &str, arguments: &[String]) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        folder: &Path,
+        program: &str,
+        arguments: &[String],
+    ) -> anyhow::Result<Self> {
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
             .arg(folder)
@@ -106,12 +110,12 @@ impl Process {
     }
 
     /// Sends a signal; who is gone takes none, and need not.
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap_or_default();
     }
 
     /// Kills it, and waits until it is gone. Its files stay.
-    fn kill(mut self) -> anyhow::Result<()> {
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
         let mut keeper = self.keeper.stdin.take().context("the pipe of a keeper")?;
         keeper.write_all(b"keep\n")?;
         self.keeper.wait()?;

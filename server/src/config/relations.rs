@@ -104,14 +104,9 @@ fn check_roles(config: &Config, walk: &Walk) {
     if !config.roles.contains(&Role::Materializer) || !walk.clean(&["cache.redis", "streams"]) {
         return;
     }
-    let lacks = if !config.cache.is_there() {
-        "cache.redis beside it: a materializer folds into the cache"
-    } else if config.cached_streams().next().is_none() {
-        "a stream for it: one of Kafka with mode \"view\" and cache \"shared\""
-    } else {
-        return;
-    };
-    walk.note("roles", "\"materializer\"".into(), lacks.into());
+    if let Some(lacks) = config.cannot_materialize() {
+        walk.note("roles", "\"materializer\"".into(), lacks.into());
+    }
 }
 
 fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig) {

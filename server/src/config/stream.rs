@@ -49,6 +49,9 @@ pub struct StreamConfig {
     pub expect_every: Option<Duration>,
     /// JSON text that is served, marked, when nothing else is known, `limits.record_bytes` at most; default: none.
     pub default: Option<String>,
+    /// A bug that it has on purpose; default: none.
+    #[cfg(feature = "seeded-bugs")]
+    pub seeded_bug: Option<crate::model::SeededBug>,
 }
 
 /// Where a stream's records come from.
@@ -136,6 +139,8 @@ impl Default for StreamConfig {
             row_ttl: None,
             expect_every: None,
             default: None,
+            #[cfg(feature = "seeded-bugs")]
+            seeded_bug: None,
         }
     }
 }
@@ -150,6 +155,18 @@ impl Default for Retention {
     }
 }
 
+/// How rows come out of records: another number wherever the same records would give other rows than before.
+const FOLDING: u32 = 1;
+
+/// The words of the bugs that a stream may have on purpose.
+#[cfg(feature = "seeded-bugs")]
+const SEEDED_BUGS: [(&str, crate::model::SeededBug); 5] = [
+    ("lose", crate::model::SeededBug::Lose),
+    ("double", crate::model::SeededBug::Double),
+    ("swap", crate::model::SeededBug::Swap),
+    ("hide", crate::model::SeededBug::Hide),
+    ("misplace", crate::model::SeededBug::Misplace),
+];
 /// Bounds of how long something is kept.
 pub(super) const AGES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=DURATION_MAX;
 /// Why a channel or a row is in the key.
@@ -174,6 +191,24 @@ impl StreamConfig {
             (SourceConfig::Kafka(kafka), Mode::View, CacheUse::Shared) => Some(kafka),
             _ => None,
         }
+    }
+
+    /// What its rows depend on beside the records, as one word: rows that were folded under another one are of no use.
+    #[must_use]
+    pub fn fold_id(&self) -> String {
+        let format = match self.format {
+            Format::Json => "json",
+        };
+        let text = |selector: &Option<Selector>| selector.as_ref().map(ToString::to_string);
+        let all = (
+            FOLDING,
+            format,
+            self.channel.to_string(),
+            text(&self.row),
+            text(&self.event_time),
+        );
+        // As JSON, so that no two selectors are read as one; numbers and texts always have such a form.
+        serde_json::to_string(&all).unwrap_or_default()
     }
 
     /// What happens by default to a line of such a stream whose socket takes no more.
@@ -244,6 +279,8 @@ impl StreamConfig {
             row_ttl: section.duration("row_ttl", AGES),
             expect_every: section.duration("expect_every", SHORTEST..=DURATION_MAX),
             default: section.json("default"),
+            #[cfg(feature = "seeded-bugs")]
+            seeded_bug: section.choice("seeded_bug", &SEEDED_BUGS),
         }
     }
 }
@@ -352,4 +389,40 @@ fn read_event_time(section: &mut Section<'_>) -> Option<Selector> {
     section.text("event_time", expected, |text| {
         Selector::parse(text).filter(fits)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fold_is_named_by_what_its_rows_depend_on() {
+        let stream = StreamConfig::default();
+        assert_eq!(stream.fold_id(), r#"[1,"json","$key/0","$key/1",null]"#);
+        let key = |pointer: &str| Selector::Key(pointer.into());
+        let others = [
+            StreamConfig {
+                channel: key("/2"),
+                ..stream.clone()
+            },
+            StreamConfig {
+                row: None,
+                ..stream.clone()
+            },
+            StreamConfig {
+                row: Some(key("/2")),
+                ..stream.clone()
+            },
+            StreamConfig {
+                event_time: Some(Selector::Value("/ts".into())),
+                ..stream.clone()
+            },
+        ];
+        let ids: std::collections::BTreeSet<_> = others.iter().map(StreamConfig::fold_id).collect();
+        assert!(
+            ids.len() == 4 && !ids.contains(&stream.fold_id()),
+            "{ids:?}"
+        );
+        assert_eq!(stream.named("another").fold_id(), stream.fold_id());
+    }
 }

@@ -115,7 +115,10 @@ fn asked() -> BTreeSet<String> {
         Config::read(text, &walk);
         walk.asked()
     });
-    asked.collect()
+    // No key of a release.
+    asked
+        .filter(|path| path != "streams[].seeded_bug")
+        .collect()
 }
 
 #[test]

@@ -15,7 +15,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{engine::new_epoch, kafka};
+use super::{
+    cache::{self, Caches},
+    engine::new_epoch,
+    kafka,
+};
 use crate::{
     cache::ViewMax,
     clock::Clock,
@@ -23,7 +27,7 @@ use crate::{
     decode::{Decoder, KeyPart},
     model,
     partition::{
-        Backing, Partition, Settings,
+        Backing, Cached, Partition, Settings,
         tail::{Tail, TailMax},
         task::{self, Request},
     },
@@ -66,8 +70,9 @@ pub(super) struct Factory {
     handle: Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
-    upstreams: Arc<Upstreams>,
     defaults: StreamConfig,
+    caches: Caches,
+    upstreams: Arc<Upstreams>,
     replay_records: usize,
     hold: Duration,
     creating: Mutex<()>,
@@ -82,6 +87,7 @@ struct Made {
 }
 
 /// Where the tasks of streams run, who counts them, and what ends them.
+#[derive(Clone)]
 pub(super) struct Ground {
     pub(super) clock: Clock,
     pub(super) handle: Handle,
@@ -102,6 +108,7 @@ pub(super) enum Reader {
 struct Start {
     partition: Partition,
     source: Reader,
+    cached: Option<Cached>,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -127,8 +134,9 @@ impl Factory {
             handle,
             tasks,
             stop,
-            upstreams,
             defaults: config.stream_defaults.clone(),
+            caches: Caches::of_config(&config.cache),
+            upstreams,
             replay_records: config.limits.replay_records,
             hold: config.limits.resume_hold,
             creating: Mutex::default(),
@@ -161,6 +169,7 @@ impl Factory {
     /// A stream as configured, running.
     pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, MakeError> {
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
+        let cache = self.caches.of(config, &self.upstreams);
         let stop = self.stop.child_token();
         let behind: Vec<(Backing, Log, Reader)> = match &config.source {
             SourceConfig::Embedded { retention } => self
@@ -177,15 +186,23 @@ impl Factory {
                 .collect(),
             SourceConfig::Kafka(kafka) => {
                 let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
+                let cached = cache.is_some();
                 kafka::partitions(config, kafka, &self.upstreams, &stop, spawn)
                     .map_err(unmade(config))?
                     .into_iter()
-                    .map(|behind| (Backing::from(behind.fold), behind.log, behind.reader))
+                    .map(|behind| {
+                        let backing = cache::backing(config, behind.fold, cached);
+                        (backing, behind.log, behind.reader)
+                    })
                     .collect()
             }
         };
         for (number, behind) in (0u32..).zip(behind) {
-            let (handle, start) = self.partition(config, number, behind);
+            let (handle, mut start) = self.partition(config, number, behind);
+            start.cached = cache.clone().map(|cache| Cached {
+                cache,
+                partition: number,
+            });
             partitions.push(handle);
             starts.push(start);
         }
@@ -294,9 +311,12 @@ impl Factory {
         };
         let decoder = decoder(config, log.embedded().is_some());
         let partition = Partition::new(settings, decoder, backing, tail.clone());
+        #[cfg(feature = "seeded-bugs")]
+        let partition = partition.with_bug(config.seeded_bug);
         let start = Start {
             partition,
             source,
+            cached: None,
             requests: taken,
         };
         let handle = PartitionHandle {
@@ -318,18 +338,19 @@ impl Factory {
         let Start {
             partition,
             source,
+            cached,
             requests,
         } = start;
         let (every, hand) = (proof_every(freshness_slo), hindrance.subscribe());
         match source {
             Reader::Embedded(source) => {
                 let source = Hindered::new(source, hand, self.clock);
-                self.drive((partition, source, requests), every, stop);
+                self.drive((partition, source, requests), cached, every, stop);
             }
             #[cfg(feature = "kafka")]
             Reader::Kafka(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
-                self.drive((partition, source, requests), every, stop);
+                self.drive((partition, source, requests), cached, every, stop);
             }
         }
     }
@@ -337,15 +358,24 @@ impl Factory {
     fn drive(
         &self,
         (partition, source, requests): (Partition, impl Source, mpsc::Receiver<Request>),
+        cached: Option<Cached>,
         every: Duration,
         stop: &CancellationToken,
     ) {
-        let run = task::run(partition, source, requests, self.clock, every, stop.clone());
+        let run = task::run(
+            partition,
+            source,
+            cached,
+            requests,
+            self.clock,
+            every,
+            stop.clone(),
+        );
         self.tasks.spawn_on(run, &self.handle);
     }
 }
 
-fn unmade(config: &StreamConfig) -> impl FnOnce(String) -> MakeError {
+pub(super) fn unmade(config: &StreamConfig) -> impl FnOnce(String) -> MakeError {
     let stream = config.name.clone();
     |why| MakeError::Source { stream, why }
 }
@@ -387,7 +417,7 @@ fn log_settings(config: &StreamConfig, retention: &config::Retention) -> LogSett
 }
 
 /// `own`: nobody but this program has written the records.
-fn decoder(config: &StreamConfig, own: bool) -> Decoder {
+pub(super) fn decoder(config: &StreamConfig, own: bool) -> Decoder {
     Decoder::new(
         &config.name,
         key_part(&config.channel),

@@ -1,13 +1,20 @@
-//! What reads the partitions of a stream of Kafka, and what appends to them.
+//! What reads the partitions of a stream of Kafka, for a node that serves them and for a materializer that folds them; and what
+//! appends to them.
+
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::factory::Reader;
+use super::{
+    StartError,
+    factory::{self, Ground, Reader},
+};
 use crate::{
-    config::{KafkaConfig, StreamConfig},
+    config::{CacheConfig, KafkaConfig, MaterializerConfig, StreamConfig},
+    materializer::StreamStatus,
     partition::FoldSettings,
     source::log::Log,
-    upstream::Upstreams,
+    upstream::{Upstream, Upstreams},
 };
 
 /// A partition's reader, how this node folds what it reads, and where it is published to.
@@ -26,22 +33,12 @@ pub(super) fn partitions(
     stop: &CancellationToken,
     spawn: impl Fn(futures_util::future::BoxFuture<'static, ()>),
 ) -> Result<Vec<Behind>, String> {
-    use std::sync::Arc;
-
     use crate::{
         model::Mode,
-        source::kafka::{
-            AppenderSettings, ClusterSettings, KafkaAppender, KafkaCluster, Recent, Shape, Whole,
-        },
+        source::kafka::{AppenderSettings, KafkaAppender, Recent, Shape, Whole},
     };
 
-    let settings = ClusterSettings {
-        brokers: kafka.brokers.clone(),
-        security: security(kafka)?,
-        timeout: kafka.timeout,
-    };
-    let upstream = format!("kafka:{}", config.name);
-    let cluster = Arc::new(KafkaCluster::among(upstreams, &upstream, settings));
+    let cluster = cluster(config, kafka, upstreams)?;
     let shape = Arc::new(Shape::new(cluster, &kafka.topic, config.partitions));
     let fold = FoldSettings {
         compacts_after: kafka.compacts_after,
@@ -143,4 +140,86 @@ pub(super) fn partitions(
 #[cfg(not(feature = "kafka"))]
 pub(super) fn check(_: &KafkaConfig) -> Result<(), String> {
     Ok(())
+}
+
+/// What a stream is folded into: the cache, and the breaker before it.
+type Below<'a> = (&'a CacheConfig, Arc<Upstream>);
+
+/// Folds a stream into the cache, as far as its group gives this process partitions.
+#[cfg(feature = "kafka")]
+pub(super) fn materialize(
+    (stream, kafka): (&StreamConfig, &KafkaConfig),
+    (cache, redis): Below<'_>,
+    settings: &MaterializerConfig,
+    (ground, stop): (&Ground, &CancellationToken),
+) -> Result<Arc<StreamStatus>, StartError> {
+    use crate::{
+        cache::redis::{RedisCache, RedisOptions},
+        materializer::{self, FoldSettings, Materializer},
+        source::kafka::{GroupMember, GroupSettings, Recent, Shape, Whole},
+    };
+
+    let cache = RedisCache::new(&RedisOptions::from(cache), &stream.name);
+    let fold = FoldSettings {
+        fold_id: stream.fold_id(),
+        compacts_after: kafka.compacts_after,
+        tombstones_kept: kafka.tombstones_kept,
+    };
+    let below = materializer::Ground {
+        cache: Arc::new(cache.map_err(|error| StartError::Cache(error.to_string()))?),
+        redis,
+        settings: fold,
+        clock: ground.clock,
+    };
+    let cluster = cluster(stream, kafka, &ground.upstreams).map_err(factory::unmade(stream))?;
+    let shape = Arc::new(Shape::new(cluster.clone(), &kafka.topic, stream.partitions));
+    let (member, given) = GroupMember::new(
+        cluster,
+        GroupSettings {
+            group: format!("{}.{}", settings.group, stream.name),
+            topic: kafka.topic.clone(),
+            partitions: stream.partitions,
+            session_timeout: settings.session_timeout,
+        },
+    );
+    let open = move |number| Whole::new(shape.clone(), number, Recent::new(false));
+    let described = stream.clone();
+    let decoder = move || factory::decoder(&described, false);
+    let materializer = Materializer::new(&stream.name, below, open, decoder);
+    let status = materializer.status();
+    let (tasks, handle) = (&ground.tasks, &ground.handle);
+    tasks.spawn_on(member.run(stop.clone()), handle);
+    tasks.spawn_on(materializer.run(given, stop.clone()), handle);
+    Ok(status)
+}
+
+/// Never called: the configuration has been refused before.
+#[cfg(not(feature = "kafka"))]
+pub(super) fn materialize(
+    _: (&StreamConfig, &KafkaConfig),
+    _: Below<'_>,
+    _: &MaterializerConfig,
+    _: (&Ground, &CancellationToken),
+) -> Result<Arc<StreamStatus>, StartError> {
+    Err(StartError::Cache(
+        "this program was built without the Cargo feature \"kafka\"".to_owned(),
+    ))
+}
+
+/// The cluster of a stream, behind the stream's breaker.
+#[cfg(feature = "kafka")]
+fn cluster(
+    config: &StreamConfig,
+    kafka: &KafkaConfig,
+    upstreams: &Upstreams,
+) -> Result<Arc<crate::source::kafka::KafkaCluster>, String> {
+    use crate::source::kafka::{ClusterSettings, KafkaCluster};
+
+    let settings = ClusterSettings {
+        brokers: kafka.brokers.clone(),
+        security: security(kafka)?,
+        timeout: kafka.timeout,
+    };
+    let name = format!("kafka:{}", config.name);
+    Ok(Arc::new(KafkaCluster::among(upstreams, &name, settings)))
 }

@@ -121,6 +121,8 @@ impl serde::Serialize for Answers {
 impl Partition {
     /// How the line begins, if that can be said; and whether this node is known to be behind.
     pub(super) fn begin(&mut self, join: &Join, now: Moment) -> (Option<Begin>, bool) {
+        #[cfg(feature = "seeded-bugs")]
+        let join = &self.seeded.place(join, self.applied);
         let Some(epoch) = &self.epoch else {
             return (None, !self.readable && self.health.trouble.is_some());
         };
@@ -246,7 +248,8 @@ impl Partition {
             return None;
         }
         if !self.views.contains_key(channel) {
-            match self.backing.find(channel, &here.epoch) {
+            let awaited = self.awaited.has(channel);
+            match self.backing.find(channel, &here.epoch, awaited) {
                 Found::NotYet => return None,
                 Found::Nothing => {
                     // A name that anybody may invent takes little room, and bounded.
@@ -309,7 +312,7 @@ impl Partition {
             Backing::Log(log) if self.epoch.as_ref() == Some(log.epoch()) => log.extent().1,
             Backing::Log(_) => return None,
             // The log elsewhere may reach back further: what follows a token that the tail has passed is said to be missing.
-            Backing::Fold(_) => self.tail.floor(),
+            Backing::Fold(_) | Backing::Cache(_) => self.tail.floor(),
         };
         let bound = Offset::new(
             self.applied

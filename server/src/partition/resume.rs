@@ -1,7 +1,7 @@
 //! The resume table: what a token gets, as a pure function of what this node knows.
 //!
 //! Each line of the table in `docs/explanation/design.md`, section 3, is one branch here, in the same order, but for another
-//! fold: until there is a cache beside the log, no view is incomplete. The model in `tests/model` is where its sentences
+//! fold: an incomplete one has an epoch of its own here. The model in `tests/model` is where its sentences
 //! were found.
 
 use crate::{

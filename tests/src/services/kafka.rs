@@ -84,6 +84,7 @@ pub struct Kafka {
     folder: PathBuf,
     port: u16,
     secure_port: u16,
+    doors: Vec<u16>,
     process: Option<Process>,
     admin: AdminClient<DefaultClientContext>,
 }
@@ -94,11 +95,23 @@ impl Kafka {
     /// # Errors
     /// When it can't be installed or does not answer.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_behind([]).await
+    }
+
+    /// Starts one that is reached through these ports too, by whoever takes connections there to [`Kafka::door`]: clients that
+    /// come that way are told to come that way again.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub async fn start_behind<const N: usize>(ports_before: [u16; N]) -> anyhow::Result<Self> {
         set_up("kafka")?;
         let folder = folder("kafka")?;
         let ports = free_ports()?;
+        let doors: [u16; N] = free_ports()?;
         fs::write(folder.join("logging.properties"), LOGGING)?;
-        fs::write(folder.join("server.properties"), properties(&folder, ports))?;
+        let doors_before: Vec<_> = doors.into_iter().zip(ports_before).collect();
+        let properties = properties(&folder, ports, &doors_before);
+        fs::write(folder.join("server.properties"), properties)?;
         certify(&folder)?;
         format(&folder)?;
         let [port, secure_port, _] = ports;
@@ -107,6 +120,7 @@ impl Kafka {
             folder,
             port,
             secure_port,
+            doors: doors.to_vec(),
             process: None,
         };
         kafka.restart().await?;
@@ -152,6 +166,28 @@ impl Kafka {
             "brokers = [\"{brokers}\"], tls = true, ca_file = \"{ca}\", \
              sasl = \"{sasl}\", user = \"{user}\", password_file = \"{file}\""
         ))
+    }
+
+    /// Where it listens for what comes through the port of this number ([`Kafka::start_behind`]).
+    #[must_use]
+    pub fn door(&self, number: usize) -> String {
+        format!("127.0.0.1:{}", self.doors[number])
+    }
+
+    /// The id of a topic, as Kafka's tools print it.
+    ///
+    /// # Errors
+    /// When there is no such topic.
+    pub fn topic_id(&self, topic: &str) -> anyhow::Result<String> {
+        let file = self
+            .folder
+            .join(format!("data/{topic}-0/partition.metadata"));
+        let text = fs::read_to_string(file)?;
+        let id = text.lines().find_map(|line| line.strip_prefix("topic_id:"));
+        Ok(id
+            .context("a partition without its topic's id")?
+            .trim()
+            .to_owned())
     }
 
     /// Who vouches for it, in PEM.
@@ -499,17 +535,23 @@ fn certify(folder: &Path) -> anyhow::Result<()> {
     Ok(fs::write(folder.join("keystore.pem"), both.concat())?)
 }
 
-fn properties(folder: &Path, [port, secure, controller]: [u16; 3]) -> String {
+fn properties(folder: &Path, [port, secure, controller]: [u16; 3], doors: &[(u16, u16)]) -> String {
+    let (mut listeners, mut advertised, mut kinds) = (String::new(), String::new(), String::new());
+    for (number, (door, before)) in doors.iter().enumerate() {
+        listeners += &format!(",DOOR{number}://127.0.0.1:{door}");
+        advertised += &format!(",DOOR{number}://127.0.0.1:{before}");
+        kinds += &format!(",DOOR{number}:PLAINTEXT");
+    }
     let (data, keystore) = (folder.join("data"), folder.join("keystore.pem"));
     let (data, keystore) = (data.display(), keystore.display());
     let module = "org.apache.kafka.common.security";
     format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure}{advertised}\n\
          controller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SECURE:SASL_SSL,CONTROLLER:PLAINTEXT\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SECURE:SASL_SSL,CONTROLLER:PLAINTEXT{kinds}\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
          log.dirs={data}\n\
          ssl.keystore.type=PEM\n\

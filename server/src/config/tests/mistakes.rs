@@ -105,6 +105,7 @@ fn streams_are_checked() {
         &stream("source = { kind = \"rabbit\", brokers = \"a:1\" }"),
         &["streams[0].source.kind: found \"rabbit\", expected \"embedded\" or \"kafka\""],
     );
+    #[cfg(feature = "kafka")]
     check(
         &stream(
             "row_ttl = \"1h\"\nsource = { kind = \"kafka\", brokers = [\"a\"], topic = \"a/b\", retention = {} }",

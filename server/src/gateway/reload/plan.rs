@@ -309,6 +309,8 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
         row_ttl,
         expect_every,
         default,
+        #[cfg(feature = "seeded-bugs")]
+            seeded_bug: _,
     } = old;
     let at = |key: &str| format!("{path}.{key}");
     seen.fixed(&at("mode"), mode, &new.mode);

@@ -1,0 +1,52 @@
+//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|random|none]… [--bug NAME]`.
+//!
+//! Ends with a line `N passed, M failed`. With `--bug` the run passes only if the oracle finds that bug and calls it by its name.
+
+use std::{io::Write, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use tidegate_tests::fleet::{Bug, Fault, Faults, Plan};
+
+const USAGE: &str =
+    "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|random|none]… [--bug NAME]";
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<ExitCode> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let plan = parse(&words).with_context(|| USAGE)?;
+    let report = plan.run().await?;
+    let mut out = std::io::stdout();
+    let (passed, failed) = if report.holds() { (1, 0) } else { (0, 1) };
+    writeln!(out, "{}{passed} passed, {failed} failed", report.text())?;
+    Ok(ExitCode::from(failed))
+}
+
+fn parse(words: &[String]) -> anyhow::Result<Plan> {
+    let mut plan = Plan::calm(1, Duration::from_secs(20));
+    let mut faults = Vec::new();
+    for pair in words.chunks(2) {
+        let [option, value] = pair else {
+            bail!("{} without a value", pair.join(" "));
+        };
+        match option.as_str() {
+            "--seconds" => plan.length = Duration::from_secs(value.parse()?),
+            "--seed" => plan.seed = value.parse()?,
+            "--clients" => plan.clients = value.parse()?,
+            "--bug" => {
+                let mut bugs = Bug::ALL.into_iter();
+                let found = bugs.find(|bug| bug.word() == value);
+                plan.bug = Some(found.with_context(|| format!("no bug {value}"))?);
+            }
+            "--fault" if value == "random" => plan.faults = Faults::Random,
+            "--fault" if value == "none" => {}
+            "--fault" => {
+                faults.push(Fault::named(value).with_context(|| format!("no fault {value}"))?);
+            }
+            other => bail!("no option {other}"),
+        }
+    }
+    if !faults.is_empty() {
+        plan.faults = Faults::InTurn(faults);
+    }
+    Ok(plan)
+}

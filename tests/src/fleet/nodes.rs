@@ -1,0 +1,129 @@
+//! The fleet's processes: started from a file, killed, frozen, drained, restarted at the same addresses.
+//!
+//! Does: that, and keeps what they log. Owns: the processes, and a folder for each. Never knows: clients, the log.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    http,
+    services::{Process, folder, free_ports},
+};
+
+/// How long a start or an end may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What every node of a fleet is told, but for its addresses and streams.
+const COMMON: &str = "[access]\nanonymous = { channels = [\"*\"], can = [\"subscribe\"] }\n\
+    [session]\ndrain = { window = \"500ms\", deadline = \"5s\" }\n";
+
+/// A node.
+pub(super) struct Node {
+    pub(super) address: SocketAddr,
+    admin: SocketAddr,
+    folder: PathBuf,
+    program: PathBuf,
+    process: Option<Process>,
+}
+
+impl Node {
+    /// Writes the file of a node with these streams; it does not run yet.
+    pub(super) fn new(program: &Path, streams: &str, session: &str) -> anyhow::Result<Self> {
+        let [public, private] = free_ports()?;
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let node = Self {
+            address: at(public),
+            admin: at(private),
+            folder: folder("fleet")?,
+            program: program.to_owned(),
+            process: None,
+        };
+        let (address, admin) = (node.address, node.admin);
+        let text = format!(
+            "[listen]\naddress = \"{address}\"\nworkers = 2\n[admin]\naddress = \"{admin}\"\n{COMMON}{session}\n{streams}"
+        );
+        fs::write(node.folder.join("tidegate.toml"), text)?;
+        Ok(node)
+    }
+
+    /// Starts it, and waits until it is ready.
+    pub(super) async fn start(&mut self) -> anyhow::Result<()> {
+        // None of the variables that tests are told by.
+        let ours = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+        let mut arguments: Vec<String> = ours
+            .filter(|name| name.starts_with("TIDEGATE_"))
+            .flat_map(|name| ["-u".to_owned(), name])
+            .collect();
+        arguments.push("TIDEGATE_LOG=info".to_owned());
+        arguments.push(self.program.display().to_string());
+        arguments.extend(["serve".to_owned(), "--config".to_owned()]);
+        arguments.push(self.folder.join("tidegate.toml").display().to_string());
+        self.process = Some(Process::start(&self.folder, "env", &arguments)?);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if http::get(self.admin, "/ready").await.is_ok() {
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+        bail!("a node is not ready within {PATIENCE:?}: {}", self.log())
+    }
+
+    /// Kills it, as a crash would.
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.take().context("the node does not run")?.kill()
+    }
+
+    /// Lets it drain, and waits until it has left.
+    pub(super) async fn drain(&mut self) -> anyhow::Result<()> {
+        http::post(self.admin, "/drain", &[]).await?;
+        let deadline = Instant::now() + PATIENCE;
+        while http::get(self.admin, "/live").await.is_ok() {
+            if Instant::now() > deadline {
+                bail!(
+                    "a node does not end within {PATIENCE:?} of its drain: {}",
+                    self.log()
+                );
+            }
+            sleep(LOOK).await;
+        }
+        self.kill()
+    }
+
+    /// Stops it from doing anything, while its connections stay.
+    pub(super) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(super) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
+        }
+    }
+
+    /// What an operator does to its reading of a stream: `pause`, `resume`, `delay?ms=300`.
+    pub(super) async fn hinder(&self, stream: &str, how: &str) -> anyhow::Result<()> {
+        let answer = http::post(self.admin, &format!("/streams/{stream}/{how}"), &[]).await?;
+        anyhow::ensure!(answer.status == 200, "{how}: {}", answer.body);
+        Ok(())
+    }
+
+    /// What it logged.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}

@@ -1,0 +1,312 @@
+//! One run: the broker, the roads to it, the nodes, the clients and their writer, from the first start to the last verdict.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, ensure};
+use tidegate::model::Epoch;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Faults, Plan,
+    client::{Character, Client, Clock, Order},
+    faults::{Fault, Occurred},
+    judge,
+    nodes::Node,
+    report::Report,
+    road::Road,
+    scene::{HEARTBEAT_MS, Ms, Scene},
+    truth::{Telling, Truth},
+    writer::{Desk, read_along, record_of, write},
+};
+use crate::{binary, services::kafka::Kafka, simulation::Dice};
+
+/// How long all may take to come to rest.
+const REST: Duration = Duration::from_secs(40);
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between two faults, at most.
+const CALM_MS: usize = 2500;
+/// How many nodes there are: as many as a broker has doors here.
+pub(super) const NODES: usize = 3;
+
+/// Everything of a run.
+pub(super) struct World {
+    pub(super) scene: Arc<Scene>,
+    pub(super) truth: Arc<Telling>,
+    pub(super) clock: Clock,
+    pub(super) kafka: Kafka,
+    pub(super) roads: Vec<Road>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) dice: Dice,
+    pub(super) occurred: Vec<Occurred>,
+    clients: Vec<Arc<Client>>,
+    orders: watch::Sender<Order>,
+    living: JoinSet<()>,
+    writing: JoinSet<anyhow::Result<()>>,
+}
+
+impl World {
+    /// Starts a broker, topics, nodes, who writes, and the clients.
+    pub(super) async fn begin(plan: &Plan) -> anyhow::Result<Self> {
+        ensure!(plan.nodes == NODES, "a fleet has {NODES} nodes here");
+        let program = match plan.bug {
+            Some(_) => binary::tidegate_with_bugs().await?,
+            None => tokio::task::spawn_blocking(binary::tidegate)
+                .await?
+                .to_owned(),
+        };
+        let scene = Arc::new(Scene::new());
+        let mut roads = Vec::new();
+        for _ in 0..NODES {
+            roads.push(Road::open().await?);
+        }
+        let mut ports = [0; NODES];
+        ports
+            .iter_mut()
+            .zip(&roads)
+            .for_each(|(port, road)| *port = road.port);
+        let kafka = Kafka::start_behind(ports).await?;
+        for (number, road) in roads.iter().enumerate() {
+            road.leads_to(kafka.door(number).parse()?);
+        }
+        let clock = Clock::start();
+        let truth = Arc::new(Telling::new(Truth::new(&scene)));
+        let desk = Arc::new(Desk::new(
+            scene.clone(),
+            truth.clone(),
+            kafka.address(),
+            clock,
+        ));
+        let mut world = Self {
+            scene,
+            truth,
+            clock,
+            kafka,
+            roads,
+            nodes: Vec::new(),
+            desk,
+            dice: Dice::new(plan.seed),
+            occurred: Vec::new(),
+            clients: Vec::new(),
+            orders: watch::Sender::new(Order::Roam),
+            living: JoinSet::new(),
+            writing: JoinSet::new(),
+        };
+        for stream in 0..world.scene.streams.len() {
+            world.make_topic(stream).await?;
+        }
+        world.start_writing();
+        world.start_nodes(plan, &program).await?;
+        world.start_clients(plan.clients);
+        Ok(world)
+    }
+
+    /// Makes a stream's topic, and lets it be written to.
+    pub(super) async fn make_topic(&self, stream: usize) -> anyhow::Result<()> {
+        let of = &self.scene.streams[stream];
+        let settings = of.topic_settings();
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| (*key, value.as_str()))
+            .collect();
+        let partitions = i32::try_from(of.partitions)?;
+        self.kafka
+            .create_topic(of.name, partitions, &settings)
+            .await?;
+        let deadline = Instant::now() + REST;
+        let id = loop {
+            // The broker makes the files a moment later.
+            match self.kafka.topic_id(of.name) {
+                Ok(id) => break id,
+                Err(error) => ensure!(Instant::now() < deadline, "{error:#}"),
+            }
+            sleep(LOOK).await;
+        };
+        let lives = {
+            let mut truth = self.truth.lock();
+            truth.begin(stream, Epoch::new(&id)?);
+            truth.lives(stream)
+        };
+        self.desk.tell(stream, |duty| {
+            (duty.life, duty.holds) = (lives - 1, false);
+        });
+        Ok(())
+    }
+
+    fn start_writing(&mut self) {
+        for stream in 0..self.scene.streams.len() {
+            let dice = Dice::new(self.dice.next());
+            self.writing.spawn(write(self.desk.clone(), stream, dice));
+            let desk = self.desk.clone();
+            self.writing
+                .spawn_blocking(move || read_along(&desk, stream));
+        }
+    }
+
+    async fn start_nodes(&mut self, plan: &Plan, program: &PathBuf) -> anyhow::Result<()> {
+        let session = format!(
+            "heartbeat = \"{HEARTBEAT_MS}ms\"\n[limits]\nrecord_bytes = \"4KiB\"\nresume_hold = \"2s\"\n"
+        );
+        for road in &self.roads {
+            let broker = format!("127.0.0.1:{}", road.port);
+            let streams = self
+                .scene
+                .streams_text(&broker, plan.bug.map(super::Bug::word));
+            let mut node = Node::new(program, &streams, &session)?;
+            node.start().await?;
+            self.nodes.push(node);
+        }
+        Ok(())
+    }
+
+    fn start_clients(&mut self, count: usize) {
+        let addresses: Vec<SocketAddr> = self.nodes.iter().map(|node| node.address).collect();
+        for number in 0..count {
+            let character = Character::roll(number, &self.scene, &mut self.dice);
+            let client = Client::new(character, self.scene.clone(), addresses.clone(), self.clock);
+            let client = Arc::new(client);
+            let dice = Dice::new(self.dice.next());
+            self.living
+                .spawn(client.clone().live(dice, self.orders.subscribe()));
+            self.clients.push(client);
+        }
+    }
+
+    /// Lives through the plan, comes to rest, and is judged.
+    pub(super) async fn live(mut self, plan: &Plan) -> anyhow::Result<Report> {
+        let ends = Instant::now() + plan.length;
+        match &plan.faults {
+            Faults::InTurn(faults) => {
+                for fault in faults {
+                    self.pause().await;
+                    fault.occur(&mut self).await?;
+                }
+            }
+            Faults::Random => {
+                while Instant::now() < ends {
+                    self.pause().await;
+                    let fault = Fault::ALL[self.dice.below(Fault::ALL.len())];
+                    fault.occur(&mut self).await?;
+                }
+            }
+        }
+        tokio::time::sleep_until(ends).await;
+        let rest = self.come_to_rest().await?;
+        self.end(plan, rest).await
+    }
+
+    async fn pause(&mut self) {
+        let pause = 500 + self.dice.below(CALM_MS);
+        sleep(Duration::from_millis(pause as u64)).await;
+    }
+
+    /// Waits until what was written to a stream has been acknowledged.
+    pub(super) async fn hold(&self, stream: usize) -> anyhow::Result<()> {
+        self.desk.tell(stream, |duty| duty.holds = true);
+        let deadline = Instant::now() + REST;
+        while self.desk.waiting(stream) > 0 {
+            ensure!(
+                Instant::now() < deadline,
+                "the broker does not acknowledge what was written"
+            );
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Nobody writes any more, nobody leaves: gives how long it took until all was at rest, if it came to that.
+    async fn come_to_rest(&mut self) -> anyhow::Result<Option<Ms>> {
+        self.orders.send_replace(Order::Settle);
+        for stream in 0..self.scene.streams.len() {
+            self.hold(stream).await?;
+        }
+        let deadline = Instant::now() + REST;
+        while self.truth.lock().unread() > 0 {
+            ensure!(
+                Instant::now() < deadline,
+                "what was acknowledged is not in the log: {:?}",
+                {
+                    let mut truth = self.truth.lock();
+                    truth.compare();
+                    truth.contradictions.clone()
+                }
+            );
+            sleep(LOOK).await;
+        }
+        let began = self.clock.now();
+        while Instant::now() < deadline {
+            if self.restless().is_none() {
+                return Ok(Some(self.clock.now() - began));
+            }
+            sleep(LOOK).await;
+        }
+        Ok(None)
+    }
+
+    /// Who is not at rest, and why.
+    fn restless(&self) -> Option<String> {
+        let (truth, now) = (self.truth.lock(), self.clock.now());
+        let mut clients = self.clients.iter();
+        clients.find_map(|client| {
+            let why = client
+                .find(|channel, held| judge::unsettled(&self.scene, &truth, channel, held, now));
+            why.map(|why| format!("client {}: {why}", client.character.number))
+        })
+    }
+
+    /// Ends everything, compares the logs, and judges.
+    async fn end(mut self, plan: &Plan, rest: Option<Ms>) -> anyhow::Result<Report> {
+        let at = self.clock.now();
+        self.orders.send_replace(Order::Stop);
+        while self.living.join_next().await.is_some() {}
+        for stream in 0..self.scene.streams.len() {
+            self.desk.tell(stream, |duty| duty.ends = true);
+        }
+        while let Some(ended) = self.writing.join_next().await {
+            ended??;
+        }
+        self.compare_logs().await?;
+        let logs = self.nodes.iter().map(Node::log).collect();
+        let (scene, occurred) = (self.scene, self.occurred);
+        let histories = self.clients.drain(..).map(Client::into_history).collect();
+        let truth = Arc::into_inner(self.truth.clone());
+        drop(truth);
+        let report = Report::of(
+            plan,
+            &scene,
+            &self.truth.lock(),
+            histories,
+            occurred,
+            (at, rest),
+            logs,
+        );
+        Ok(report)
+    }
+
+    /// What is left of the logs, read once more from their beginning.
+    async fn compare_logs(&self) -> anyhow::Result<()> {
+        self.truth.lock().compare();
+        for (stream, of) in self.scene.streams.iter().enumerate() {
+            for partition in 0..of.partitions {
+                let left = self.kafka.read(of.name, i32::try_from(partition)?).await?;
+                let records: Option<Vec<_>> = left
+                    .iter()
+                    .map(|read| {
+                        let record =
+                            record_of(&self.scene, stream, &read.key, read.value.as_deref())?;
+                        Some((u64::try_from(read.offset + 1).ok()?, record))
+                    })
+                    .collect();
+                let records = records.context("a record that nobody wrote")?;
+                let mut truth = self.truth.lock();
+                truth.survives((stream, partition), of.is_compacted(), &records);
+            }
+        }
+        Ok(())
+    }
+}
