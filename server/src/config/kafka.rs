@@ -19,7 +19,7 @@ pub struct KafkaConfig {
     /// Brokers that are asked first, each `host:port`, at least one.
     pub brokers: Vec<String>,
     /// Encryption and credentials; default: neither.
-    pub security: KafkaSecurity,
+    pub security: Box<KafkaSecurity>,
     /// The topic; default: the stream's name.
     pub topic: String,
     /// How long a broker may take to answer, 100 ms to 1 min; default 1 s.
@@ -56,7 +56,7 @@ impl KafkaConfig {
         let histories = [("whole", false), ("incomplete", true)];
         Self {
             brokers: section.some_texts("brokers", brokers, broker),
-            security: KafkaSecurity::read(section),
+            security: Box::new(KafkaSecurity::read(section)),
             topic: section
                 .text("topic", topic, |text| legal(text).then(|| text.to_owned()))
                 .unwrap_or_else(|| stream.to_owned()),

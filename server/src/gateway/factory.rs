@@ -25,9 +25,9 @@ use crate::{
     clock::Clock,
     config::{self, Config, Selector, SourceConfig, StreamConfig},
     decode::{Decoder, KeyPart},
-    model,
+    model::{self, Placement},
     partition::{
-        Backing, Cached, Partition, Settings,
+        Backing, Cached, Misplaced, Partition, Settings,
         tail::{Tail, TailMax},
         task::{self, Request},
     },
@@ -197,8 +197,10 @@ impl Factory {
                     .collect()
             }
         };
+        let misplaced = Arc::new(placement(config));
         for (number, behind) in (0u32..).zip(behind) {
             let (handle, mut start) = self.partition(config, number, behind);
+            start.partition = start.partition.placed(misplaced.clone());
             start.cached = cache.clone().map(|cache| Cached {
                 cache,
                 partition: number,
@@ -212,6 +214,7 @@ impl Factory {
             placement: config.placement,
             options: ArcSwap::from_pointee(options(config)),
             partitions,
+            misplaced,
             hindrance: watch::Sender::default(),
         });
         for start in starts {
@@ -378,6 +381,16 @@ impl Factory {
 pub(super) fn unmade(config: &StreamConfig) -> impl FnOnce(String) -> MakeError {
     let stream = config.name.clone();
     |why| MakeError::Source { stream, why }
+}
+
+/// What is known of where others place a stream's channels: what this program places is where it belongs.
+fn placement(config: &StreamConfig) -> Misplaced {
+    match (&config.source, config.placement) {
+        (SourceConfig::Kafka(_), Placement::ByChannel) => Misplaced::among(config.partitions),
+        (SourceConfig::Kafka(_), Placement::Spread) | (SourceConfig::Embedded { .. }, _) => {
+            Misplaced::default()
+        }
+    }
 }
 
 /// How often a partition must be proved, so that a proof is never old because nobody asked.

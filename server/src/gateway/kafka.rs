@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     StartError,
-    factory::{self, Ground, Reader},
+    factory::{Ground, Reader},
 };
 use crate::{
     config::{CacheConfig, KafkaConfig, MaterializerConfig, StreamConfig},
@@ -171,7 +171,8 @@ pub(super) fn materialize(
         settings: fold,
         clock: ground.clock,
     };
-    let cluster = cluster(stream, kafka, &ground.upstreams).map_err(factory::unmade(stream))?;
+    let cluster =
+        cluster(stream, kafka, &ground.upstreams).map_err(super::factory::unmade(stream))?;
     let shape = Arc::new(Shape::new(cluster.clone(), &kafka.topic, stream.partitions));
     let (member, given) = GroupMember::new(
         cluster,
@@ -184,7 +185,7 @@ pub(super) fn materialize(
     );
     let open = move |number| Whole::new(shape.clone(), number, Recent::new(false));
     let described = stream.clone();
-    let decoder = move || factory::decoder(&described, false);
+    let decoder = move || super::factory::decoder(&described, false);
     let materializer = Materializer::new(&stream.name, below, open, decoder);
     let status = materializer.status();
     let (tasks, handle) = (&ground.tasks, &ground.handle);

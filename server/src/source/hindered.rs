@@ -55,6 +55,11 @@ impl<S: Source> Source for Hindered<S> {
         self.source.resume(epoch, at, lineage);
     }
 
+    fn failure(&self) -> Option<String> {
+        let paused = self.hindrance.borrow().paused;
+        (!paused).then(|| self.source.failure()).flatten()
+    }
+
     async fn changed(&mut self) {
         let delay = self.hindrance.borrow().delay;
         // An error means that the operator's end is gone: the caller's own timer goes on.

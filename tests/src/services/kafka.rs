@@ -21,7 +21,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
-    message::{Header, Headers, OwnedHeaders},
+    message::{Header, Headers, OwnedHeaders, ToBytes},
     producer::{BaseRecord, FutureProducer, FutureRecord, Producer, ThreadedProducer},
 };
 use tokio::time::Instant;
@@ -364,6 +364,47 @@ impl Kafka {
             offsets.push(delivery.offset);
         }
         Ok(offsets)
+    }
+
+    /// Writes one record without a key.
+    ///
+    /// # Errors
+    /// When it is not acknowledged.
+    pub async fn produce_keyless(
+        &self,
+        topic: &str,
+        partition: i32,
+        value: &str,
+    ) -> anyhow::Result<()> {
+        let record = FutureRecord::<(), str>::to(topic).partition(partition);
+        self.produce_one(record.payload(value)).await
+    }
+
+    /// Writes one record of this time, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When it is not acknowledged.
+    pub async fn produce_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &str,
+        value: &str,
+        time_ms: i64,
+    ) -> anyhow::Result<()> {
+        let record = FutureRecord::to(topic).partition(partition).key(key);
+        self.produce_one(record.payload(value).timestamp(time_ms))
+            .await
+    }
+
+    async fn produce_one<K: ToBytes + ?Sized>(
+        &self,
+        record: FutureRecord<'_, K, str>,
+    ) -> anyhow::Result<()> {
+        let producer: FutureProducer = client(self.port).create()?;
+        let sent = producer.send(record, PATIENCE).await;
+        sent.map_err(|(error, _)| error)?;
+        Ok(())
     }
 
     /// Writes records in a transaction, and ends it.

@@ -135,6 +135,7 @@ impl Node {
             })
             .into(),
             partitions: handles,
+            misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
         });
         let settings = worker::Settings {

@@ -9,7 +9,7 @@ mod lane;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -196,7 +196,8 @@ pub struct KafkaAppender {
     jobs: mpsc::Sender<Job>,
     waiting: Arc<AtomicUsize>,
     settings: AppenderSettings,
-    cluster: Arc<KafkaCluster>,
+    /// The task's: a breaker is gone once nobody appends or reads any more, whoever still knows the stream.
+    cluster: Weak<KafkaCluster>,
 }
 
 impl fmt::Debug for KafkaAppender {
@@ -255,7 +256,7 @@ impl KafkaAppender {
             jobs,
             waiting: Arc::default(),
             settings,
-            cluster: place.cluster.clone(),
+            cluster: Arc::downgrade(&place.cluster),
         };
         (appender, Lane::new(place).run(queue, stop))
     }
@@ -292,7 +293,7 @@ impl KafkaAppender {
             }
             Err(why)
         };
-        if let Some(left) = self.cluster.shed() {
+        if let Some(left) = self.cluster.upgrade().and_then(|cluster| cluster.shed()) {
             return not_taken(job.records, NotTaken::Shed(left));
         }
         let others = self.waiting.load(Ordering::Relaxed) - job.weight.1;

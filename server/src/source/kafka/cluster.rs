@@ -95,7 +95,7 @@ impl KafkaCluster {
     /// How many partitions a topic has now. They may become more, never less.
     ///
     /// # Errors
-    /// [`KafkaError`]; [`KafkaError::Missing`] when there is no such topic.
+    /// [`KafkaError`]; [`KafkaError::NoTopic`] when there is no such topic.
     pub async fn partitions(&self, topic: &str) -> Result<u32, KafkaError> {
         let metadata = self.in_time(self.metadata(topic)).await?;
         let topic = metadata.topics.first();
@@ -194,7 +194,7 @@ impl KafkaCluster {
         let code = metadata.topics.first().map_or(0, |topic| topic.error_code);
         match check(code) {
             Err(KafkaError::Refused(ResponseError::UnknownTopicOrPartition)) => {
-                Err(KafkaError::Missing(topic.to_owned(), 0))
+                Err(KafkaError::NoTopic(topic.to_owned()))
             }
             Err(error) => Err(error),
             Ok(()) => Ok(metadata),

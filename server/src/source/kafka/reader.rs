@@ -55,8 +55,8 @@ pub struct KafkaSource {
     /// The log as the caller knows it.
     log: Option<Log>,
     backoff: Backoff,
-    /// The last fetch has.
-    failed: bool,
+    /// Why the last fetch failed, if it did.
+    failed: Option<String>,
     recent: Arc<Recent>,
 }
 
@@ -141,7 +141,7 @@ impl KafkaSource {
             ear: Ear::default(),
             log: None,
             backoff: Backoff::default(),
-            failed: false,
+            failed: None,
             recent: Arc::default(),
         }
     }
@@ -308,7 +308,7 @@ impl KafkaSource {
     }
 
     /// A fetch has failed. One back-off holds at a time: the breaker's where it is open, else that of this partition.
-    fn fail(&mut self, error: KafkaError) {
+    fn fail(&mut self, error: &KafkaError) {
         self.disconnect();
         if self.cluster.upstream.state() == State::Closed {
             if self.backoff.is_clear() {
@@ -318,7 +318,11 @@ impl KafkaSource {
         } else {
             self.backoff = Backoff::default();
         }
-        self.failed = true;
+        // That nobody was asked says less than why.
+        let shed = matches!(error, KafkaError::Shed(_));
+        if !shed || self.failed.is_none() {
+            self.failed = Some(error.to_string());
+        }
     }
 
     fn disconnect(&mut self) {
@@ -368,7 +372,7 @@ impl Source for KafkaSource {
         let sent_ms = self.clock.wall_ms();
         match cluster.in_time(self.read(after, bytes)).await {
             Ok(mut fetch) => {
-                (self.backoff, self.failed) = (Backoff::default(), false);
+                (self.backoff, self.failed) = (Backoff::default(), None);
                 fetch.when = Some(ReadAt {
                     sent_ms,
                     answered_ms: self.clock.wall_ms(),
@@ -376,7 +380,7 @@ impl Source for KafkaSource {
                 Ok(fetch)
             }
             Err(error) => {
-                self.fail(error);
+                self.fail(&error);
                 Err(SourceError::Unavailable)
             }
         }
@@ -386,8 +390,12 @@ impl Source for KafkaSource {
         self.log = Some(Log::named(epoch, at, lineage));
     }
 
+    fn failure(&self) -> Option<String> {
+        self.failed.clone()
+    }
+
     async fn changed(&mut self) {
-        if self.failed {
+        if self.failed.is_some() {
             self.backoff.over().await;
             return self.cluster.upstream.passable().await;
         }
