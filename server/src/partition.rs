@@ -7,6 +7,7 @@
 
 mod answer;
 mod awaited;
+mod backfill;
 mod backing;
 mod changes;
 mod fence;
@@ -465,13 +466,13 @@ impl Partition {
         })
     }
 
-    /// A fetch sent at `asked_at` found this head: a proof, once the head has been applied.
+    /// A fetch sent at `asked_at` found this head: a proof, once the head has been applied, and what was applied is a state.
     fn saw(&mut self, head: Offset, asked_at: Moment) {
         self.head = (head, asked_at);
         self.health.trouble = None;
         let found = Proof { asked_at, head };
         let waiting = self.unproven.get_or_insert(found);
-        if self.applied >= waiting.head {
+        if self.applied >= waiting.head.max(self.backing.settled()) {
             self.health.proof = Some(if self.applied >= head {
                 found
             } else {

@@ -93,6 +93,14 @@ pub trait Source: Send + 'static {
         None
     }
 
+    /// Another reader of the same log, for what was missed; none where nothing is ever missed.
+    fn another(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Returns when there may be more than the last fetch saw. Cancel safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 }

@@ -127,7 +127,11 @@ impl<'a> Fold<'a> {
                 &json!([self.redis.url()]).to_string(),
             )
             .env("TIDEGATE_CACHE_TIMEOUT", "500ms")
-            .stream("board", &format!("freshness_slo = \"1s\"\n{source}"))
+            .env("TIDEGATE_LIMITS_RECORD_BYTES", "16KiB")
+            .stream(
+                "board",
+                &format!("freshness_slo = \"1s\"\ntail = {{ bytes = \"16KiB\" }}\n{source}"),
+            )
             .start()
     }
 }
@@ -448,4 +452,39 @@ async fn who_returns_to_another_node_gets_what_it_missed_or_a_reason() -> anyhow
     drop(client);
     first.drain().await?;
     other.drain().await
+}
+
+#[tokio::test]
+async fn what_the_tail_no_longer_has_is_read_from_the_log() -> anyhow::Result<()> {
+    let kafka = Kafka::shared().await?;
+    let mut fold = Fold::new(kafka, "fence-behind").await?;
+    fold.both(&[
+        ("JFK", "B6", Some("0")),
+        ("LGA", "AA", Some("0")),
+        ("LGA", "UA", Some("0")),
+    ])
+    .await?;
+    let node = fold.node("")?;
+    let (mut client, _) = subscribe(&node, "board/JFK", json!({})).await?;
+    // Nobody folds these. Far more than the tail holds follows, of another channel.
+    fold.log(&[
+        ("LGA", "AA", Some("1")),
+        ("LGA", "UA", None),
+        ("LGA", "DL", Some("2")),
+    ])
+    .await?;
+    let many: Vec<_> = (0..2_000).map(|_| ("JFK", "B6", Some("3"))).collect();
+    fold.log(&many).await?;
+    fold.log(&[("JFK", "B6", Some("4")), ("LGA", "DL", Some("5"))])
+        .await?;
+    client
+        .find(|message| message["data"] == 4 || message["rows"]["B6"]["data"] == 4)
+        .await?;
+    let (mut late, snapshot) = subscribe(&node, "board/LGA", json!({})).await?;
+    assert_eq!(rows(&snapshot), json!({"AA": 1, "DL": 5}), "{snapshot}");
+    late.heartbeat().await?;
+    let cache = cache_of(&node).await?;
+    assert_eq!(cache["backfilled"], 1, "{cache}");
+    drop((client, late));
+    node.drain().await
 }

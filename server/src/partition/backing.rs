@@ -127,6 +127,14 @@ impl Backing {
         log != Some(&fetch.epoch)
     }
 
+    /// The log that is read, which clients know by `epoch`, without the name of its fold.
+    pub(super) fn log<'a>(&'a self, epoch: &'a Epoch) -> &'a Epoch {
+        match self {
+            Self::Log(_) | Self::Fold(_) => epoch,
+            Self::Cache(fence) => fence.log().unwrap_or(epoch),
+        }
+    }
+
     /// What clients are told that the log of this fetch is called.
     pub(super) fn name(&self, fetch: &Fetch) -> Epoch {
         match self {

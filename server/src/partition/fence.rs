@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use super::reading::{FoldSettings, Reading};
+use super::{
+    backfill::Backfill,
+    reading::{FoldSettings, Reading},
+    resume::FOLD_MARK,
+};
 use crate::{
     cache::redis::{Generation, Header},
     model::{Channel, Epoch, Moment, Offset, StaleReason},
@@ -59,6 +63,8 @@ pub struct FenceReport {
     pub loads: u64,
     /// Reads that came to nothing, and were tried again.
     pub failed_loads: u64,
+    /// Channels whose rows were older than the tail, so that the log was read in between.
+    pub backfilled: u64,
     /// Channels that wait to be read, or are being read.
     pub waiting: usize,
 }
@@ -73,10 +79,12 @@ pub struct Fence {
     header: Option<Header>,
     /// The fold of views that are not whole.
     mark: Option<Generation>,
-    /// A header from which the log is to be read on.
+    /// A header from which the log is to be read on …
     jump: Option<Header>,
-    /// The log did not go on from this one.
-    refused: Option<(Epoch, Generation)>,
+    /// … and the one from which the fetch that is under way was asked to.
+    jumping: Option<Header>,
+    /// The log did not go on from this one. From a later one of the same fold it may.
+    refused: Option<Header>,
     /// The source was asked for another log than the one that is read.
     astray: bool,
     /// Whether the cache has been asked, and whether it answered.
@@ -84,9 +92,11 @@ pub struct Fence {
     wanted: VecDeque<Channel>,
     waiting: HashSet<Channel>,
     loading: usize,
+    pub(super) backfill: Backfill,
     again_at: Moment,
     loads: u64,
     failed_loads: u64,
+    pub(super) backfilled: u64,
 }
 
 impl Fence {
@@ -98,21 +108,25 @@ impl Fence {
             header: None,
             mark: None,
             jump: None,
+            jumping: None,
             refused: None,
             astray: false,
             answers: None,
             wanted: VecDeque::new(),
             waiting: HashSet::new(),
             loading: 0,
+            backfill: Backfill::default(),
             again_at: Moment::default(),
             loads: 0,
             failed_loads: 0,
+            backfilled: 0,
         }
     }
 
     /// What the next fetch is asked for, where everything up to `applied` has been; none before the cache was asked.
-    pub(super) fn next(&self, applied: Option<Offset>) -> Option<Next> {
+    pub(super) fn next(&mut self, applied: Option<Offset>) -> Option<Next> {
         self.answers?;
+        self.jumping.clone_from(&self.jump);
         if let Some(header) = &self.jump {
             let lineage = (!header.lineage.is_empty()).then(|| header.lineage.as_str().into());
             return Some(Next {
@@ -126,10 +140,17 @@ impl Fence {
         })
     }
 
+    /// Whether the log is to be read from somewhere else than before.
+    pub(super) fn is_to_begin(&self, applied: Option<Offset>) -> bool {
+        self.answers.is_some() && (self.jump.is_some() || self.astray || applied.is_none())
+    }
+
     /// The header from which the fetch that was just answered was to go on, if it was.
     pub(super) fn take_jump(&mut self) -> Option<Header> {
-        let jump = self.jump.take();
-        self.astray = jump.is_some();
+        let jump = self.jumping.take();
+        if jump.is_some() {
+            (self.jump, self.astray) = (None, true);
+        }
         jump
     }
 
@@ -149,7 +170,7 @@ impl Fence {
                 epoch = %fetch.epoch, cached = %header.epoch, applied = %header.applied, start = %fetch.start,
                 "the log does not go on from where the cache is: it has to be folded anew"
             );
-            self.refused = Some((header.epoch.clone(), header.generation.clone()));
+            self.refused = Some(header.clone());
         }
         goes_on
     }
@@ -168,6 +189,7 @@ impl Fence {
         self.astray = false;
         self.wanted.clear();
         self.waiting.clear();
+        self.backfill.clear();
     }
 
     /// This fetch has been applied.
@@ -192,7 +214,7 @@ impl Fence {
             return epoch.clone();
         };
         let part = mark.as_str().get(..20).unwrap_or(mark.as_str());
-        let name = format!("{epoch}-i{part}");
+        let name = format!("{epoch}{FOLD_MARK}{part}");
         Epoch::new(&name).unwrap_or_else(|_| epoch.clone())
     }
 
@@ -213,13 +235,10 @@ impl Fence {
         idle: bool,
     ) {
         self.answers = Some(true);
-        let refused = self.refused.as_ref();
         let usable = header.filter(|header| {
             *header.fold_id == *self.settings.fold_id
                 && Offset::try_from(&header.applied).is_ok()
-                && refused.is_none_or(|(epoch, generation)| {
-                    (epoch, generation) != (&header.epoch, &header.generation)
-                })
+                && self.refused.as_ref() != Some(header)
         });
         let Some(header) = usable else {
             (self.header, self.jump) = (None, None);
@@ -246,7 +265,10 @@ impl Fence {
 
     /// The rows of a channel are wanted.
     pub(super) fn want(&mut self, channel: &Channel) {
-        if self.wanted.len() < WANTED_MAX && self.waiting.insert(channel.clone()) {
+        if self.backfill.has(channel) || self.wanted.len() >= WANTED_MAX {
+            return;
+        }
+        if self.waiting.insert(channel.clone()) {
             self.wanted.push_back(channel.clone());
         }
     }
@@ -282,6 +304,11 @@ impl Fence {
         self.want(channel);
     }
 
+    /// What of the log is to be read for those whose rows are older than the tail.
+    pub(super) fn next_backfill(&mut self) -> Option<Offset> {
+        self.backfill.next(self.settings.fold)
+    }
+
     /// Whether rows with this header may be joined.
     pub(super) fn may_join(&self, header: &Header, proven_ms: i64, now_ms: i64) -> bool {
         self.log() == Some(&header.epoch)
@@ -299,7 +326,8 @@ impl Fence {
             complete: header.map(|header| header.complete),
             loads: self.loads,
             failed_loads: self.failed_loads,
-            waiting: self.waiting.len(),
+            backfilled: self.backfilled,
+            waiting: self.waiting.len() + self.backfill.len(),
         }
     }
 }

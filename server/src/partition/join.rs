@@ -6,6 +6,7 @@
 
 use super::{
     Partition,
+    backfill::Filling,
     backing::Backing,
     fence::{FenceReport, Next},
     view::View,
@@ -33,11 +34,11 @@ pub enum Load {
 }
 
 impl Partition {
-    /// What the next fetch is asked for; none before it is known where to begin.
+    /// What the next fetch is asked for, whose answer [`Partition::take`] gets; none before it is known where to begin.
     #[must_use]
-    pub fn next(&self) -> Option<Next> {
+    pub fn next(&mut self) -> Option<Next> {
         let after = self.next_after();
-        match &self.backing {
+        match &mut self.backing {
             Backing::Cache(fence) => fence.next(after),
             Backing::Log(_) | Backing::Fold(_) => Some(Next {
                 after,
@@ -49,11 +50,10 @@ impl Partition {
     /// Whether a fetch is due since the log is to be read from somewhere else than before.
     #[must_use]
     pub fn is_to_begin(&self) -> bool {
-        let Backing::Cache(fence) = &self.backing else {
-            return false;
-        };
-        let next = fence.next(self.next_after());
-        next.is_some_and(|next| next.resume.is_some() || next.after.is_none())
+        match &self.backing {
+            Backing::Cache(fence) => fence.is_to_begin(self.next_after()),
+            Backing::Log(_) | Backing::Fold(_) => false,
+        }
     }
 
     /// Takes the fetch that was to go on from where a fold is: from there on, if the log goes on from it. Tells whether the fetch
@@ -132,7 +132,7 @@ impl Partition {
         let joined = match load {
             Load::Rows(walk, rows, header) => {
                 let joins = fence.may_join(&header, walk.proven_ms(), now_ms);
-                joins && self.attach(channel, walk, rows, &header.since, now) == Ok(true)
+                joins && self.join_rows(channel, walk, rows, header.since, now) == Ok(true)
             }
             Load::Elsewhere(header) => {
                 self.saw_header(header.map(|header| *header));
@@ -152,35 +152,109 @@ impl Partition {
         }
     }
 
-    /// Makes a channel resident. Not where the tail does not reach back to what was read.
-    fn attach(
+    /// Joins rows with the tail; where it does not reach back to them, once the log has been read in between. Tells whether
+    /// either was possible.
+    fn join_rows(
         &mut self,
         channel: &Channel,
         walk: Box<Walk>,
         rows: Vec<(RowId, CachedRow)>,
-        since: &DecimalOffset,
+        since: DecimalOffset,
         now: Moment,
     ) -> Result<bool, ValueError> {
-        let offset = |text: Option<&_>| text.map_or(Ok(Offset::BEFORE_ALL), Offset::try_from);
-        let (filled, fence) = (offset(walk.filled())?, offset(walk.fence())?);
-        let (last_change, since) = (offset(walk.last_change())?, Offset::try_from(since)?);
-        let applied = self.applied;
-        let Some(updates) = self.tail.between(channel, filled, applied, usize::MAX) else {
-            return Ok(false);
+        let filled = walk
+            .filled()
+            .map_or(Ok(Offset::BEFORE_ALL), Offset::try_from)?;
+        let filling = Filling {
+            walk,
+            rows,
+            since,
+            filled,
+            changes: Vec::new(),
+            settled: Offset::BEFORE_ALL,
         };
-        if walk.last_change().is_none() && updates.is_empty() {
+        match &mut self.backing {
+            Backing::Cache(fence) if filled < self.tail.floor() => {
+                Ok(fence.backfill.add(channel, filling))
+            }
+            _ => self.attach(channel, filling, now).map(|()| true),
+        }
+    }
+
+    /// Makes a channel resident, whose rows and changes reach to the tail.
+    fn attach(
+        &mut self,
+        channel: &Channel,
+        filling: Filling,
+        now: Moment,
+    ) -> Result<(), ValueError> {
+        let Filling {
+            walk,
+            rows,
+            since,
+            filled,
+            changes,
+            settled,
+        } = filling;
+        let offset = |text: Option<&_>| text.map_or(Ok(Offset::BEFORE_ALL), Offset::try_from);
+        let fence = offset(walk.fence())?.max(settled);
+        let (last_change, since) = (offset(walk.last_change())?, Offset::try_from(&since)?);
+        let updates = self.tail.between(channel, filled, self.applied, usize::MAX);
+        let updates = updates.unwrap_or_default();
+        if walk.last_change().is_none() && changes.is_empty() && updates.is_empty() {
             // A name that anybody may invent takes little room, and bounded.
             self.awaited.add(channel);
-            return Ok(true);
+            return Ok(());
         }
         let cached = CachedView::of(read_rows(rows)?, last_change);
         let mut view = View::of_pages(cached, fence, walk, &self.held, now);
+        for (change, at) in &changes {
+            view.apply(change, *at);
+        }
         for update in &updates {
             view.apply(&update.update.change, update.update.position.offset);
         }
-        self.note_last_change(channel, last_change.max(since));
+        let last_filled = changes.last().map_or(Offset::BEFORE_ALL, |(_, at)| *at);
+        self.note_last_change(channel, last_change.max(since).max(last_filled));
         self.views.insert(channel.clone(), view);
-        Ok(true)
+        Ok(())
+    }
+
+    /// What of the log is to be read for views whose rows are older than the tail: what follows this.
+    pub fn next_backfill(&mut self) -> Option<Offset> {
+        match &mut self.backing {
+            Backing::Cache(fence) => fence.next_backfill(),
+            Backing::Log(_) | Backing::Fold(_) => None,
+        }
+    }
+
+    /// Takes what was read of it; none where the log did not answer.
+    pub fn backfilled(&mut self, fetch: Option<&Fetch>, now: Moment) {
+        let Backing::Cache(fence) = &mut self.backing else {
+            return;
+        };
+        let Some(fetch) = fetch else {
+            return fence.backfill.failed();
+        };
+        let decoder = &mut self.decoder;
+        let changes = fetch.records.iter().filter_map(|record| {
+            // What means nothing has been counted, or will be, where it is applied.
+            Some((decoder.decode(record).ok()?, record.offset))
+        });
+        let goes_on = fence.log() == Some(&fetch.epoch);
+        if !fence.backfill.took(fetch, changes.collect()) || !goes_on {
+            for channel in fence.backfill.give_up() {
+                fence.load_failed(&channel, now);
+            }
+            return;
+        }
+        let finished = fence.backfill.finished(self.tail.floor());
+        fence.backfilled += finished.len() as u64;
+        for (channel, filling) in finished {
+            if self.attach(&channel, filling, now).is_err() {
+                tracing::error!(%channel, "the cache has offsets that this log can't have");
+            }
+        }
     }
 
     /// A channel has not changed since, but for what this node has seen.

@@ -7,10 +7,11 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 
-use super::join::Load;
+use super::{join::Load, task::FETCH_BYTES};
 use crate::{
     cache::redis::{AskError, Generation, GuardedCache, Header, Page, Walk},
-    model::Channel,
+    model::{Channel, Offset},
+    source::{Fetch, Source},
 };
 
 /// Between two looks at the header: so long a node does not know of a fold that was done anew.
@@ -29,26 +30,31 @@ pub struct Cached {
 }
 
 /// What the cache says.
-pub(super) enum CacheSays {
+pub(super) enum Says<S> {
     /// Its header, or that there is none.
     Header(Option<Header>),
     /// Nothing.
     NoAnswer,
     /// What reading a channel came to.
     Load(Channel, Load),
+    /// What the log had for those whose rows are older than the tail, and its reader.
+    Log(S, Option<Fetch>),
 }
 
-type Asked = Pin<Box<dyn Future<Output = CacheSays> + Send>>;
+type Asked<S> = Pin<Box<dyn Future<Output = Says<S>> + Send>>;
 
 /// What has been asked.
-pub(super) struct Loading {
+pub(super) struct Loading<S> {
     cached: Option<Arc<Cached>>,
-    asked: FuturesUnordered<Asked>,
+    /// Reads what is older than the tail.
+    reader: Option<S>,
+    asked: FuturesUnordered<Asked<S>>,
 }
 
-impl Loading {
-    pub(super) fn new(cached: Option<Cached>) -> Self {
+impl<S: Source> Loading<S> {
+    pub(super) fn new(cached: Option<Cached>, source: &S) -> Self {
         let mut loading = Self {
+            reader: cached.as_ref().and_then(|_| source.another()),
             cached: cached.map(Arc::new),
             asked: FuturesUnordered::new(),
         };
@@ -62,7 +68,8 @@ impl Loading {
         };
         self.asked.push(Box::pin(async move {
             tokio::time::sleep(after).await;
-            cached.read_header().await
+            let header = cached.read_header().await;
+            header.map_or(Says::NoAnswer, Says::Header)
         }));
     }
 
@@ -73,12 +80,31 @@ impl Loading {
         };
         self.asked.push(Box::pin(async move {
             let load = cached.read(&channel, generation).await;
-            CacheSays::Load(channel, load)
+            Says::Load(channel, load)
         }));
     }
 
+    /// Reads what follows `after`, beside what the partition reads, where there is a reader at hand.
+    pub(super) fn read_log(&mut self, after: Offset) {
+        let Some(mut reader) = self.reader.take() else {
+            return;
+        };
+        self.asked.push(Box::pin(async move {
+            let fetch = reader.fetch(Some(after), FETCH_BYTES).await;
+            if fetch.is_err() {
+                reader.changed().await;
+            }
+            Says::Log(reader, fetch.ok())
+        }));
+    }
+
+    /// Takes the log's reader back.
+    pub(super) fn give_back(&mut self, reader: S) {
+        self.reader = Some(reader);
+    }
+
     /// The next answer. Cancel safe.
-    pub(super) async fn next(&mut self) -> CacheSays {
+    pub(super) async fn next(&mut self) -> Says<S> {
         match self.asked.next().await {
             Some(answer) => self.heard(answer),
             None => std::future::pending().await,
@@ -86,26 +112,26 @@ impl Loading {
     }
 
     /// An answer that is here already.
-    pub(super) fn ready(&mut self) -> Option<CacheSays> {
+    pub(super) fn ready(&mut self) -> Option<Says<S>> {
         let answer = self.asked.next().now_or_never()??;
         Some(self.heard(answer))
     }
 
     /// Asks for the header again, after a while.
-    fn heard(&mut self, answer: CacheSays) -> CacheSays {
+    fn heard(&mut self, answer: Says<S>) -> Says<S> {
         match &answer {
-            CacheSays::Header(Some(_)) => self.ask_header(HEADER_EVERY),
-            CacheSays::Header(None) | CacheSays::NoAnswer => self.ask_header(HEADER_SOON),
-            CacheSays::Load(..) => {}
+            Says::Header(Some(_)) => self.ask_header(HEADER_EVERY),
+            Says::Header(None) | Says::NoAnswer => self.ask_header(HEADER_SOON),
+            Says::Load(..) | Says::Log(..) => {}
         }
         answer
     }
 }
 
 impl Cached {
-    async fn read_header(&self) -> CacheSays {
+    async fn read_header(&self) -> Option<Option<Header>> {
         let header = self.cache.ask(|cache| cache.header(self.partition)).await;
-        header.map_or(CacheSays::NoAnswer, CacheSays::Header)
+        header.ok()
     }
 
     async fn read(&self, channel: &Channel, generation: Generation) -> Load {

@@ -127,7 +127,7 @@ mod tests {
         for number in 0..3 * CHANNELS_MAX {
             misplaced.look(&channel(&number.to_string()), 1);
         }
-        assert!(misplaced.has(&channel("never seen")));
+        assert!(misplaced.has(&channel("never-seen")));
         for nowhere in [Misplaced::among(1), Misplaced::default()] {
             assert_eq!(nowhere.look(&channel("JFK"), 7), None);
         }

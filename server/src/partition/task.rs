@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Answers, Cached, FenceReport, Join, Partition, Skipped, ViewAt,
-    loading::{CacheSays, Loading},
+    loading::{Loading, Says},
 };
 use crate::{
     clock::Clock,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Bytes of one fetch, about: a batch of the tail.
-const FETCH_BYTES: usize = 1 << 20;
+pub(super) const FETCH_BYTES: usize = 1 << 20;
 /// When records came within this time of others before …
 const HURRY: Duration = Duration::from_millis(2);
 /// … the next ones are waited for at least so long: a partition that is written to without pause wakes a thousand times a second
@@ -158,8 +158,8 @@ pub async fn run<S: Source>(
 ) {
     let task = Task {
         partition,
+        loading: Loading::new(cached, &source),
         source,
-        loading: Loading::new(cached),
         requests,
         taken: Vec::new(),
         watchers: Vec::new(),
@@ -178,7 +178,7 @@ pub async fn run<S: Source>(
 struct Task<S> {
     partition: Partition,
     source: S,
-    loading: Loading,
+    loading: Loading<S>,
     requests: mpsc::Receiver<Request>,
     taken: Vec<Request>,
     watchers: Vec<Watcher>,
@@ -280,14 +280,18 @@ impl<S: Source> Task<S> {
     }
 
     /// Takes what the cache says.
-    fn hear(&mut self, says: CacheSays) {
+    fn hear(&mut self, says: Says<S>) {
         let now = self.clock.now();
         match says {
-            CacheSays::Header(header) => self.partition.saw_header(header),
-            CacheSays::NoAnswer => self.partition.missed_header(now),
-            CacheSays::Load(channel, load) => {
+            Says::Header(header) => self.partition.saw_header(header),
+            Says::NoAnswer => self.partition.missed_header(now),
+            Says::Load(channel, load) => {
                 self.partition
                     .loaded(&channel, load, now, self.clock.wall_ms());
+            }
+            Says::Log(reader, fetch) => {
+                self.loading.give_back(reader);
+                self.partition.backfilled(fetch.as_ref(), now);
             }
         }
     }
@@ -296,6 +300,9 @@ impl<S: Source> Task<S> {
     fn load(&mut self) {
         while let Some((channel, generation)) = self.partition.next_load(self.clock.now()) {
             self.loading.begin(channel, generation);
+        }
+        if let Some(after) = self.partition.next_backfill() {
+            self.loading.read_log(after);
         }
     }
 

@@ -60,6 +60,14 @@ impl<S: Source> Source for Hindered<S> {
         (!paused).then(|| self.source.failure()).flatten()
     }
 
+    fn another(&self) -> Option<Self> {
+        Some(Self {
+            source: self.source.another()?,
+            hindrance: self.hindrance.clone(),
+            clock: self.clock,
+        })
+    }
+
     async fn changed(&mut self) {
         let delay = self.hindrance.borrow().delay;
         // An error means that the operator's end is gone: the caller's own timer goes on.

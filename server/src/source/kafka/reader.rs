@@ -394,6 +394,10 @@ impl Source for KafkaSource {
         self.failed.clone()
     }
 
+    fn another(&self) -> Option<Self> {
+        Some(Self::new(self.cluster.clone(), &self.topic, self.partition))
+    }
+
     async fn changed(&mut self) {
         if self.failed.is_some() {
             self.backoff.over().await;

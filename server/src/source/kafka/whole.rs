@@ -169,6 +169,14 @@ impl Source for Whole {
         }
     }
 
+    fn another(&self) -> Option<Self> {
+        Some(Self {
+            source: self.source.another()?,
+            shape: self.shape.clone(),
+            refused: false,
+        })
+    }
+
     async fn changed(&mut self) {
         if self.refused {
             // There may be records, but none that may be read: the caller's own timer goes on.

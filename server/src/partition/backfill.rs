@@ -1,0 +1,154 @@
+//! The backfill: channels whose rows are older than the tail reaches back wait here for what the log has in between.
+//!
+//! One reader serves all who wait: a pass begins behind the oldest rows and ends where the tail begins; who comes during a pass
+//! waits for the next one. Owns: the rows of those who wait, and what was read for them. Never knows: who reads the log, and how.
+//! Keeps: nothing is skipped between rows and tail; what is kept is bounded.
+
+use std::collections::HashMap;
+
+use super::reading::Reading;
+use crate::{
+    cache::redis::{CachedRow, DecimalOffset, Walk},
+    model::{Change, Channel, Offset, RowId},
+    source::Fetch,
+};
+
+/// Channels that wait at the same time.
+const WAITING_MAX: usize = 1024;
+/// Changes of all of them that are kept: beyond it they are read from the cache again, which is newer by then.
+const CHANGES_MAX: usize = 200_000;
+
+/// What was read of a channel: its rows, and what followed them.
+#[derive(Debug)]
+pub(super) struct Filling {
+    pub(super) walk: Box<Walk>,
+    pub(super) rows: Vec<(RowId, CachedRow)>,
+    /// What the cache knows of last changes holds for those after this.
+    pub(super) since: DecimalOffset,
+    /// Everything up to here is in the rows or in the changes.
+    pub(super) filled: Offset,
+    pub(super) changes: Vec<(Change, Offset)>,
+    /// Before this the changes are no state of the log.
+    pub(super) settled: Offset,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Backfill {
+    waiting: HashMap<Channel, Filling>,
+    /// Those of `waiting` for whom the pass reads.
+    pass: Vec<Channel>,
+    /// It has come so far.
+    at: Offset,
+    /// A fetch is under way.
+    asked: bool,
+    reading: Option<Reading>,
+    changes: usize,
+}
+
+impl Backfill {
+    /// A channel's rows are older than the tail. Tells whether there is room.
+    pub(super) fn add(&mut self, channel: &Channel, filling: Filling) -> bool {
+        let room = self.waiting.len() < WAITING_MAX;
+        if room {
+            self.waiting.insert(channel.clone(), filling);
+        }
+        room
+    }
+
+    pub(super) fn has(&self, channel: &Channel) -> bool {
+        self.waiting.contains_key(channel)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        // A fetch that is under way comes back.
+        *self = Self {
+            asked: self.asked,
+            ..Self::default()
+        };
+    }
+
+    /// What the log is to be asked for now: what follows this. None where nobody waits, or it has been asked already.
+    pub(super) fn next(&mut self, settings: super::FoldSettings) -> Option<Offset> {
+        if self.asked || self.waiting.is_empty() {
+            return None;
+        }
+        if self.pass.is_empty() {
+            let from = self.waiting.values().map(|filling| filling.filled).min()?;
+            let proven = self
+                .waiting
+                .values()
+                .map(|filling| filling.walk.proven_ms());
+            let mut reading = Reading::new(settings);
+            reading.begin(Offset::BEFORE_ALL, proven.min()?);
+            self.reading = Some(reading);
+            self.pass = self.waiting.keys().cloned().collect();
+            self.at = from;
+        }
+        self.asked = true;
+        Some(self.at)
+    }
+
+    /// The log did not answer: it is asked again.
+    pub(super) const fn failed(&mut self) {
+        self.asked = false;
+    }
+
+    /// Takes what was read, decoded. Tells whether the log goes on from where the pass was, with nothing missing.
+    pub(super) fn took(&mut self, fetch: &Fetch, changes: Vec<(Change, Offset)>) -> bool {
+        self.asked = false;
+        let Some(reading) = self.reading.as_mut().filter(|_| !self.pass.is_empty()) else {
+            return true;
+        };
+        let missed = fetch.when.is_some_and(|when| reading.has_missed(when));
+        if missed || fetch.start > self.at {
+            return false;
+        }
+        if let Some(when) = fetch.when {
+            reading.applied(fetch, when);
+        }
+        for (change, offset) in changes {
+            if let Some(filling) = self.waiting.get_mut(&change.channel)
+                && self.pass.contains(&change.channel)
+                && offset > filling.filled
+            {
+                filling.changes.push((change, offset));
+                self.changes += 1;
+            }
+        }
+        self.at = self.at.max(fetch.upto);
+        self.changes <= CHANGES_MAX
+    }
+
+    /// Those whose rows and changes reach to where the tail begins by now.
+    pub(super) fn finished(&mut self, floor: Offset) -> Vec<(Channel, Filling)> {
+        if self.pass.is_empty() || self.at < floor {
+            return Vec::new();
+        }
+        let settled = self
+            .reading
+            .take()
+            .map_or(Offset::BEFORE_ALL, |reading| reading.settled);
+        self.changes = 0;
+        let mut finished = Vec::new();
+        for channel in std::mem::take(&mut self.pass) {
+            if let Some(mut filling) = self.waiting.remove(&channel) {
+                filling.filled = filling.filled.max(self.at);
+                filling.settled = settled;
+                finished.push((channel, filling));
+            }
+        }
+        finished
+    }
+
+    /// The pass can't be ended: all that waited for it are given back.
+    pub(super) fn give_up(&mut self) -> Vec<Channel> {
+        (self.reading, self.changes) = (None, 0);
+        let pass = std::mem::take(&mut self.pass);
+        self.waiting.retain(|channel, _| !pass.contains(channel));
+        pass
+    }
+}
