@@ -10,6 +10,8 @@
 mod access;
 mod cache;
 mod embedded;
+mod files;
+mod kafka;
 mod listen;
 mod materializer;
 mod pattern;
@@ -33,14 +35,13 @@ use std::{
 pub use access::{AccessConfig, ApiKeyConfig, Grant, JwtAlgorithm, JwtKeyConfig, Permission};
 pub use cache::CacheConfig;
 pub use embedded::{EmbeddedConfig, Sync};
+pub use kafka::{KafkaConfig, KafkaSasl, KafkaSecurity, KafkaTls, SaslMechanism};
 pub use listen::{AdminConfig, ListenConfig};
 pub use materializer::{MaterializerConfig, Role};
 pub use pattern::ChannelPattern;
 pub use selector::Selector;
 pub use session::{DrainConfig, DrainRate, LimitsConfig, OutboxConfig, SessionConfig};
-pub use stream::{
-    CacheUse, Format, KafkaConfig, Retention, SourceConfig, StreamConfig, TailConfig, ViewMax,
-};
+pub use stream::{CacheUse, Format, Retention, SourceConfig, StreamConfig, TailConfig, ViewMax};
 pub use units::parse_duration;
 pub use walk::{Problem, Problems};
 

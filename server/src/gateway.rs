@@ -45,6 +45,7 @@ use crate::{
     },
     upstream::Upstreams,
 };
+pub use factory::MakeError;
 use factory::{Factory, Ground};
 use materializers::Materializers;
 use reload::{Reloader, Reloads};
@@ -71,6 +72,9 @@ pub enum StartError {
     /// The data directory can't be used.
     #[error("embedded.dir: {0}")]
     Data(#[from] DataError),
+    /// A stream can't be made.
+    #[error(transparent)]
+    Stream(#[from] MakeError),
     /// The cache's options make no sense.
     #[error("cache: {0}")]
     Cache(String),
@@ -142,11 +146,11 @@ impl Gateway {
         cache::check(&config.cache).map_err(|error| StartError::Cache(error.to_string()))?;
         let upstreams = Upstreams::new(clock);
         let ground = Ground {
-            upstreams: upstreams.clone(),
             clock,
             handle: control.handle().clone(),
             tasks: ends.tasks.clone(),
             stop: ends.stop.clone(),
+            upstreams: upstreams.clone(),
         };
         let owns_engine = engine.is_none();
         let serves = config.roles.contains(&Role::Gateway);

@@ -504,6 +504,16 @@ pub enum SeededBug {
     Misplace,
 }
 
+/// FNV-1a (64 bits) of channel and row, modulo the partitions: stable for ever, since logs outlive releases.
+#[must_use]
+pub fn partition_of(channel: &str, row: &str, partitions: u32) -> u32 {
+    let bytes = channel.bytes().chain([0xff]).chain(row.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u32::try_from(hash % u64::from(partitions.max(1))).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

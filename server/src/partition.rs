@@ -14,6 +14,7 @@ mod fence;
 mod join;
 mod letting_go;
 mod loading;
+mod misplaced;
 mod reading;
 pub mod resume;
 #[cfg(feature = "seeded-bugs")]
@@ -34,6 +35,7 @@ pub use backing::Backing;
 pub use fence::{FenceReport, FenceSettings, Next};
 pub use join::Load;
 pub use loading::Cached;
+pub use misplaced::Misplaced;
 pub use reading::FoldSettings;
 use resume::From;
 use tail::{Health, Proof, Tail, Wake};
@@ -68,6 +70,15 @@ pub struct Settings {
     pub replay_records: usize,
     /// How long a join is held for this node to become as far as its token.
     pub hold: Duration,
+}
+
+/// A record that was passed over.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// Where it is.
+    pub offset: u64,
+    /// Why.
+    pub message: String,
 }
 
 /// A wish to follow a channel of this partition.
@@ -234,6 +245,8 @@ pub struct Partition {
     held: ViewsHeld,
     evicted: u64,
     poisoned: u64,
+    misplaced: (Arc<Misplaced>, u64),
+    last_skipped: Option<Skipped>,
     warning: Throttle,
     #[cfg(feature = "seeded-bugs")]
     seeded: seeded::Seeded,
@@ -274,10 +287,19 @@ impl Partition {
             answers: Answers::default(),
             evicted: 0,
             poisoned: 0,
+            misplaced: (Arc::default(), 0),
+            last_skipped: None,
             warning: Throttle::default(),
             #[cfg(feature = "seeded-bugs")]
             seeded: seeded::Seeded::default(),
         }
+    }
+
+    /// The same, of a stream whose channels others place: what all of its partitions know of that.
+    #[must_use]
+    pub fn placed(mut self, misplaced: Arc<Misplaced>) -> Self {
+        self.misplaced.0 = misplaced;
+        self
     }
 
     /// What its views hold: the sums go on by themselves.
@@ -296,6 +318,18 @@ impl Partition {
     #[must_use]
     pub const fn poisoned(&self) -> u64 {
         self.poisoned
+    }
+
+    /// Records of channels that belong into other partitions.
+    #[must_use]
+    pub const fn misplaced(&self) -> u64 {
+        self.misplaced.1
+    }
+
+    /// The last record that was passed over.
+    #[must_use]
+    pub const fn last_skipped(&self) -> Option<&Skipped> {
+        self.last_skipped.as_ref()
     }
 
     /// What came of the joins.
@@ -361,6 +395,7 @@ impl Partition {
         };
         self.views.clear();
         self.awaited.clear();
+        self.misplaced.0.forget(self.settings.partition);
         (self.last_change, self.forgotten) = self.backing.open(fetch, at, self.settings.mode);
         self.health.flaw = self.backing.flaw();
         self.names = self.last_change.keys().cloned().collect();
@@ -377,12 +412,20 @@ impl Partition {
             Ok(change) => change,
             Err(poison) => {
                 self.poisoned += 1;
-                if let Some(kept_back) = self.warning.pass(now) {
-                    tracing::warn!(stream = self.settings.stream, partition = self.settings.partition, offset = %record.offset, %poison, kept_back, "record skipped");
-                }
+                self.skip(record, poison.to_string(), now);
                 return None;
             }
         };
+        let here = self.settings.partition;
+        if let Some(home) = self.misplaced.0.look(&change.channel, here) {
+            self.misplaced.1 += 1;
+            let channel = &change.channel;
+            let why = format!(
+                "a record of {channel}, which belongs into partition {home}: its producer places channels in another way"
+            );
+            self.skip(record, why, now);
+            return None;
+        }
         match self.last_change.get_mut(&change.channel) {
             Some(last) => *last = record.offset.max(*last),
             None => {
@@ -403,6 +446,15 @@ impl Partition {
         }
         let position = self.at(record.offset)?;
         Some(Shared::new(Update { position, change }, now))
+    }
+
+    /// Passes over a record, and says so.
+    fn skip(&mut self, record: &Record, message: String, now: Moment) {
+        if let Some(kept_back) = self.warning.pass(now) {
+            tracing::warn!(stream = self.settings.stream, partition = self.settings.partition, offset = %record.offset, message, kept_back, "record skipped");
+        }
+        let offset = record.offset.number();
+        self.last_skipped = Some(Skipped { offset, message });
     }
 
     fn at(&self, offset: Offset) -> Option<Position> {

@@ -357,6 +357,11 @@ impl Publisher {
                 "the stream's log did not take the record in time, though it may have it: send it again, with the same id",
                 1000,
             )),
+            Appended::NotTried(left) => Err(Refusal::retry(
+                ErrorCode::Unavailable,
+                "the stream's log does not answer: the record was not tried",
+                u64::try_from(left.as_millis()).map_or(1000, |left| left.max(100)),
+            )),
             Appended::Denied => Err(Refusal::retry(
                 ErrorCode::Unavailable,
                 "the stream's log does not let this node write: an operator must permit it",

@@ -88,6 +88,11 @@ pub trait Source: Send + 'static {
     /// holds what was read up to there; where it does not, its answer has another epoch.
     fn resume(&mut self, _epoch: &Epoch, _at: Offset, _lineage: Option<&str>) {}
 
+    /// Why the last fetch failed, in words for operators; none where the error says it all.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Another reader of the same log, for what was missed; none where nothing is ever missed.
     fn another(&self) -> Option<Self>
     where

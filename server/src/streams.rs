@@ -11,10 +11,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     model::{Channel, Mode, Placement, Policy, Token},
-    partition::{ViewsHeld, resume::From, tail::Tail, task::Request},
+    partition::{Misplaced, ViewsHeld, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Refusal},
     source::{hindered::Hindrance, log::Log},
 };
+
+pub use crate::model::partition_of;
 
 /// One partition, as workers reach it.
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ pub struct Stream {
     pub options: ArcSwap<StreamOptions>,
     /// Its partitions.
     pub partitions: Vec<PartitionHandle>,
+    /// Channels whose records were found in partitions where they do not belong.
+    pub misplaced: Arc<Misplaced>,
     /// What an operator does to this node's reading.
     pub hindrance: watch::Sender<Hindrance>,
 }
@@ -127,16 +131,6 @@ impl Stream {
         };
         partition_of(channel.name(), row, count)
     }
-}
-
-/// FNV-1a (64 bits) of channel and row, modulo the partitions: stable for ever, since logs outlive releases.
-#[must_use]
-pub fn partition_of(channel: &str, row: &str, partitions: u32) -> u32 {
-    let bytes = channel.bytes().chain([0xff]).chain(row.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    u32::try_from(hash % u64::from(partitions.max(1))).unwrap_or(0)
 }
 
 /// All streams of the node.

@@ -83,6 +83,13 @@ pub const SOURCE_POISONED: Metric = Metric {
     labels: PARTITION,
     help: "Records that could not be understood and were passed over",
 };
+/// Records of channels that belong into another partition, which were passed over.
+pub const SOURCE_MISPLACED: Metric = Metric {
+    name: "source_misplaced_records",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Records of channels that belong into another partition, which were passed over",
+};
 /// Fetches from the log.
 pub const SOURCE_FETCHES: Metric = Metric {
     name: "source_fetches",
@@ -96,6 +103,13 @@ pub const SOURCE_LAG: Metric = Metric {
     kind: Kind::Gauge,
     labels: PARTITION,
     help: "Offsets between the newest head seen and what this node has applied",
+};
+/// The newest offset of the log that this node has seen.
+pub const SOURCE_HEAD: Metric = Metric {
+    name: "source_head_offset",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "The newest offset of the log that this node has seen",
 };
 /// The breaker of a dependency: 0 closed, 1 half-open, 2 open.
 pub const UPSTREAM_STATE: Metric = Metric {
@@ -584,11 +598,13 @@ pub const MATERIALIZER_PROOF: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 73] = [
+pub const ALL: [&Metric; 75] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
+    &SOURCE_MISPLACED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
+    &SOURCE_HEAD,
     &UPSTREAM_STATE,
     &UPSTREAM_CALLS,
     &UPSTREAM_OPENINGS,

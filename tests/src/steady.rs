@@ -189,6 +189,7 @@ impl Steady {
                 log: Log::Embedded(log.clone()),
                 held: partition.held(),
             }],
+            misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
         };
         let counts = Arc::<WorkerCounts>::default();

@@ -454,6 +454,7 @@ async fn partitions_that_are_added_are_seen_and_times_are_found() -> anyhow::Res
         KafkaAppender::new(cluster.clone(), "grown", 2, AppenderSettings::default());
     let at = |time| NewKafkaRecord {
         time_ms: Some(time),
+        id: None,
         ..record("k", "v")
     };
     let appending = async move { append(&appender, vec![at(1000), at(2000), at(3000)]).await };
@@ -577,7 +578,7 @@ async fn a_topic_that_is_missing_is_unavailable() -> anyhow::Result<()> {
 
 fn secure(kafka: &Kafka, roots: &[u8], sasl: Sasl) -> anyhow::Result<Arc<KafkaCluster>> {
     let security = Security {
-        tls: Some(Tls::new(roots, None)?),
+        tls: Some(Tls::new(Some(roots), None)?),
         sasl: Some(sasl),
     };
     Ok(Arc::new(KafkaCluster::new(ClusterSettings {

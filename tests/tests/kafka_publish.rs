@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tidegate_tests::{
     gateway::{API_KEY, Node, Setup, found},
-    services::kafka::Kafka,
+    services::kafka::{Kafka, PASSWORD, USER},
     websocket::{Client, Connect},
     wire::{self, Answer, BEARER, lines_of},
 };
@@ -369,4 +369,26 @@ async fn what_others_place_in_a_way_of_their_own_is_not_published_here() -> anyh
     spread.drain().await?;
     named.drain().await?;
     wide.drain().await
+}
+
+#[tokio::test]
+async fn brokers_that_want_tls_and_a_password_are_read_and_published_to() -> anyhow::Result<()> {
+    let kafka = Kafka::shared().await?;
+    for sasl in ["plain", "scram-sha-256", "scram-sha-512"] {
+        let topic = format!("secured-{sasl}");
+        kafka.create_topic(&topic, 1, &[]).await?;
+        let secured = kafka.secured(USER, PASSWORD, sasl)?;
+        let source = format!("source = {{ kind = \"kafka\", topic = \"{topic}\", {secured} }}");
+        let setup = Setup::new().open();
+        let node = setup.stream("board", &format!("freshness_slo = \"1s\"\n{source}"));
+        let node = node.start()?;
+        let mut client = follower(&node).await?;
+        let answer = one(&node, &record("B6", "1", "a")).await;
+        assert_eq!(answer.status(), 200, "{sasl}: {}", answer.text());
+        assert_eq!(update(&mut client).await?["data"], 1);
+        assert_eq!(kafka.read(&topic, 0).await?.len(), 1);
+        drop(client);
+        node.drain().await?;
+    }
+    Ok(())
 }

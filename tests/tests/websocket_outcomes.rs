@@ -395,7 +395,7 @@ async fn earliest_replays_what_the_log_has() -> anyhow::Result<()> {
     node.applied("trades", &last).await?;
     node.stream("trades")?.partitions[0]
         .log
-        .as_ref()
+        .embedded()
         .unwrap()
         .trim(Offset::new(10));
     let mut client = Client::connect(&node).await?;
@@ -450,7 +450,7 @@ async fn events_that_the_log_has_lost_are_a_gap_and_nothing_else_is_missed() -> 
     node.applied("trades", &last).await?;
     node.stream("trades")?.partitions[0]
         .log
-        .as_ref()
+        .embedded()
         .unwrap()
         .trim(Offset::new(50));
     let mut client = Client::connect(&node).await?;

@@ -154,7 +154,9 @@ impl Scrape {
         let lag = task.head.saturating_sub(task.applied);
         self.count(&names::SOURCE_RECORDS, &labels, task.records);
         self.count(&names::SOURCE_POISONED, &labels, task.poisoned);
+        self.count(&names::SOURCE_MISPLACED, &labels, task.misplaced);
         self.count(&names::SOURCE_LAG, &labels, lag);
+        self.count(&names::SOURCE_HEAD, &labels, task.head);
         self.count(&names::VIEW_RESIDENT, &labels, task.views as u64);
         self.count(&names::VIEW_ROWS, &labels, task.rows as u64);
         self.count(&names::VIEW_EVICTED, &labels, task.evicted);

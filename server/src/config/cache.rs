@@ -5,10 +5,11 @@
 
 use std::{fmt, time::Duration};
 
-use super::{read_bounded, units::KIB, walk::Section};
+use super::{
+    files::{read_file, read_password},
+    walk::Section,
+};
 
-/// Longest file that the section names.
-const FILE_MAX: usize = 64 * KIB;
 /// What a server looks like.
 const SERVER: &str = "redis://host[:port][/database], or rediss:// for TLS, without user and password, which are \
                       cache.user and cache.password_file";
@@ -112,34 +113,4 @@ fn parse_server(text: &str) -> Option<String> {
     let plain = text.len() <= 300 && rest.bytes().all(|b| b.is_ascii_graphic());
     let host = rest.split('/').next().unwrap_or_default();
     (plain && !host.is_empty() && !rest.contains(['@', '?', '#', '%'])).then(|| text.to_owned())
-}
-
-fn read_password(section: &mut Section<'_>) -> Option<String> {
-    let bytes = read_file(section, "password_file")?;
-    let password = std::str::from_utf8(bytes.trim_ascii())
-        .ok()
-        .filter(|text| !text.is_empty());
-    if password.is_none() {
-        section.note(
-            "password_file",
-            "a file without a password",
-            "a password as text, white space around it aside",
-        );
-    }
-    password.map(str::to_owned)
-}
-
-fn read_file(section: &mut Section<'_>, key: &'static str) -> Option<Vec<u8>> {
-    let file = section.text(key, "the path of a file", |text| {
-        (!text.is_empty()).then(|| text.to_owned())
-    })?;
-    let path = section.base().join(file);
-    let noted = |error| {
-        section.note(
-            key,
-            format!("{:?} ({error})", path.display().to_string()),
-            "a file that can be read, 64KiB at most",
-        );
-    };
-    read_bounded(&path, FILE_MAX).map_err(noted).ok()
 }

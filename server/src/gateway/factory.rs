@@ -25,9 +25,9 @@ use crate::{
     clock::Clock,
     config::{self, Config, Selector, SourceConfig, StreamConfig},
     decode::{Decoder, KeyPart},
-    model,
+    model::{self, Placement},
     partition::{
-        Backing, Cached, Partition, Settings,
+        Backing, Cached, Misplaced, Partition, Settings,
         tail::{Tail, TailMax},
         task::{self, Request},
     },
@@ -45,6 +45,22 @@ use crate::{
 
 /// Streams that publishing may create.
 const CREATED_MAX: usize = 1000;
+
+/// Why a stream can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The data directory can't be used.
+    #[error("embedded.dir: {0}")]
+    Data(#[from] DataError),
+    /// What its source is to be made of does not fit together.
+    #[error("the source of the stream {stream}: {why}")]
+    Source {
+        /// Which stream.
+        stream: String,
+        /// Why.
+        why: String,
+    },
+}
 
 /// What makes streams.
 pub(super) struct Factory {
@@ -77,6 +93,7 @@ pub(super) struct Ground {
     pub(super) handle: Handle,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    /// Where what streams need outside of the process is guarded.
     pub(super) upstreams: Arc<Upstreams>,
 }
 
@@ -150,7 +167,7 @@ impl Factory {
     }
 
     /// A stream as configured, running.
-    pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
+    pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, MakeError> {
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
         let cache = self.caches.of(config, &self.upstreams);
         let stop = self.stop.child_token();
@@ -170,7 +187,8 @@ impl Factory {
             SourceConfig::Kafka(kafka) => {
                 let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
                 let cached = cache.is_some();
-                kafka::partitions(config, kafka, &stop, spawn)
+                kafka::partitions(config, kafka, &self.upstreams, &stop, spawn)
+                    .map_err(unmade(config))?
                     .into_iter()
                     .map(|behind| {
                         let backing = cache::backing(config, behind.fold, cached);
@@ -179,8 +197,10 @@ impl Factory {
                     .collect()
             }
         };
+        let misplaced = Arc::new(placement(config));
         for (number, behind) in (0u32..).zip(behind) {
             let (handle, mut start) = self.partition(config, number, behind);
+            start.partition = start.partition.placed(misplaced.clone());
             start.cached = cache.clone().map(|cache| Cached {
                 cache,
                 partition: number,
@@ -194,6 +214,7 @@ impl Factory {
             placement: config.placement,
             options: ArcSwap::from_pointee(options(config)),
             partitions,
+            misplaced,
             hindrance: watch::Sender::default(),
         });
         for start in starts {
@@ -208,10 +229,11 @@ impl Factory {
     }
 
     /// Opens the logs of streams that are to be made, so that making them can't fail. Blocks while it reads their files.
-    pub(super) fn prepare(&self, streams: &[StreamConfig]) -> Result<(), DataError> {
+    pub(super) fn prepare(&self, streams: &[StreamConfig]) -> Result<(), MakeError> {
         for config in streams {
-            if let SourceConfig::Embedded { retention } = &config.source {
-                self.logs(config, retention)?;
+            match &config.source {
+                SourceConfig::Embedded { retention } => drop(self.logs(config, retention)?),
+                SourceConfig::Kafka(kafka) => kafka::check(kafka).map_err(unmade(config))?,
             }
             let made = Made {
                 config: config.clone(),
@@ -353,6 +375,21 @@ impl Factory {
             stop.clone(),
         );
         self.tasks.spawn_on(run, &self.handle);
+    }
+}
+
+pub(super) fn unmade(config: &StreamConfig) -> impl FnOnce(String) -> MakeError {
+    let stream = config.name.clone();
+    |why| MakeError::Source { stream, why }
+}
+
+/// What is known of where others place a stream's channels: what this program places is where it belongs.
+fn placement(config: &StreamConfig) -> Misplaced {
+    match (&config.source, config.placement) {
+        (SourceConfig::Kafka(_), Placement::ByChannel) => Misplaced::among(config.partitions),
+        (SourceConfig::Kafka(_), Placement::Spread) | (SourceConfig::Embedded { .. }, _) => {
+            Misplaced::default()
+        }
     }
 }
 

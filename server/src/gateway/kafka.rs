@@ -12,7 +12,7 @@ use crate::{
     materializer::StreamStatus,
     partition::FoldSettings,
     source::log::Log,
-    upstream::Upstream,
+    upstream::{Upstream, Upstreams},
 };
 
 /// A partition's reader, how this node folds what it reads, and where it is published to.
@@ -27,15 +27,17 @@ pub(super) struct Behind {
 pub(super) fn partitions(
     config: &StreamConfig,
     kafka: &KafkaConfig,
+    upstreams: &Upstreams,
     stop: &CancellationToken,
     spawn: impl Fn(futures_util::future::BoxFuture<'static, ()>),
-) -> Vec<Behind> {
+) -> Result<Vec<Behind>, String> {
     use crate::{
         model::Mode,
         source::kafka::{AppenderSettings, KafkaAppender, Recent, Shape, Whole},
     };
 
-    let shape = Arc::new(Shape::new(cluster(kafka), &kafka.topic, config.partitions));
+    let cluster = cluster(config, kafka, upstreams)?;
+    let shape = Arc::new(Shape::new(cluster, &kafka.topic, config.partitions));
     let fold = FoldSettings {
         compacts_after: kafka.compacts_after,
         tombstones_kept: kafka.tombstones_kept,
@@ -64,7 +66,39 @@ pub(super) fn partitions(
             log,
         }
     };
-    (0..config.partitions).map(behind).collect()
+    Ok((0..config.partitions).map(behind).collect())
+}
+
+/// Whether what is configured can be made; what can't be is told.
+#[cfg(feature = "kafka")]
+pub(super) fn check(kafka: &KafkaConfig) -> Result<(), String> {
+    security(kafka).map(drop)
+}
+
+/// How the brokers are spoken to.
+#[cfg(feature = "kafka")]
+fn security(kafka: &KafkaConfig) -> Result<crate::source::kafka::Security, String> {
+    use crate::{
+        config::SaslMechanism,
+        source::kafka::{Sasl, Scram, Security, Tls},
+    };
+
+    let tls = kafka.security.tls.as_ref().map(|tls| {
+        let identity = tls.identity.as_ref();
+        let identity = identity.map(|(chain, key)| (chain.as_slice(), key.as_slice()));
+        Tls::new(tls.ca_pem.as_deref(), identity)
+    });
+    let sasl = kafka.security.sasl.as_ref().map(|sasl| Sasl {
+        user: sasl.user.clone(),
+        password: sasl.password.clone(),
+        scram: match sasl.mechanism {
+            SaslMechanism::Plain => None,
+            SaslMechanism::Scram256 => Some(Scram::Sha256),
+            SaslMechanism::Scram512 => Some(Scram::Sha512),
+        },
+    });
+    let tls = tls.transpose().map_err(|error| error.to_string())?;
+    Ok(Security { tls, sasl })
 }
 
 /// Why a stream can't be published to from here, where it can't: what is written here must read back as what it was.
@@ -93,10 +127,17 @@ fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
 pub(super) fn partitions(
     _: &StreamConfig,
     _: &KafkaConfig,
+    _: &Upstreams,
     _: &CancellationToken,
     _: impl Fn(futures_util::future::BoxFuture<'static, ()>),
-) -> Vec<Behind> {
-    Vec::new()
+) -> Result<Vec<Behind>, String> {
+    Ok(Vec::new())
+}
+
+/// The same.
+#[cfg(not(feature = "kafka"))]
+pub(super) fn check(_: &KafkaConfig) -> Result<(), String> {
+    Ok(())
 }
 
 /// Folds a stream into the cache behind its breaker, as far as its group gives this process partitions.
@@ -122,7 +163,10 @@ pub(super) fn materialize(
         },
         clock: ground.clock,
     };
-    let cluster = cluster(kafka);
+    // What it is made of has been checked by `check`.
+    let refused = |error: &String| tracing::error!(stream = stream.name, error, "not folded");
+    let cluster = cluster(stream, kafka, &ground.upstreams);
+    let cluster = cluster.inspect_err(refused).ok()?;
     let shape = Arc::new(Shape::new(cluster.clone(), &kafka.topic, stream.partitions));
     let group = GroupSettings {
         group: format!("{}.{}", settings.group, stream.name),
@@ -153,13 +197,20 @@ pub(super) fn materialize(
     None
 }
 
+/// The cluster of a stream, behind the stream's breaker.
 #[cfg(feature = "kafka")]
-fn cluster(kafka: &KafkaConfig) -> Arc<crate::source::kafka::KafkaCluster> {
-    use crate::source::kafka::{ClusterSettings, KafkaCluster, Security};
+fn cluster(
+    config: &StreamConfig,
+    kafka: &KafkaConfig,
+    upstreams: &Upstreams,
+) -> Result<Arc<crate::source::kafka::KafkaCluster>, String> {
+    use crate::source::kafka::{ClusterSettings, KafkaCluster};
 
-    Arc::new(KafkaCluster::new(ClusterSettings {
+    let settings = ClusterSettings {
         brokers: kafka.brokers.clone(),
-        security: Security::default(),
+        security: security(kafka)?,
         timeout: kafka.timeout,
-    }))
+    };
+    let name = format!("kafka:{}", config.name);
+    Ok(Arc::new(KafkaCluster::among(upstreams, &name, settings)))
 }

@@ -124,9 +124,7 @@ impl Reloader {
         };
         let added = plan.added.clone();
         let opened = tokio::task::spawn_blocking(move || factory.prepare(&added)).await;
-        let failed = |error: &dyn std::fmt::Display| {
-            NotReloaded::Mistakes(vec![format!("embedded.dir: {error}")])
-        };
+        let failed = |error: &dyn std::fmt::Display| NotReloaded::Mistakes(vec![error.to_string()]);
         opened
             .map_err(|error| failed(&error))?
             .map_err(|error| failed(&error))

@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Answers, Cached, FenceReport, Join, Partition, ViewAt,
+    Answers, Cached, FenceReport, Join, Partition, Skipped, ViewAt,
     loading::{Loading, Says},
 };
 use crate::{
@@ -87,10 +87,16 @@ pub struct Inspection {
     pub records: u64,
     /// Records that meant nothing.
     pub poisoned: u64,
+    /// Records of channels that do not belong into this partition.
+    pub misplaced: u64,
     /// Fetches that succeeded.
     pub fetches: u64,
     /// Fetches that failed.
     pub failed_fetches: u64,
+    /// What is wrong with its source, while fetches fail.
+    pub failing: Option<Failing>,
+    /// The last record that meant nothing, or was in the wrong partition: where, and why.
+    pub last_skipped: Option<Skipped>,
     /// Joins and long-polls that wait.
     pub waiting: usize,
     /// What came of the joins.
@@ -100,11 +106,38 @@ pub struct Inspection {
     pub cache: Option<FenceReport>,
 }
 
+/// What is wrong with a partition's source.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Failing {
+    /// What the last fetch failed of.
+    pub message: String,
+    /// How long ago the first of them failed since the last that succeeded, in milliseconds.
+    pub for_ms: u64,
+}
+
 #[derive(Default)]
 struct Counts {
     records: u64,
     fetches: u64,
     failed: u64,
+    /// Since when fetches fail, and why the last one did.
+    failing: Option<(Moment, String)>,
+}
+
+impl Counts {
+    fn fail(&mut self, why: String, now: Moment) {
+        self.failed += 1;
+        let since = self.failing.take().map_or(now, |(since, _)| since);
+        self.failing = Some((since, why));
+    }
+
+    fn failing(&self, now: Moment) -> Option<Failing> {
+        let (since, message) = self.failing.as_ref()?;
+        Some(Failing {
+            message: message.clone(),
+            for_ms: u64::try_from(now.since(*since).as_millis()).unwrap_or(u64::MAX),
+        })
+    }
 }
 
 struct Watcher {
@@ -200,6 +233,7 @@ impl<S: Source> Task<S> {
         match self.source.fetch(next.after, FETCH_BYTES).await {
             Ok(fetch) => {
                 self.counts.fetches += 1;
+                self.counts.failing = None;
                 self.counts.records += fetch.records.len() as u64;
                 let came = !fetch.records.is_empty();
                 let hurried = came && asked_at.since(self.came_at) < HURRY;
@@ -211,7 +245,9 @@ impl<S: Source> Task<S> {
                 Pace { behind, hurried }
             }
             Err(error) => {
-                self.counts.failed += 1;
+                let why = self.source.failure();
+                let why = why.unwrap_or_else(|| error.to_string());
+                self.counts.fail(why, self.clock.now());
                 self.partition.fail(error);
                 #[cfg(feature = "seeded-bugs")]
                 self.partition.hide_failure(asked_at, self.clock.now());
@@ -325,8 +361,11 @@ impl<S: Source> Task<S> {
             evicted: partition.evicted(),
             records: self.counts.records,
             poisoned: partition.poisoned(),
+            misplaced: partition.misplaced(),
             fetches: self.counts.fetches,
             failed_fetches: self.counts.failed,
+            failing: self.counts.failing(self.clock.now()),
+            last_skipped: partition.last_skipped().cloned(),
             waiting: partition.waiting() + self.watchers.len(),
             answers: partition.answers(),
             cache: partition.fence_report(),

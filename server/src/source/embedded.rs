@@ -103,6 +103,8 @@ pub enum Appended {
     Unfit,
     /// Too many wait for the log elsewhere: it was not tried.
     Overloaded,
+    /// The log elsewhere has not answered others: for so long nothing is tried, nor was this.
+    NotTried(Duration),
 }
 
 /// What becomes of a batch: at once in memory, later on disk.

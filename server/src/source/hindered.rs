@@ -55,6 +55,11 @@ impl<S: Source> Source for Hindered<S> {
         self.source.resume(epoch, at, lineage);
     }
 
+    fn failure(&self) -> Option<String> {
+        let paused = self.hindrance.borrow().paused;
+        (!paused).then(|| self.source.failure()).flatten()
+    }
+
     fn another(&self) -> Option<Self> {
         Some(Self {
             source: self.source.another()?,

@@ -37,7 +37,7 @@ use uuid::Uuid;
 use crate::model::Offset;
 
 pub use appender::{
-    AppendError, AppenderSettings, Full, KafkaAppender, NewKafkaRecord, Results, Stored,
+    AppendError, AppenderSettings, KafkaAppender, NewKafkaRecord, NotTaken, Results, Stored,
 };
 pub use cluster::{ClusterSettings, KafkaCluster};
 pub use error::KafkaError;

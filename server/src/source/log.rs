@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::embedded::{self, Appended, EmbeddedLog, Lost, NewRecord};
 #[cfg(feature = "kafka")]
-use super::kafka::{Full, KafkaAppender, Results};
+use super::kafka::{KafkaAppender, Results};
 
 /// Where the records of a partition are appended.
 #[derive(Clone, Debug)]
@@ -88,10 +88,11 @@ impl Log {
             },
             #[cfg(feature = "kafka")]
             Self::Kafka(appender) => {
+                let count = records.len();
                 let records = records.into_iter().map(Into::into).collect();
                 match appender.try_submit(records, lost) {
                     Ok(answer) => Submitted::Waiting(Waiting(Told::Kafka(answer))),
-                    Err(Full(refused)) => Submitted::Done(vec![Appended::Overloaded; refused]),
+                    Err(why) => Submitted::Done(vec![why.into(); count]),
                 }
             }
             Self::Foreign(why) => Submitted::Foreign(why),

@@ -88,7 +88,7 @@ pub(super) async fn one(
             (StatusCode::NOT_MODIFIED, [(header::ETAG, etag(token))]).into_response();
         tell_freshness(
             &mut response,
-            freshness_of(&stream, &parts, app.clock.now()),
+            freshness_of((&stream, &channel), &parts, app.clock.now()),
         );
         return Ok(response);
     }
@@ -307,7 +307,7 @@ async fn newer_than(
 async fn respond(channel: Channel, stream: Arc<Stream>, parts: Vec<ViewAt>, app: &App) -> Response {
     let now = app.clock.now();
     let token = Token::of(parts.iter().map(|part| part.snapshot.position().clone()));
-    let freshness = freshness_of(&stream, &parts, now);
+    let freshness = freshness_of((&stream, &channel), &parts, now);
     let rows: usize = parts.iter().map(|part| part.snapshot.rows().len()).sum();
     let write = move || {
         let mut json = Vec::new();
@@ -351,7 +351,11 @@ fn etag(token: &Token) -> HeaderValue {
 }
 
 /// As fresh as the least fresh of its partitions.
-fn freshness_of(stream: &Stream, parts: &[ViewAt], now: Moment) -> Freshness {
+fn freshness_of(
+    (stream, channel): (&Stream, &Channel),
+    parts: &[ViewAt],
+    now: Moment,
+) -> Freshness {
     let states = parts.iter().map(|part| {
         part.health.freshness(
             stream.options().freshness_slo,
@@ -359,11 +363,12 @@ fn freshness_of(stream: &Stream, parts: &[ViewAt], now: Moment) -> Freshness {
             now,
         )
     });
-    least_fresh(states).unwrap_or(Freshness {
+    let freshness = least_fresh(states).unwrap_or(Freshness {
         state: FreshnessState::Unavailable,
         age_ms: None,
         reason: None,
-    })
+    });
+    stream.misplaced.seen_in(freshness, channel)
 }
 
 fn write_view(
@@ -378,7 +383,7 @@ fn write_view(
     write::string(out, channel);
     out.extend_from_slice(format!(",\"position\":\"{token}\",\"freshness\":").as_bytes());
     let begin = out.len();
-    write::freshness_fields(out, freshness_of(stream, parts, now));
+    write::freshness_fields(out, freshness_of((stream, channel), parts, now));
     out[begin] = b'{';
     out.extend_from_slice(b"},\"rows\":{");
     let rows = parts.iter().flat_map(|part| part.snapshot.rows().iter());

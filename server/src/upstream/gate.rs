@@ -181,6 +181,35 @@ impl Upstream {
         }
     }
 
+    /// For how long nobody is let out, as far as is known; none where somebody may be.
+    #[must_use]
+    pub fn shed_for(&self) -> Option<Duration> {
+        let until = lock(&self.inner).breaker.opens_again()?;
+        let left = until.since(self.clock.now());
+        (!left.is_zero()).then(|| left.min(self.limits.backoff_max))
+    }
+
+    /// Returns when somebody may be let out, who then asks for a permit and may find that another was quicker. For loops that
+    /// know only later whether they call. Nothing is spent while it waits.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn passable(&self) {
+        loop {
+            let mut turned = pin!(self.turned.notified());
+            turned.as_mut().enable();
+            let until = lock(&self.inner).breaker.opens_again();
+            let Some(until) = until.filter(|until| *until > self.clock.now()) else {
+                return;
+            };
+            tokio::select! {
+                biased;
+                () = turned => {}
+                () = sleep_until(self.clock.instant(until)) => {}
+            }
+        }
+    }
+
     /// A permit and a place. A probe takes no place: those who hang from before the breaker opened may have them all.
     async fn enter(self: &Arc<Self>) -> Result<(Permit, Option<SemaphorePermit<'_>>), Refused> {
         let permit = self.try_acquire()?;

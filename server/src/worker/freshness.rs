@@ -72,7 +72,12 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .lanes
             .iter()
             .filter_map(|&lane| self.lanes.get(lane));
-        least_fresh(lanes.map(|lane| self.seats[lane.seat as usize].freshness(now)))
+        let seats = lanes.map(|lane| &self.seats[lane.seat as usize]);
+        let states = seats.map(|seat| {
+            let misplaced = &seat.stream.misplaced;
+            misplaced.seen_in(seat.freshness(now), &channel.channel)
+        });
+        least_fresh(states)
     }
 
     /// Looks at all channels: who is no longer live is told so; who is again gets a heartbeat with the proof of it.
@@ -376,6 +381,7 @@ fn beat_of<S: Sockets, O: Outside>(
             return None;
         }
         if seat.freshness(now).state != FreshnessState::Live
+            || seat.stream.misplaced.has(&channel.channel)
             || now.since(asked) > seat.stream.options().freshness_slo
         {
             return None;

@@ -21,7 +21,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
-    message::{Header, Headers, OwnedHeaders},
+    message::{Header, Headers, OwnedHeaders, ToBytes},
     producer::{BaseRecord, FutureProducer, FutureRecord, Producer, ThreadedProducer},
 };
 use tokio::time::Instant;
@@ -149,6 +149,23 @@ impl Kafka {
     #[must_use]
     pub fn secure_address(&self) -> String {
         format!("127.0.0.1:{}", self.secure_port)
+    }
+
+    /// The lines of a stream's source for the listener with TLS, as this user: `brokers`, `tls`, `sasl` and what they need.
+    ///
+    /// # Errors
+    /// When the password's file can't be written.
+    pub fn secured(&self, user: &str, password: &str, sasl: &str) -> anyhow::Result<String> {
+        let file = self
+            .folder
+            .join(format!("{user}.{}.password", password.len()));
+        fs::write(&file, password)?;
+        let (ca, file) = (self.folder.join("ca.pem"), file.display());
+        let (brokers, ca) = (self.secure_address(), ca.display());
+        Ok(format!(
+            "brokers = [\"{brokers}\"], tls = true, ca_file = \"{ca}\", \
+             sasl = \"{sasl}\", user = \"{user}\", password_file = \"{file}\""
+        ))
     }
 
     /// Where it listens for what comes through the port of this number ([`Kafka::start_behind`]).
@@ -347,6 +364,47 @@ impl Kafka {
             offsets.push(delivery.offset);
         }
         Ok(offsets)
+    }
+
+    /// Writes one record without a key.
+    ///
+    /// # Errors
+    /// When it is not acknowledged.
+    pub async fn produce_keyless(
+        &self,
+        topic: &str,
+        partition: i32,
+        value: &str,
+    ) -> anyhow::Result<()> {
+        let record = FutureRecord::<(), str>::to(topic).partition(partition);
+        self.produce_one(record.payload(value)).await
+    }
+
+    /// Writes one record of this time, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When it is not acknowledged.
+    pub async fn produce_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &str,
+        value: &str,
+        time_ms: i64,
+    ) -> anyhow::Result<()> {
+        let record = FutureRecord::to(topic).partition(partition).key(key);
+        self.produce_one(record.payload(value).timestamp(time_ms))
+            .await
+    }
+
+    async fn produce_one<K: ToBytes + ?Sized>(
+        &self,
+        record: FutureRecord<'_, K, str>,
+    ) -> anyhow::Result<()> {
+        let producer: FutureProducer = client(self.port).create()?;
+        let sent = producer.send(record, PATIENCE).await;
+        sent.map_err(|(error, _)| error)?;
+        Ok(())
     }
 
     /// Writes records in a transaction, and ends it.

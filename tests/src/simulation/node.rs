@@ -146,6 +146,7 @@ impl Node {
             })
             .into(),
             partitions: handles,
+            misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
         });
         let settings = worker::Settings {

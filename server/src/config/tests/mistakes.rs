@@ -113,7 +113,7 @@ fn streams_are_checked() {
         &[
             "streams[0].source.brokers[0]: found \"a\", expected brokers as \"host:port\", at least one",
             "streams[0].source.topic: found \"a/b\", expected 1 to 249 of A-Z, a-z, 0-9, ., _ and -",
-            "streams[0].source.retention: found an unknown key, expected one of kind, brokers, topic, timeout, publish_timeout, compacts_after, tombstones_kept, history",
+            "streams[0].source.retention: found an unknown key, expected one of kind, brokers, tls, ca_file, cert_file, key_file, sasl, user, password_file, topic, timeout, publish_timeout, compacts_after, tombstones_kept, history",
             "streams[0].row_ttl: found a duration, expected none: of a stream of Kafka, rows are deleted by whoever writes them",
         ],
     );
@@ -239,6 +239,103 @@ fn access_is_checked_and_secrets_are_not_shown() {
         !format!("{config:?}").contains(&secret[..8])
             && !format!("{config:?}").contains("48, 49, 50")
     );
+}
+
+#[test]
+fn what_belongs_to_brokers_with_tls_and_sasl_is_whole_and_shows_no_secret() {
+    let directory = Directory::new("kafka");
+    directory.write("empty", b" \n");
+    directory.write("password", b"hidden-words\n");
+    directory.write("no.pem", b"hidden-words");
+    let key = std::fs::read(key_file("ed25519.private")).unwrap();
+    directory.write("key.pem", &key);
+    let certificate = std::fs::read(key_file("certificate")).unwrap();
+    directory.write("ca.pem", &certificate);
+    let read = |keys: &str| {
+        let text = format!(
+            "[[streams]]\nname = \"a\"\nsource = {{ kind = \"kafka\", brokers = [\"a:1\"], {keys} }}"
+        );
+        let file = directory.write("tidegate.toml", text.as_bytes());
+        Config::load(Some(&file), iter::empty())
+    };
+    let check = |keys: &str, expected: &[&str]| {
+        let problems = read(keys).map_or_else(|problems| problems.0, |_| Vec::new());
+        let found: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let found: Vec<_> = found
+            .iter()
+            .filter(|found| !found.contains("Cargo feature"))
+            .collect();
+        assert_eq!(found.len(), expected.len(), "{keys}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            let found = found.replace("streams[0].source.", "");
+            assert!(found.starts_with(expected), "{keys}: {found}");
+            assert!(!found.contains("hidden-words"), "{found}");
+        }
+    };
+    check("tls = 1", &["tls: found 1, expected true or false"]);
+    check(
+        "ca_file = \"ca.pem\"",
+        &["ca_file: found a file, expected tls = true beside it"],
+    );
+    check(
+        "tls = true, ca_file = \"no.pem\", cert_file = \"ca.pem\"",
+        &[
+            "key_file: found nothing, expected a file, since there is a cert_file",
+            "ca_file: found a file of 12 bytes, expected certificates in PEM, at least one",
+        ],
+    );
+    check(
+        "tls = true, ca_file = \"absent.pem\", cert_file = \"ca.pem\", key_file = \"ca.pem\"",
+        &["ca_file: found \"", "key_file: found a file of "],
+    );
+    check(
+        "sasl = \"gssapi\", user = \"u\", password_file = \"password\"",
+        &["sasl: found \"gssapi\", expected \"plain\" or \"scram-sha-256\" or \"scram-sha-512\""],
+    );
+    check(
+        "sasl = \"plain\", user = \"u\", password_file = \"empty\"",
+        &[
+            "sasl: found \"plain\", expected tls = true beside it, since it shows the password",
+            "password_file: found a file without a password",
+        ],
+    );
+    check(
+        "sasl = \"scram-sha-256\"",
+        &["user: found nothing", "password_file: found nothing"],
+    );
+    check(
+        "user = \"u\", password_file = \"password\"",
+        &[
+            "user: found a value, expected sasl = ",
+            "password_file: found a value, expected sasl = ",
+        ],
+    );
+    check(
+        "sasl = \"scram-sha-256\", user = \"u\", password = \"hidden-words\"",
+        &[
+            "password_file: found nothing",
+            "password: found an unknown key",
+        ],
+    );
+    #[cfg(feature = "kafka")]
+    {
+        let whole = "tls = true, ca_file = \"ca.pem\", cert_file = \"ca.pem\", key_file = \"key.pem\", \
+                     sasl = \"plain\", user = \"u\", password_file = \"password\"";
+        let config = read(whole).unwrap();
+        let SourceConfig::Kafka(kafka) = &config.streams[0].source else {
+            unreachable!("it was written so");
+        };
+        let (tls, sasl) = (&kafka.security.tls, &kafka.security.sasl);
+        let tls = tls.as_ref().unwrap();
+        assert_eq!(tls.ca_pem.as_deref(), Some(certificate.as_slice()));
+        assert_eq!(tls.identity, Some((certificate.clone(), key.clone())));
+        let sasl = sasl.as_ref().unwrap();
+        assert_eq!(
+            (sasl.user.as_str(), sasl.password.as_str()),
+            ("u", "hidden-words")
+        );
+        assert!(!format!("{config:?}").contains("hidden-words"));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod lane;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -103,6 +103,15 @@ impl AppendError {
     }
 }
 
+impl From<NotTaken> for Appended {
+    fn from(why: NotTaken) -> Self {
+        match why {
+            NotTaken::Full => Self::Overloaded,
+            NotTaken::Shed(left) => Self::NotTried(left),
+        }
+    }
+}
+
 /// What an appender keeps to.
 #[derive(Clone, Copy, Debug)]
 pub struct AppenderSettings {
@@ -153,9 +162,14 @@ impl From<Result<Stored, AppendError>> for Appended {
     }
 }
 
-/// As much waits as may: of so many records none was taken.
+/// Why records were not taken: none of them was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full(pub usize);
+pub enum NotTaken {
+    /// As much waits as may.
+    Full,
+    /// The cluster does not answer: its breaker lets nobody out for so long.
+    Shed(Duration),
+}
 
 /// A caller's batch.
 struct Job {
@@ -182,6 +196,8 @@ pub struct KafkaAppender {
     jobs: mpsc::Sender<Job>,
     waiting: Arc<AtomicUsize>,
     settings: AppenderSettings,
+    /// The task's: a breaker is gone once nobody appends or reads any more, whoever still knows the stream.
+    cluster: Weak<KafkaCluster>,
 }
 
 impl fmt::Debug for KafkaAppender {
@@ -240,6 +256,7 @@ impl KafkaAppender {
             jobs,
             waiting: Arc::default(),
             settings,
+            cluster: Arc::downgrade(&place.cluster),
         };
         (appender, Lane::new(place).run(queue, stop))
     }
@@ -263,13 +280,22 @@ impl KafkaAppender {
     /// The same, at once.
     ///
     /// # Errors
-    /// [`Full`]; the channels of the records are among the lost ones then.
+    /// [`NotTaken`]; the channels of the records are among the lost ones then.
     pub fn try_submit(
         &self,
         records: Vec<NewKafkaRecord>,
         lost: &Arc<Lost>,
-    ) -> Result<oneshot::Receiver<Results>, Full> {
+    ) -> Result<oneshot::Receiver<Results>, NotTaken> {
         let (job, answer) = self.job(records, lost);
+        let not_taken = |records: Vec<NewKafkaRecord>, why| {
+            for record in records {
+                lost.add(record.channel);
+            }
+            Err(why)
+        };
+        if let Some(left) = self.cluster.upgrade().and_then(|cluster| cluster.shed()) {
+            return not_taken(job.records, NotTaken::Shed(left));
+        }
         let others = self.waiting.load(Ordering::Relaxed) - job.weight.1;
         let full = if others > 0 && others + job.weight.1 > self.settings.queue_bytes {
             job
@@ -280,11 +306,7 @@ impl KafkaAppender {
                 Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return Ok(answer),
             }
         };
-        let refused = Full(full.records.len());
-        for record in full.records {
-            lost.add(record.channel);
-        }
-        Err(refused)
+        not_taken(full.records, NotTaken::Full)
     }
 
     fn job(

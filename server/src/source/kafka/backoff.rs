@@ -11,8 +11,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// … up to this.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Until when nothing is tried, with the pauses of `upstream`: a failure of one partition is no breaker's matter, since its
-/// cluster may answer the others.
+/// Until when nothing is tried, with the pauses of `upstream`. For what is no breaker's matter: a partition that can't be read while
+/// its cluster answers others, or declines. While the cluster's breaker is open, its pauses hold and these do not.
 pub(super) struct Backoff {
     until: Option<Instant>,
     pauses: upstream::Backoff,

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -21,7 +21,11 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{KafkaError, error::check, next_to, secure::Security, wire::Connection};
-use crate::model::Offset;
+use crate::{
+    clock::Clock,
+    model::Offset,
+    upstream::{Limits, Upstream, Upstreams, Verdict},
+};
 
 /// Of these times Kafka knows the offsets without looking at records.
 const EARLIEST: i64 = -2;
@@ -49,6 +53,7 @@ pub struct KafkaCluster {
     /// The brokers that the cluster named last, in case those that were configured are gone.
     known: Mutex<Vec<String>>,
     next: AtomicUsize,
+    pub(super) upstream: Arc<Upstream>,
 }
 
 /// A connection to the leader of a partition, and what the cluster said of it.
@@ -60,20 +65,37 @@ pub(super) struct Leader {
 }
 
 impl KafkaCluster {
-    /// A cluster; nothing is asked yet.
+    /// A cluster, behind a breaker of its own; nothing is asked yet.
     #[must_use]
     pub fn new(settings: ClusterSettings) -> Self {
+        Self::among(&Upstreams::new(Clock::start()), "kafka", settings)
+    }
+
+    /// A cluster whose breaker is listed among these, under this name.
+    #[must_use]
+    pub fn among(upstreams: &Upstreams, name: &str, settings: ClusterSettings) -> Self {
+        let limits = Limits {
+            time_out: settings.timeout,
+            ..Limits::default()
+        };
         Self {
             known: Mutex::default(),
             next: AtomicUsize::new(0),
+            upstream: upstreams.open(name, limits),
             settings,
         }
+    }
+
+    /// Until when nobody is asked, where its breaker lets nobody out now.
+    #[must_use]
+    pub fn shed(&self) -> Option<Duration> {
+        self.upstream.shed_for()
     }
 
     /// How many partitions a topic has now. They may become more, never less.
     ///
     /// # Errors
-    /// [`KafkaError`]; [`KafkaError::Missing`] when there is no such topic.
+    /// [`KafkaError`]; [`KafkaError::NoTopic`] when there is no such topic.
     pub async fn partitions(&self, topic: &str) -> Result<u32, KafkaError> {
         let metadata = self.in_time(self.metadata(topic)).await?;
         let topic = metadata.topics.first();
@@ -104,13 +126,22 @@ impl KafkaCluster {
         .await
     }
 
-    /// Bounds what brokers are asked.
+    /// Asks brokers, where the cluster's breaker lets somebody out now; bounded. Never waits for the breaker: whoever knows the
+    /// moment before knows when the question was sent.
     pub(super) async fn in_time<T>(
         &self,
         asking: impl Future<Output = Result<T, KafkaError>>,
     ) -> Result<T, KafkaError> {
-        let late = |_| KafkaError::Late(self.settings.timeout);
-        timeout(self.settings.timeout, asking).await.map_err(late)?
+        let permit = self.upstream.try_acquire()?;
+        let Ok(result) = timeout(self.settings.timeout, asking).await else {
+            permit.timed_out();
+            return Err(KafkaError::Late(self.settings.timeout));
+        };
+        permit.settle(match &result {
+            Ok(_) => Verdict::Answered,
+            Err(error) => error.verdict(),
+        });
+        result
     }
 
     /// Connects to a partition's leader.
@@ -163,7 +194,7 @@ impl KafkaCluster {
         let code = metadata.topics.first().map_or(0, |topic| topic.error_code);
         match check(code) {
             Err(KafkaError::Refused(ResponseError::UnknownTopicOrPartition)) => {
-                Err(KafkaError::Missing(topic.to_owned(), 0))
+                Err(KafkaError::NoTopic(topic.to_owned()))
             }
             Err(error) => Err(error),
             Ok(()) => Ok(metadata),

@@ -4,6 +4,8 @@ use std::io;
 
 use kafka_protocol::ResponseError;
 
+use crate::upstream::{self, Verdict};
+
 /// Why a broker could not be asked, or what it said.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaError {
@@ -14,7 +16,7 @@ pub enum KafkaError {
     #[error("a broker does not answer within {0:?}")]
     Late(std::time::Duration),
     /// A broker refused.
-    #[error("a broker refuses: {0:?}")]
+    #[error("a broker refuses: {}", words(.0))]
     Refused(ResponseError),
     /// A broker's answer can't be read.
     #[error("a broker's answer can't be read: {0}")]
@@ -27,12 +29,18 @@ pub enum KafkaError {
     /// The credentials or certificates are not right.
     #[error("a broker can't be trusted, or does not trust this node: {0}")]
     Security(String),
-    /// There is no such topic or partition.
+    /// There is no such topic.
+    #[error("there is no topic {0}, or this node may not describe it: make it, or permit it")]
+    NoTopic(String),
+    /// There is no such partition.
     #[error("the topic {0} has no partition {1}")]
     Missing(String, u32),
     /// Nobody leads the partition now.
     #[error("partition {1} of the topic {0} has no leader now")]
     Leaderless(String, u32),
+    /// Nobody was asked, since the cluster's breaker is open.
+    #[error(transparent)]
+    Shed(#[from] upstream::Refused),
 }
 
 impl KafkaError {
@@ -49,10 +57,62 @@ impl KafkaError {
             | Self::Late(_)
             | Self::Malformed(_)
             | Self::Version(_)
+            | Self::NoTopic(_)
             | Self::Missing(..)
-            | Self::Leaderless(..) => false,
+            | Self::Leaderless(..)
+            | Self::Shed(_) => false,
         }
     }
+
+    /// What it says of the cluster. Who refuses is there.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Connection(_) | Self::Late(_) | Self::Malformed(_) => {
+                Verdict::Failed(self.to_string())
+            }
+            Self::Refused(_)
+            | Self::Version(_)
+            | Self::Security(_)
+            | Self::NoTopic(_)
+            | Self::Missing(..)
+            | Self::Leaderless(..)
+            | Self::Shed(_) => Verdict::Declined,
+        }
+    }
+}
+
+impl KafkaError {
+    /// Whose fault it is: the broker's at this address.
+    pub(super) fn at(self, address: &str) -> Self {
+        match self {
+            Self::Connection(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                let why = format!("{address} ended the connection: does it want TLS, or not?");
+                Self::Connection(io::Error::new(error.kind(), why))
+            }
+            Self::Connection(error) => {
+                Self::Connection(io::Error::new(error.kind(), format!("{address}: {error}")))
+            }
+            Self::Malformed(what) => {
+                let why = format!("{address} speaks something else ({what}): does it want TLS?");
+                Self::Connection(io::Error::new(io::ErrorKind::InvalidData, why))
+            }
+            Self::Security(why) => Self::Security(format!("{address}: {why}")),
+            other => other,
+        }
+    }
+}
+
+/// What a broker's word means to an operator.
+fn words(error: &ResponseError) -> String {
+    use ResponseError::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
+    let hint = match error {
+        TopicAuthorizationFailed => {
+            ": permit this node Describe and Read of the topic, and Write where it publishes"
+        }
+        ClusterAuthorizationFailed => ": permit this node IdempotentWrite",
+        _ => "",
+    };
+    format!("{error:?}{hint}")
 }
 
 /// What an answer's error code says.

@@ -33,6 +33,7 @@ use crate::{
     clock::Clock,
     model::{Epoch, Offset},
     source::{Fetch, Lineage, ReadAt, Source, SourceError},
+    upstream::State,
 };
 
 /// Fetches that name their topic by id.
@@ -54,6 +55,8 @@ pub struct KafkaSource {
     /// The log as the caller knows it.
     log: Option<Log>,
     backoff: Backoff,
+    /// Why the last fetch failed, if it did.
+    failed: Option<String>,
     recent: Arc<Recent>,
 }
 
@@ -138,6 +141,7 @@ impl KafkaSource {
             ear: Ear::default(),
             log: None,
             backoff: Backoff::default(),
+            failed: None,
             recent: Arc::default(),
         }
     }
@@ -303,6 +307,24 @@ impl KafkaSource {
         self.lead().await?.extent(&topic, partition).await
     }
 
+    /// A fetch has failed. One back-off holds at a time: the breaker's where it is open, else that of this partition.
+    fn fail(&mut self, error: &KafkaError) {
+        self.disconnect();
+        if self.cluster.upstream.state() == State::Closed {
+            if self.backoff.is_clear() {
+                tracing::warn!(%error, topic = %self.topic, partition = self.partition, "the partition can't be read");
+            }
+            self.backoff.fail();
+        } else {
+            self.backoff = Backoff::default();
+        }
+        // That nobody was asked says less than why.
+        let shed = matches!(error, KafkaError::Shed(_));
+        if !shed || self.failed.is_none() {
+            self.failed = Some(error.to_string());
+        }
+    }
+
     fn disconnect(&mut self) {
         self.leader = None;
         self.ear.disconnect();
@@ -350,7 +372,7 @@ impl Source for KafkaSource {
         let sent_ms = self.clock.wall_ms();
         match cluster.in_time(self.read(after, bytes)).await {
             Ok(mut fetch) => {
-                self.backoff = Backoff::default();
+                (self.backoff, self.failed) = (Backoff::default(), None);
                 fetch.when = Some(ReadAt {
                     sent_ms,
                     answered_ms: self.clock.wall_ms(),
@@ -358,11 +380,7 @@ impl Source for KafkaSource {
                 Ok(fetch)
             }
             Err(error) => {
-                if self.backoff.is_clear() {
-                    tracing::warn!(%error, topic = %self.topic, partition = self.partition, "the partition can't be read");
-                }
-                self.disconnect();
-                self.backoff.fail();
+                self.fail(&error);
                 Err(SourceError::Unavailable)
             }
         }
@@ -372,13 +390,18 @@ impl Source for KafkaSource {
         self.log = Some(Log::named(epoch, at, lineage));
     }
 
+    fn failure(&self) -> Option<String> {
+        self.failed.clone()
+    }
+
     fn another(&self) -> Option<Self> {
         Some(Self::new(self.cluster.clone(), &self.topic, self.partition))
     }
 
     async fn changed(&mut self) {
-        if !self.backoff.is_clear() {
-            return self.backoff.over().await;
+        if self.failed.is_some() {
+            self.backoff.over().await;
+            return self.cluster.upstream.passable().await;
         }
         loop {
             match self.listen().await {

@@ -50,22 +50,15 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Trusts the authorities of `roots` (PEM). `identity`: this node's certificates and their key (PEM), where brokers ask for
+    /// Trusts the authorities of `roots` (PEM), or those that the system trusts. `identity`: this node's certificates and their key (PEM), where brokers ask for
     /// one.
     ///
     /// # Errors
     /// [`KafkaError::Security`].
-    pub fn new(roots: &[u8], identity: Option<(&[u8], &[u8])>) -> Result<Self, KafkaError> {
-        let bad = |what: &str| KafkaError::Security(format!("{what} can't be used"));
-        let mut store = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(roots) {
-            let root = root.map_err(|_| bad("an authority's certificate"))?;
-            store
-                .add(root)
-                .map_err(|_| bad("an authority's certificate"))?;
-        }
+    pub fn new(roots: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<Self, KafkaError> {
+        let store = roots.map_or_else(|| Ok(trusted_by_the_system()), trusted)?;
         if store.is_empty() {
-            return Err(bad("a file without an authority's certificate"));
+            return Err(bad("a list without an authority's certificate"));
         }
         let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -84,6 +77,29 @@ impl Tls {
             .map_err(|_| bad("this node's certificate and key"))?;
         Ok(Self(Arc::new(config)))
     }
+}
+
+fn bad(what: &str) -> KafkaError {
+    KafkaError::Security(format!("{what} can't be used"))
+}
+
+fn trusted(roots: &[u8]) -> Result<RootCertStore, KafkaError> {
+    let unfit = |_| bad("an authority's certificate");
+    let mut store = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(roots) {
+        store
+            .add(root.map_err(unfit)?)
+            .map_err(|_| bad("an authority's certificate"))?;
+    }
+    Ok(store)
+}
+
+/// What of it can't be read is trusted by nobody.
+fn trusted_by_the_system() -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    store.add_parsable_certificates(found.certs);
+    store
 }
 
 /// A name and a password, and how they are shown.

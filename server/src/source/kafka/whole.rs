@@ -34,6 +34,8 @@ pub struct Shape {
 struct Seen {
     at: Instant,
     found: Option<u32>,
+    /// Why nothing may be read, if nothing may.
+    why: Option<String>,
 }
 
 impl Seen {
@@ -73,6 +75,7 @@ impl Shape {
         let seen = Seen {
             at: Instant::now(),
             found: asked.as_ref().ok().copied(),
+            why: self.flaw(&asked),
         };
         let found = seen.found;
         let before = self.lock().replace(seen);
@@ -87,6 +90,23 @@ impl Shape {
         let seen = self.lock();
         let seen = seen.as_ref().filter(|seen| seen.holds())?;
         Some(seen.found == Some(self.expected))
+    }
+
+    /// Why nothing may be read, in words for operators.
+    fn flaw(&self, asked: &Result<u32, KafkaError>) -> Option<String> {
+        match asked {
+            Err(error) => Some(error.to_string()),
+            Ok(found) if *found != self.expected => Some(format!(
+                "the topic {} has {found} partitions, and streams[].partitions is {}: its views are stale until both agree",
+                self.topic, self.expected
+            )),
+            Ok(_) => None,
+        }
+    }
+
+    /// What the last look found wrong.
+    fn why(&self) -> Option<String> {
+        self.lock().as_ref()?.why.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Seen>> {
@@ -139,6 +159,14 @@ impl Source for Whole {
 
     fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>) {
         self.source.resume(epoch, at, lineage);
+    }
+
+    fn failure(&self) -> Option<String> {
+        if self.refused {
+            self.shape.why()
+        } else {
+            self.source.failure()
+        }
     }
 
     fn another(&self) -> Option<Self> {

@@ -53,6 +53,11 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects, agrees on versions, authenticates.
     pub(super) async fn open(address: &str, security: &Security) -> Result<Self, KafkaError> {
+        let opening = Self::open_to(address, security);
+        opening.await.map_err(|error| error.at(address))
+    }
+
+    async fn open_to(address: &str, security: &Security) -> Result<Self, KafkaError> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let mut connection = Self {

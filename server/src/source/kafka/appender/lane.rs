@@ -12,7 +12,7 @@ use kafka_protocol::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -296,6 +296,13 @@ impl Lane {
                     perhaps_taken = true;
                 }
                 Err(error) if error.is_denied() => return Err(AppendError::NotAuthorized),
+                // Nothing was sent.
+                Err(KafkaError::Shed(_)) => {
+                    let upstream = self.place.cluster.upstream.clone();
+                    // At the deadline the loop ends.
+                    drop(timeout_at(deadline, upstream.passable()).await);
+                    continue;
+                }
                 Err(error) => {
                     tracing::debug!(%error, topic = %self.place.topic, partition = self.place.partition, "appending fails");
                     self.leader = None;

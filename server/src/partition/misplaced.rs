@@ -1,0 +1,135 @@
+//! Records in a partition where their channel does not belong.
+//!
+//! Who follows a channel looks into its one partition only, so what is written elsewhere would be missing in silence. Whoever
+//! reads such a record counts it, passes over it, and says so to all of the stream: the channel is not live from then on.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::model::{Channel, Freshness, FreshnessState, StaleReason, partition_of};
+
+/// Channels that are remembered; beyond it all of the stream count.
+const CHANNELS_MAX: usize = 10_000;
+
+/// What all partitions of a stream know together. By default every channel belongs everywhere.
+#[derive(Debug, Default)]
+pub struct Misplaced {
+    /// How many partitions channels are placed in; none where they are spread, or placed by this program.
+    partitions: Option<u32>,
+    any: AtomicBool,
+    /// And by which partition.
+    found: Mutex<HashMap<Channel, u32>>,
+}
+
+impl Misplaced {
+    /// Of a stream whose channels others place in so many partitions.
+    #[must_use]
+    pub fn among(partitions: u32) -> Self {
+        Self {
+            partitions: Some(partitions).filter(|partitions| *partitions > 1),
+            ..Self::default()
+        }
+    }
+
+    fn found(&self) -> MutexGuard<'_, HashMap<Channel, u32>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the channel of a record that was found `here` belongs, if that is elsewhere: from now on it is not live.
+    pub(super) fn look(&self, channel: &Channel, here: u32) -> Option<u32> {
+        let home = partition_of(channel.name(), "", self.partitions?);
+        if home == here {
+            return None;
+        }
+        let mut found = self.found();
+        if found.len() < CHANNELS_MAX {
+            found.insert(channel.clone(), here);
+        }
+        self.any.store(true, Ordering::Release);
+        Some(home)
+    }
+
+    /// A partition is read anew.
+    pub(super) fn forget(&self, here: u32) {
+        if self.any.load(Ordering::Acquire) {
+            let mut found = self.found();
+            found.retain(|_, by| *by != here);
+            self.any.store(!found.is_empty(), Ordering::Release);
+        }
+    }
+
+    /// Whether records of this channel are where nobody looks for them.
+    #[must_use]
+    pub fn has(&self, channel: &Channel) -> bool {
+        if !self.any.load(Ordering::Acquire) {
+            return false;
+        }
+        let found = self.found();
+        found.contains_key(channel) || found.len() >= CHANNELS_MAX
+    }
+
+    /// The freshness of this channel: what would be live is stale.
+    #[must_use]
+    pub fn seen_in(&self, freshness: Freshness, channel: &Channel) -> Freshness {
+        if freshness.state == FreshnessState::Live && self.has(channel) {
+            Freshness {
+                state: FreshnessState::Stale,
+                reason: Some(StaleReason::Misplaced),
+                ..freshness
+            }
+        } else {
+            freshness
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIVE: Freshness = Freshness {
+        state: FreshnessState::Live,
+        age_ms: Some(1),
+        reason: None,
+    };
+
+    fn channel(name: &str) -> Channel {
+        Channel::new("s", name).unwrap()
+    }
+
+    #[test]
+    fn a_channel_that_was_found_elsewhere_is_not_live_until_that_is_read_anew() {
+        // Of 16 partitions JFK is in 3 and LGA in 0.
+        let misplaced = Misplaced::among(16);
+        assert_eq!(misplaced.look(&channel("JFK"), 3), None);
+        assert_eq!(misplaced.seen_in(LIVE, &channel("JFK")), LIVE);
+        assert_eq!(misplaced.look(&channel("JFK"), 4), Some(3));
+        let stale = misplaced.seen_in(LIVE, &channel("JFK"));
+        assert_eq!(
+            (stale.state, stale.reason),
+            (FreshnessState::Stale, Some(StaleReason::Misplaced))
+        );
+        assert_eq!(misplaced.seen_in(LIVE, &channel("LGA")), LIVE);
+        misplaced.forget(5);
+        assert!(misplaced.has(&channel("JFK")));
+        misplaced.forget(4);
+        assert!(!misplaced.has(&channel("JFK")));
+    }
+
+    #[test]
+    fn too_many_of_them_are_all_and_one_partition_is_everywhere() {
+        let misplaced = Misplaced::among(2);
+        for number in 0..3 * CHANNELS_MAX {
+            misplaced.look(&channel(&number.to_string()), 1);
+        }
+        assert!(misplaced.has(&channel("never-seen")));
+        for nowhere in [Misplaced::among(1), Misplaced::default()] {
+            assert_eq!(nowhere.look(&channel("JFK"), 7), None);
+        }
+    }
+}
