@@ -19,6 +19,7 @@ mod report;
 mod road;
 mod scene;
 mod sockets;
+mod spells;
 mod truth;
 mod world;
 mod writer;
@@ -104,6 +105,8 @@ pub struct Plan {
     pub faults: Faults,
     /// A bug that the nodes have.
     pub bug: Option<Bug>,
+    /// Whether it says on the way what happens.
+    pub tells: bool,
 }
 
 impl Plan {
@@ -117,6 +120,7 @@ impl Plan {
             length,
             faults: Faults::InTurn(Vec::new()),
             bug: None,
+            tells: false,
         }
     }
 

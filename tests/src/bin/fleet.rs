@@ -1,4 +1,4 @@
-//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|random|none]… [--bug NAME]`.
+//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|random|none]… [--bug NAME]`.
 //!
 //! Ends with a line `N passed, M failed`. With `--bug` the run passes only if the oracle finds that bug and calls it by its name.
 
@@ -7,8 +7,7 @@ use std::{io::Write, process::ExitCode, time::Duration};
 use anyhow::{Context, bail};
 use tidegate_tests::fleet::{Bug, Fault, Faults, Plan};
 
-const USAGE: &str =
-    "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|random|none]… [--bug NAME]";
+const USAGE: &str = "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|random|none]… [--bug NAME]";
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -23,6 +22,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 
 fn parse(words: &[String]) -> anyhow::Result<Plan> {
     let mut plan = Plan::calm(1, Duration::from_secs(20));
+    plan.tells = true;
     let mut faults = Vec::new();
     for pair in words.chunks(2) {
         let [option, value] = pair else {
@@ -39,11 +39,16 @@ fn parse(words: &[String]) -> anyhow::Result<Plan> {
             }
             "--fault" if value == "random" => plan.faults = Faults::Random,
             "--fault" if value == "none" => {}
+            "--fault" if value == "each" => faults.extend(Fault::ALL),
             "--fault" => {
                 faults.push(Fault::named(value).with_context(|| format!("no fault {value}"))?);
             }
             other => bail!("no option {other}"),
         }
+    }
+    if plan.bug == Some(Bug::Hide) && faults.is_empty() {
+        // Bad news must be there to be hidden.
+        faults = vec![Fault::RoadFog, Fault::Pause, Fault::RoadStorm, Fault::Pause];
     }
     if !faults.is_empty() {
         plan.faults = Faults::InTurn(faults);

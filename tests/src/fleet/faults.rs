@@ -114,6 +114,7 @@ impl Fault {
         let stream = world.dice.below(world.scene.streams.len());
         let lasts = self.lasts(world);
         let at = world.clock.now();
+        world.tell(&format!("{} (node {node}, stream {stream})", self.name()));
         self.happen(
             world,
             node,
@@ -284,6 +285,18 @@ pub(super) struct Occurred {
     pub(super) stream: usize,
     pub(super) from: Ms,
     pub(super) until: Ms,
+}
+
+impl Occurred {
+    /// Whether a node can't see a stream's log while it lasts.
+    pub(super) fn hides(&self, node: usize, stream: usize) -> bool {
+        match self.fault {
+            Fault::BrokerKill | Fault::BrokerFreeze => true,
+            Fault::RoadFog | Fault::RoadStorm => node == self.node,
+            Fault::Pause => (node, stream) == (self.node, self.stream),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Occurred {

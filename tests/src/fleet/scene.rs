@@ -53,7 +53,9 @@ impl StreamScene {
             return vec![("cleanup.policy", "delete".to_owned())];
         }
         vec![
-            ("cleanup.policy", "compact".to_owned()),
+            // Records may be deleted by hand only where `delete` stands too.
+            ("cleanup.policy", "compact,delete".to_owned()),
+            ("retention.ms", "-1".to_owned()),
             ("segment.ms", "1500".to_owned()),
             ("min.cleanable.dirty.ratio", "0.01".to_owned()),
             ("min.compaction.lag.ms", COMPACTS_AFTER_MS.to_string()),

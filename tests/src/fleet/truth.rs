@@ -128,9 +128,7 @@ impl Truth {
 
     /// Whether the oldest records of the stream's topic were deleted.
     pub(super) fn is_trimmed(&self, stream: usize) -> bool {
-        self.lives[stream]
-            .last()
-            .is_some_and(|life| !life.starts.is_empty())
+        self.lives[stream].last().is_some_and(Life::is_trimmed)
     }
 
     /// Who wrote a record was given its offset.
@@ -280,6 +278,11 @@ impl Truth {
 }
 
 impl Life {
+    /// Whether its oldest records were deleted.
+    pub(super) fn is_trimmed(&self) -> bool {
+        !self.starts.is_empty()
+    }
+
     /// The record at a place.
     pub(super) fn at(&self, position: &Position) -> Option<(usize, Row, Option<Number>)> {
         self.read

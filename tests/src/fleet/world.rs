@@ -48,6 +48,8 @@ pub(super) struct World {
     orders: watch::Sender<Order>,
     living: JoinSet<()>,
     writing: JoinSet<anyhow::Result<()>>,
+    patience: Duration,
+    tells: bool,
 }
 
 impl World {
@@ -96,6 +98,9 @@ impl World {
             orders: watch::Sender::new(Order::Roam),
             living: JoinSet::new(),
             writing: JoinSet::new(),
+            // With a bug there may be no rest, and none is needed.
+            patience: if plan.bug.is_some() { REST / 8 } else { REST },
+            tells: plan.tells,
         };
         for stream in 0..world.scene.streams.len() {
             world.make_topic(stream).await?;
@@ -177,6 +182,13 @@ impl World {
         }
     }
 
+    /// What happens now, for whoever waits.
+    pub(super) fn tell(&self, what: &str) {
+        if self.tells {
+            eprintln!("t={} {what}", self.clock.now());
+        }
+    }
+
     /// Lives through the plan, comes to rest, and is judged.
     pub(super) async fn live(mut self, plan: &Plan) -> anyhow::Result<Report> {
         let ends = Instant::now() + plan.length;
@@ -238,7 +250,8 @@ impl World {
             );
             sleep(LOOK).await;
         }
-        let began = self.clock.now();
+        let (began, deadline) = (self.clock.now(), Instant::now() + self.patience);
+        self.tell("all is written");
         while Instant::now() < deadline {
             if self.restless().is_none() {
                 return Ok(Some(self.clock.now() - began));
@@ -262,6 +275,7 @@ impl World {
     /// Ends everything, compares the logs, and judges.
     async fn end(mut self, plan: &Plan, rest: Option<Ms>) -> anyhow::Result<Report> {
         let at = self.clock.now();
+        self.tell("the end");
         self.orders.send_replace(Order::Stop);
         while self.living.join_next().await.is_some() {}
         for stream in 0..self.scene.streams.len() {
@@ -271,11 +285,10 @@ impl World {
             ended??;
         }
         self.compare_logs().await?;
+        self.tell("what the clients saw is judged");
         let logs = self.nodes.iter().map(Node::log).collect();
-        let (scene, occurred) = (self.scene, self.occurred);
+        let (scene, occurred) = (self.scene.clone(), std::mem::take(&mut self.occurred));
         let histories = self.clients.drain(..).map(Client::into_history).collect();
-        let truth = Arc::into_inner(self.truth.clone());
-        drop(truth);
         let report = Report::of(
             plan,
             &scene,
@@ -308,5 +321,14 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for World {
+    /// Who reads along ends too when a run fails.
+    fn drop(&mut self) {
+        for stream in 0..self.scene.streams.len() {
+            self.desk.tell(stream, |duty| duty.ends = true);
+        }
     }
 }
