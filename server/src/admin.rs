@@ -32,6 +32,7 @@ pub use guard::Guard;
 pub use reload::{NotReloaded, Reload, Reloaded};
 
 use crate::{
+    materializer::Statuses,
     partition::task::{Inspection, Request as Ask},
     protocol::{ErrorCode, Refusal},
     streams::{PartitionHandle, Stream},
@@ -58,6 +59,7 @@ pub struct Admin {
     guard: Guard,
     reload: Arc<dyn Reload>,
     upstreams: Arc<Upstreams>,
+    materializers: Arc<Statuses>,
 }
 
 impl Admin {
@@ -70,6 +72,7 @@ impl Admin {
         guard: Guard,
         reload: Arc<dyn Reload>,
         upstreams: Arc<Upstreams>,
+        materializers: Arc<Statuses>,
     ) -> Arc<Self> {
         Arc::new(Self {
             app,
@@ -78,6 +81,7 @@ impl Admin {
             guard,
             reload,
             upstreams,
+            materializers,
         })
     }
 
@@ -150,6 +154,7 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/inspect/channels", get(inspect::channels))
         .route("/inspect/connections", get(inspect::connections))
         .route("/inspect/breakers", get(inspect::breakers))
+        .route("/inspect/materializer", get(inspect::materializer))
         .merge(hands)
         .route_layer(middleware::from_fn_with_state(
             admin.clone(),

@@ -8,7 +8,7 @@ pub mod redis;
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::model::{Change, Channel, Offset, Row, Rows, names};
+use crate::model::{Change, Channel, Offset, Row, RowId, Rows, names};
 
 /// Channels that are looked at for each record: more than a record can add, so that forgetting keeps up with inventing.
 const LOOKS_PER_RECORD: usize = 2;
@@ -51,6 +51,18 @@ pub struct MemoryCache {
 }
 
 impl CachedView {
+    /// Rows as they were read from somewhere.
+    #[must_use]
+    pub fn of(rows: Rows, last_change: Offset) -> Self {
+        let length = |(id, row): (&RowId, &Row)| id.as_str().len() + row.data.len();
+        let bytes = rows.iter().map(length).sum();
+        Self {
+            rows,
+            bytes,
+            last_change,
+        }
+    }
+
     /// Whether the change would carry the view beyond its limit. Deletes and changes that shrink never do.
     #[must_use]
     pub fn would_exceed(&self, change: &Change, max: ViewMax) -> bool {

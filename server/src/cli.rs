@@ -7,6 +7,7 @@
 //! Keeps: nothing that came over a network reaches a terminal with its control characters.
 
 mod cache;
+mod materialize;
 mod publish;
 mod remote;
 mod serve;
@@ -35,6 +36,8 @@ pub struct Arguments {
 enum Command {
     /// Runs a node
     Serve(serve::Serve),
+    /// Folds streams of Kafka into the cache, and serves nobody
+    Materialize(materialize::Materialize),
     /// Publishes records from standard input, a JSON object a line
     Publish(publish::Publish),
     /// Shows a channel live
@@ -70,6 +73,7 @@ impl Arguments {
     pub fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Serve(serve) => serve.run(),
+            Command::Materialize(materialize) => materialize.run(),
             Command::Publish(publish) => publish.run(),
             Command::Watch(watch) => watch.run(),
             Command::Token(token) => token.run(),

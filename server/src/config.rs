@@ -8,8 +8,10 @@
 //! this room reads files and the environment.
 
 mod access;
+mod cache;
 mod embedded;
 mod listen;
+mod materializer;
 mod pattern;
 mod public_key;
 mod relations;
@@ -29,12 +31,16 @@ use std::{
 };
 
 pub use access::{AccessConfig, ApiKeyConfig, Grant, JwtAlgorithm, JwtKeyConfig, Permission};
+pub use cache::CacheConfig;
 pub use embedded::{EmbeddedConfig, Sync};
 pub use listen::{AdminConfig, ListenConfig};
+pub use materializer::{MaterializerConfig, Role};
 pub use pattern::ChannelPattern;
 pub use selector::Selector;
 pub use session::{DrainConfig, DrainRate, LimitsConfig, OutboxConfig, SessionConfig};
-pub use stream::{Format, KafkaConfig, Retention, SourceConfig, StreamConfig, TailConfig, ViewMax};
+pub use stream::{
+    CacheUse, Format, KafkaConfig, Retention, SourceConfig, StreamConfig, TailConfig, ViewMax,
+};
 pub use units::parse_duration;
 pub use walk::{Problem, Problems};
 
@@ -58,6 +64,12 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Where the embedded engine keeps its logs.
     pub embedded: EmbeddedConfig,
+    /// The Redis that views are folded into and read from.
+    pub cache: CacheConfig,
+    /// What this process is, at least one thing, each once; default: a gateway.
+    pub roles: Vec<Role>,
+    /// How those share their work that fold streams into the cache.
+    pub materializer: MaterializerConfig,
     /// The streams, in the order of the file. No two have the same name.
     pub streams: Vec<StreamConfig>,
     /// What a stream gets that a permitted publish creates; its name is empty ([`StreamConfig::named`] fills it in).
@@ -75,6 +87,9 @@ impl Default for Config {
             session: SessionConfig::default(),
             limits: LimitsConfig::default(),
             embedded: EmbeddedConfig::default(),
+            cache: CacheConfig::default(),
+            roles: vec![Role::Gateway],
+            materializer: MaterializerConfig::default(),
             streams: Vec::new(),
             stream_defaults: StreamConfig::default(),
             creates_streams: true,
@@ -128,6 +143,25 @@ impl Config {
         include_str!("config/default.toml").to_owned()
     }
 
+    /// The streams that the cache holds: what materializers fold, and nodes read from it.
+    pub fn cached_streams(&self) -> impl Iterator<Item = (&StreamConfig, &KafkaConfig)> {
+        let there = self.cache.is_there();
+        let streams = self.streams.iter().filter(move |_| there);
+        streams.filter_map(|stream| Some((stream, stream.cacheable()?)))
+    }
+
+    /// What a materializer lacks here, if it lacks something.
+    #[must_use]
+    pub fn cannot_materialize(&self) -> Option<&'static str> {
+        if !self.cache.is_there() {
+            Some("cache.redis beside it: a materializer folds into the cache")
+        } else if self.cached_streams().next().is_none() {
+            Some("a stream for it: one of Kafka with mode \"view\" and cache \"shared\"")
+        } else {
+            None
+        }
+    }
+
     /// What is allowed but unwise, a line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -160,6 +194,9 @@ impl Config {
             session: root.within("session", SessionConfig::read),
             limits: root.within("limits", LimitsConfig::read),
             embedded: root.within("embedded", EmbeddedConfig::read),
+            cache: root.within("cache", CacheConfig::read),
+            materializer: root.within("materializer", MaterializerConfig::read),
+            roles: materializer::read_roles(&mut root),
             creates_streams: streams.is_none(),
             streams: streams
                 .into_iter()

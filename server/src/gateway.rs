@@ -5,17 +5,19 @@
 
 mod access;
 mod app;
+mod cache;
 mod engine;
 mod factory;
 mod heap;
 mod kafka;
+mod materializers;
 mod memory;
 mod reload;
 mod workers;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
@@ -33,7 +35,7 @@ pub use reload::Loader;
 use crate::{
     admin::{self, NotReloaded, Reload, Reloaded},
     clock::Clock,
-    config::{self, Config},
+    config::{self, Config, Role},
     source::{durable::DataError, embedded::Engine},
     streams::Streams,
     telemetry::WorkerCounts,
@@ -44,6 +46,7 @@ use crate::{
     upstream::Upstreams,
 };
 use factory::{Factory, Ground};
+use materializers::Materializers;
 use reload::{Reloader, Reloads};
 
 /// Between two looks at whether a drain is done.
@@ -68,6 +71,9 @@ pub enum StartError {
     /// The data directory can't be used.
     #[error("embedded.dir: {0}")]
     Data(#[from] DataError),
+    /// The cache's options make no sense.
+    #[error("cache: {0}")]
+    Cache(String),
     /// The operating system gives no thread, runtime or random number.
     #[error("can't start {what}: {error}")]
     System {
@@ -87,7 +93,8 @@ impl StartError {
 
 /// A running node.
 pub struct Gateway {
-    address: SocketAddr,
+    /// None where it serves nobody.
+    address: Option<SocketAddr>,
     admin_address: SocketAddr,
     app: Arc<App>,
     engine: Arc<Engine>,
@@ -132,21 +139,40 @@ impl Gateway {
         let control = control_runtime(config)?;
         let ends = Ends::default();
         let (clock, streams) = (Clock::start(), Arc::<Streams>::default());
+        cache::check(&config.cache).map_err(|error| StartError::Cache(error.to_string()))?;
+        let upstreams = Upstreams::new(clock);
         let ground = Ground {
+            upstreams: upstreams.clone(),
             clock,
             handle: control.handle().clone(),
             tasks: ends.tasks.clone(),
             stop: ends.stop.clone(),
         };
         let owns_engine = engine.is_none();
-        let engine = engine.map_or_else(|| engine::open(&config.embedded), Ok)?;
+        let serves = config.roles.contains(&Role::Gateway);
+        let engine = match engine {
+            Some(engine) => engine,
+            None if serves => engine::open(&config.embedded)?,
+            // Whoever serves nobody leaves the data directory to who does.
+            None => Arc::default(),
+        };
+        let materializers = Materializers::new(config, ground.clone(), upstreams.clone());
         let factory = Factory::new(config, engine.clone(), streams.clone(), ground);
         let factory = Arc::new(factory);
-        for stream in config.streams.iter().chain(&engine::kept(config, &engine)?) {
-            factory.make(stream)?;
+        let mut listeners = Vec::new();
+        if serves {
+            for stream in config.streams.iter().chain(&engine::kept(config, &engine)?) {
+                factory.make(stream)?;
+            }
+            listeners = workers::bind(config)?;
         }
-        let listeners = workers::bind(config)?;
-        let address = local_address(&listeners[0], "the listener")?;
+        for stream in &config.streams {
+            materializers.begin(stream)?;
+        }
+        let listener = listeners.first();
+        let address = listener
+            .map(|listener| local_address(listener, "the listener"))
+            .transpose()?;
         let counts: Vec<Arc<WorkerCounts>> = listeners.iter().map(|_| Arc::default()).collect();
         let app = Arc::new(app::app(config, streams, clock, counts, &factory)?);
         let node: Arc<str> = short_random()
@@ -159,11 +185,13 @@ impl Gateway {
             config.admin.token.as_deref(),
             &config.admin.hosts,
         );
+        let statuses = materializers.statuses();
         let reloader = Reloader {
             load,
             now: config.clone(),
             app: app.clone(),
-            factory,
+            factory: serves.then_some(factory),
+            materializers,
             workers: workers.clone(),
         };
         let (reloads, run) = reloader.start(ends.stop.clone());
@@ -174,7 +202,8 @@ impl Gateway {
             node,
             guard,
             reloads.clone(),
-            Upstreams::new(clock),
+            upstreams,
+            statuses,
         );
         let serve = admin::serve(admin, listener, ends.stop.clone());
         ends.tasks.spawn_on(serve, control.handle());
@@ -212,10 +241,17 @@ impl Gateway {
         self.reloads.clone().reload().await
     }
 
-    /// Where clients connect.
+    /// Where clients connect; an address that nobody can connect to where it has not the role of a gateway.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> SocketAddr {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        self.address.unwrap_or(nowhere)
+    }
+
+    /// Whether it has the role of a gateway.
+    #[must_use]
+    pub const fn serves(&self) -> bool {
+        self.address.is_some()
     }
 
     /// Where operators connect.
@@ -273,7 +309,9 @@ impl Gateway {
             }
         }
         self.tasks.close();
-        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
+        // What was taken for a log elsewhere is still delivered.
+        let patience = deadline.max(tokio::time::Instant::now() + Duration::from_secs(2));
+        let ended = tokio::time::timeout_at(patience, self.tasks.wait()).await;
         let tasks = if ended.is_ok() { 0 } else { self.tasks.len() };
         self.close_engine(deadline).await;
         if let Some(control) = self.control.take() {

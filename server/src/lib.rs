@@ -13,6 +13,7 @@ pub mod decode;
 pub mod demo;
 pub mod frame;
 pub mod gateway;
+pub mod materializer;
 pub mod model;
 pub mod partition;
 pub mod protocol;

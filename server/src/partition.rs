@@ -9,7 +9,11 @@ mod answer;
 mod awaited;
 mod backing;
 mod changes;
+mod fence;
+mod join;
 mod letting_go;
+mod loading;
+mod reading;
 pub mod resume;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
@@ -25,7 +29,11 @@ use std::{
 
 pub use answer::{Answers, Way};
 use awaited::Awaited;
-pub use backing::{Backing, FoldSettings};
+pub use backing::Backing;
+pub use fence::{FenceReport, FenceSettings, Next};
+pub use join::Load;
+pub use loading::Cached;
+pub use reading::FoldSettings;
 use resume::From;
 use tail::{Health, Proof, Tail, Wake};
 use view::View;
@@ -244,7 +252,7 @@ impl Partition {
             settings,
             decoder,
             held: ViewsHeld {
-                data_too: backing.is_fold(),
+                data_too: backing.is_fold() || backing.is_cache(),
                 ..ViewsHeld::default()
             },
             backing,
@@ -310,15 +318,17 @@ impl Partition {
     /// Takes a successful fetch that was sent at `asked_at`.
     pub fn take(&mut self, fetch: &Fetch, asked_at: Moment, now: Moment) {
         self.readable = true;
-        if self.epoch.is_none() {
+        if self.land(fetch, asked_at, now) {
+            return;
+        }
+        let other_log = self.backing.is_other_log(self.epoch.as_ref(), fetch);
+        if self.epoch.is_none() && !self.backing.is_cache() {
             self.open(fetch, fetch.start, now);
-        } else if self.epoch.as_ref() != Some(&fetch.epoch) {
-            // Whoever folds the log himself begins where it does; rows that a cache has are newer than that.
-            let folds = self.backing.is_fold() && self.settings.mode == Mode::View;
-            let at = if folds { fetch.start } else { fetch.head };
+        } else if other_log || self.applied < fetch.start || self.backing.has_missed(fetch) {
+            let at = self
+                .backing
+                .begins_anew(fetch, other_log, self.settings.mode);
             return self.restart(fetch, at, asked_at, now);
-        } else if self.applied < fetch.start || self.backing.has_missed(fetch) {
-            return self.restart(fetch, fetch.start, asked_at, now);
         }
         let batch: Vec<_> = fetch
             .records
@@ -353,8 +363,9 @@ impl Partition {
         (self.last_change, self.forgotten) = self.backing.open(fetch, at, self.settings.mode);
         self.health.flaw = self.backing.flaw();
         self.names = self.last_change.keys().cloned().collect();
-        self.tail.reset(fetch.epoch.clone(), at, now);
-        self.epoch = Some(fetch.epoch.clone());
+        let epoch = self.backing.name(fetch);
+        self.tail.reset(epoch.clone(), at, now);
+        self.epoch = Some(epoch);
     }
 
     fn apply(&mut self, record: &Record, now: Moment) -> Option<Arc<Shared>> {

@@ -16,14 +16,16 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tokio::sync::oneshot;
 
 use crate::{
     auth::{Claims, Permission},
     clock::Clock,
     model::{Channel, Mode, Position},
     protocol::{ErrorCode, Refusal},
-    source::embedded::{Appended, Lost, NewRecord, Submitted},
+    source::{
+        embedded::{Appended, Lost, NewRecord},
+        log::{Submitted, Waiting},
+    },
     streams::{Stream, Streams},
     telemetry::NodeCounts,
 };
@@ -57,11 +59,22 @@ pub struct Flow {
     lost: Arc<Lost>,
 }
 
+impl Flow {
+    /// A flow of the same publisher, which shares what became of records that were still on their way.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            failed: HashSet::new(),
+            lost: self.lost.clone(),
+        }
+    }
+}
+
 /// Records that were submitted: what is known of them, and what is waited for.
 #[derive(Debug)]
 pub struct Pending {
     told: Vec<Option<Result<Appended, Refusal>>>,
-    waits: Vec<(Vec<usize>, oneshot::Receiver<Vec<Appended>>)>,
+    waits: Vec<(Vec<usize>, Waiting)>,
 }
 
 impl Pending {
@@ -87,7 +100,7 @@ impl Pending {
     /// Returns once all is known that will be. Cancel safe.
     pub async fn known(&mut self) {
         while let Some((_, answer)) = self.waits.last_mut() {
-            let appended = answer.await.unwrap_or_default();
+            let appended = answer.known().await.unwrap_or_default();
             if let Some((places, _)) = self.waits.pop() {
                 self.tell(&places, appended);
             }
@@ -107,11 +120,8 @@ impl Pending {
     }
 }
 
-fn written_elsewhere(stream: &Stream) -> Refusal {
-    let message = format!(
-        "the records of {:?} are written to its own log by others: publish there",
-        stream.name
-    );
+fn written_elsewhere(stream: &Stream, why: &str) -> Refusal {
+    let message = format!("{:?} can't be published to here: {why}", stream.name);
     Refusal::new(ErrorCode::BadRequest, message)
 }
 
@@ -245,11 +255,9 @@ impl Publisher {
             }
         }
         for (partition, (places, batch)) in batches {
-            let Some(log) = &stream.partitions[partition as usize].log else {
-                pending.refuse(&places, &written_elsewhere(stream));
-                continue;
-            };
+            let log = &stream.partitions[partition as usize].log;
             match log.submit(batch, now_ms, &flow.lost).await {
+                Submitted::Foreign(why) => pending.refuse(&places, &written_elsewhere(stream, why)),
                 Submitted::Done(appended) => pending.tell(&places, appended),
                 Submitted::Waiting(answer) => pending.waits.push((places, answer)),
             }
@@ -344,17 +352,45 @@ impl Publisher {
                 1000,
             )),
             Appended::AfterFailed => Err(after_failed("the channel")),
+            Appended::Unavailable => Err(Refusal::retry(
+                ErrorCode::Unavailable,
+                "the stream's log did not take the record in time, though it may have it: send it again, with the same id",
+                1000,
+            )),
+            Appended::Denied => Err(Refusal::retry(
+                ErrorCode::Unavailable,
+                "the stream's log does not let this node write: an operator must permit it",
+                5000,
+            )),
+            Appended::TooLarge => Err(Refusal::new(
+                ErrorCode::RecordTooLarge,
+                "the record is larger than the stream's log takes",
+            )),
+            Appended::Unfit => Err(Refusal::new(
+                ErrorCode::BadRecord,
+                "the stream's log does not take such a record",
+            )),
+            Appended::Overloaded => Err(Refusal::retry(
+                ErrorCode::Overloaded,
+                "too many records wait for the stream's log: the record was not tried",
+                1000,
+            )),
         }
     }
 
-    /// One record that came over a WebSocket.
+    /// One record that came over a WebSocket, in a flow beside those of the connection's records which have no answer yet.
     ///
     /// # Errors
     /// What [`Self::stream`], [`Self::read`] and [`Self::append`] refuse.
-    pub async fn publish_one(&self, stream: &str, claims: &Claims, line: &[u8]) -> Answer {
+    pub async fn publish_one(
+        &self,
+        stream: &str,
+        claims: &Claims,
+        line: &[u8],
+        mut flow: Flow,
+    ) -> Answer {
         let stream = self.stream(stream, claims)?;
         let record = self.read(&stream, line);
-        let mut flow = Flow::default();
         let mut answers = self.append(&stream, claims, &mut flow, vec![record]).await;
         answers
             .pop()

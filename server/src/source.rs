@@ -4,13 +4,17 @@
 //! continuity at every start. Owns: the connection to the stream's engine. Never knows: views, sockets, wire formats.
 //! Keeps: I2 (a worker never reads a source) and, with the epoch it reports, I5.
 
+mod assignment;
 pub mod durable;
 pub mod embedded;
 pub mod hindered;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod log;
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
+
+pub use assignment::Assignment;
 
 use crate::model::{Epoch, Offset, Record, StaleReason};
 
@@ -38,7 +42,13 @@ pub struct Fetch {
     pub head: Offset,
     /// When that was; none of a log that is never compacted.
     pub when: Option<ReadAt>,
+    /// What proves to whoever goes on from `upto` that the log still is the one in which it was read: the source's own word, for
+    /// [`Source::resume`]. None where it needs none, or has read nothing yet.
+    pub lineage: Option<Lineage>,
 }
+
+/// A source's own word for where in a log's history something was read.
+pub type Lineage = Arc<str>;
 
 /// Why a fetch did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +83,10 @@ pub trait Source: Send + 'static {
         after: Option<Offset>,
         bytes: usize,
     ) -> impl Future<Output = Result<Fetch, SourceError>> + Send;
+
+    /// The next fetch is asked for what follows `at`, up to where somebody else has read this log. It proves that the log still
+    /// holds what was read up to there; where it does not, its answer has another epoch.
+    fn resume(&mut self, _epoch: &Epoch, _at: Offset, _lineage: Option<&str>) {}
 
     /// Returns when there may be more than the last fetch saw. Cancel safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;

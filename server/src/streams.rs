@@ -13,7 +13,7 @@ use crate::{
     model::{Channel, Mode, Placement, Policy, Token},
     partition::{ViewsHeld, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Refusal},
-    source::{embedded::EmbeddedLog, hindered::Hindrance},
+    source::{hindered::Hindrance, log::Log},
 };
 
 /// One partition, as workers reach it.
@@ -23,8 +23,8 @@ pub struct PartitionHandle {
     pub tail: Arc<Tail>,
     /// What its task is asked. Bounded: when it is full, the asker is told to come back.
     pub requests: mpsc::Sender<Request>,
-    /// Where records of this partition are appended and kept; none where others write them, and keep them elsewhere.
-    pub log: Option<Arc<EmbeddedLog>>,
+    /// Where records of this partition are appended.
+    pub log: Log,
     /// What its views hold.
     pub held: ViewsHeld,
 }

@@ -8,8 +8,8 @@
 mod counts;
 
 pub use counts::{
-    Closed, Counter, LogCounts, NodeCounts, TIME_BOUNDS_US, Throttle, Times, TimesRead,
-    UpstreamCounts, WorkerCounts,
+    Closed, Counter, LogCounts, MaterializerCounts, NodeCounts, TIME_BOUNDS_US, Throttle, Times,
+    TimesRead, UpstreamCounts, WorkerCounts,
 };
 
 /// What begins every metric's name.
@@ -498,8 +498,93 @@ pub const CONFIG_LOADED: Metric = Metric {
     help: "When the configuration that holds was read, since 1970",
 };
 
+/// Records that this process has read to fold them into the cache, those that meant nothing included.
+pub const MATERIALIZER_RECORDS: Metric = Metric {
+    name: "materializer_records",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Records that this process has read to fold them into the cache, those that meant nothing included",
+};
+/// Of those, the ones that could not be understood and were passed over.
+pub const MATERIALIZER_POISONED: Metric = Metric {
+    name: "materializer_poisoned_records",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Of those, the ones that could not be understood and were passed over",
+};
+/// Rows that this process has written to the cache or deleted there: what is left of the records of a batch.
+pub const MATERIALIZER_ROWS: Metric = Metric {
+    name: "materializer_rows",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Rows that this process has written to the cache or deleted there: what is left of the records of a batch",
+};
+/// Batches that the cache took.
+pub const MATERIALIZER_BATCHES: Metric = Metric {
+    name: "materializer_batches",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Batches that the cache took",
+};
+/// Batches and flips that were not done since another one had written.
+pub const MATERIALIZER_CONFLICTS: Metric = Metric {
+    name: "materializer_conflicts",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Batches and flips that were not done since another one had written",
+};
+/// Batches that were not written since keys of the cache were gone.
+pub const MATERIALIZER_LOST: Metric = Metric {
+    name: "materializer_lost_batches",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Batches that were not written since keys of the cache were gone",
+};
+/// Folds from a log's start that were begun.
+pub const MATERIALIZER_REFOLDS: Metric = Metric {
+    name: "materializer_refolds",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Folds from a log's start that were begun",
+};
+/// Folds from a log's start that took the place of what was there.
+pub const MATERIALIZER_FLIPS: Metric = Metric {
+    name: "materializer_flips",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Folds from a log's start that took the place of what was there",
+};
+/// Partitions that this process was given to fold.
+pub const MATERIALIZER_PARTITIONS: Metric = Metric {
+    name: "materializer_given_partitions",
+    kind: Kind::Gauge,
+    labels: STREAM,
+    help: "Partitions that this process was given to fold",
+};
+/// Offsets between the newest head seen and what the cache has.
+pub const MATERIALIZER_LAG: Metric = Metric {
+    name: "materializer_lag_records",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Offsets between the newest head seen and what the cache has",
+};
+/// Offset up to which everything is in the cache.
+pub const MATERIALIZER_APPLIED: Metric = Metric {
+    name: "materializer_applied_offset",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Offset up to which everything is in the cache",
+};
+/// Since everything that a reader going on from there needs was surely in the log.
+pub const MATERIALIZER_PROOF: Metric = Metric {
+    name: "materializer_proof_age_seconds",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "Since everything that a reader going on from there needs was surely in the log",
+};
+
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 61] = [
+pub const ALL: [&Metric; 73] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_FETCHES,
@@ -561,6 +646,18 @@ pub const ALL: [&Metric; 61] = [
     &NODE_UPTIME,
     &CONFIG_RELOADS,
     &CONFIG_LOADED,
+    &MATERIALIZER_RECORDS,
+    &MATERIALIZER_POISONED,
+    &MATERIALIZER_ROWS,
+    &MATERIALIZER_BATCHES,
+    &MATERIALIZER_CONFLICTS,
+    &MATERIALIZER_LOST,
+    &MATERIALIZER_REFOLDS,
+    &MATERIALIZER_FLIPS,
+    &MATERIALIZER_PARTITIONS,
+    &MATERIALIZER_LAG,
+    &MATERIALIZER_APPLIED,
+    &MATERIALIZER_PROOF,
 ];
 
 /// What becomes of an offered update: the values of `outcome` of [`FANOUT_OFFERS`].

@@ -20,6 +20,7 @@ fn header(generation: &Generation, applied: u64) -> anyhow::Result<Header> {
         generation: generation.clone(),
         fold_id: "bench".to_owned(),
         applied: Offset::new(applied).into(),
+        lineage: String::new(),
         proven_ms: 0,
         since: Offset::BEFORE_ALL.into(),
         settled: Offset::BEFORE_ALL.into(),

@@ -4,6 +4,7 @@
 //! and replaced logs. The rooms in it are the product's own: `EmbeddedLog`, `Partition`, `Tail`, `Worker`. Only time, sockets
 //! and the clients are simulated. A failing seed prints its story.
 
+mod cache;
 mod client;
 mod compaction;
 mod node;
@@ -22,6 +23,7 @@ use tidegate::{
     worker::outbox::OutboxMax,
 };
 
+use cache::{Cache, Materializer};
 use client::Client;
 use compaction::Cleaned;
 use node::Node;
@@ -103,6 +105,10 @@ pub struct Scene {
     pub replace: usize,
     /// Nodes fold the logs themselves, since there is no cache.
     pub folds: bool,
+    /// … or others do, into a cache that all nodes read.
+    pub cached: bool,
+    /// Chance that something happens to that cache.
+    pub mishaps: usize,
     /// Chance that a log is cleaned of what newer records have superseded.
     pub compact: usize,
     /// Chance that a node starts anew.
@@ -146,6 +152,8 @@ impl Scene {
             trim: 0,
             replace: 0,
             folds: false,
+            cached: false,
+            mishaps: 0,
             compact: 0,
             restart: 0,
             tail: 40,
@@ -197,6 +205,9 @@ pub struct World {
     logs: Vec<(Arc<EmbeddedLog>, Cleaned)>,
     truth: Truth,
     nodes: Vec<Node>,
+    caches: Vec<Cache>,
+    /// Two for each partition.
+    materializers: Vec<[Materializer; 2]>,
     clients: Vec<Client>,
     numbers: u64,
     epochs: u64,
@@ -230,6 +241,8 @@ impl World {
             logs: Vec::new(),
             truth: Truth::default(),
             nodes: Vec::new(),
+            caches: (0..scene.partitions).map(|_| Cache::default()).collect(),
+            materializers: (0..scene.partitions).map(|_| Default::default()).collect(),
             clients: Vec::new(),
             numbers: 0,
             epochs: 0,
@@ -288,7 +301,7 @@ impl World {
         let gone = self.nodes.iter();
         gone.for_each(|node| self.reached.answers.add(node.answers()));
         self.nodes = (0..self.scene.nodes)
-            .map(|n| Node::new(n, &self.scene, &self.logs, now))
+            .map(|n| Node::new(n, &self.scene, &self.logs, &self.caches, now))
             .collect();
         let epochs = self.epochs;
         self.tell(&format!("logs of epoch {epochs}"));
@@ -303,6 +316,7 @@ impl World {
         for node in &mut self.nodes {
             node.paused = false;
         }
+        self.caches.iter().for_each(Cache::calm);
         self.clients.iter_mut().for_each(Client::widen);
         self.scene.slow = 0;
         for _ in 0..200 {
@@ -350,7 +364,7 @@ impl World {
                     .for_each(Client::cut);
                 let now = self.now();
                 self.reached.answers.add(self.nodes[n].answers());
-                self.nodes[n] = Node::new(n, &self.scene, &self.logs, now);
+                self.nodes[n] = Node::new(n, &self.scene, &self.logs, &self.caches, now);
                 self.tell(&format!("node {n} restarted"));
             }
             let paused = self.nodes[n].paused;
@@ -444,6 +458,7 @@ impl World {
         self.ticks += 1;
         self.expire()?;
         let now = self.now();
+        self.materialize(calm);
         for n in 0..self.nodes.len() {
             let lags = n + 1 == self.nodes.len() && self.nodes.len() > 1;
             let reads = calm || self.dice.percent(if lags { self.scene.lag } else { 90 });
@@ -453,6 +468,26 @@ impl World {
             self.step_client(n, calm, now)?;
         }
         Ok(())
+    }
+
+    /// Those who fold the logs into the caches, and what happens to these.
+    fn materialize(&mut self, calm: bool) {
+        if !self.scene.cached {
+            return;
+        }
+        let now_ms = self.wall_ms();
+        for at in 0..self.logs.len() {
+            let (cache, (log, cleaned)) = (&self.caches[at], &self.logs[at]);
+            for materializer in &mut self.materializers[at] {
+                if calm || self.dice.percent(40) {
+                    materializer.step(cache, (log, cleaned), now_ms, &mut self.dice, calm);
+                }
+            }
+            let mishap = (!calm).then(|| cache.trouble(self.scene.mishaps, &mut self.dice));
+            if let Some(mishap) = mishap.flatten() {
+                self.tell(&format!("cache {at} {mishap}"));
+            }
+        }
     }
 
     /// The logs delete the rows whose time is over: those, no others, in the order of their last changes.

@@ -16,7 +16,10 @@ use tidegate::{
         task::Request,
     },
     protocol::{ErrorCode, PublishMessage, Refusal},
-    source::embedded::{EmbeddedLog, LogSettings, NewRecord, Retention},
+    source::{
+        embedded::{EmbeddedLog, LogSettings, NewRecord, Retention},
+        log::Log,
+    },
     streams::{PartitionHandle, Stream, StreamOptions},
     telemetry::WorkerCounts,
     worker::{
@@ -183,7 +186,7 @@ impl Steady {
             partitions: vec![PartitionHandle {
                 tail,
                 requests: sender,
-                log: Some(log.clone()),
+                log: Log::Embedded(log.clone()),
                 held: partition.held(),
             }],
             hindrance: watch::Sender::default(),

@@ -11,7 +11,7 @@ use tidegate::{
         embedded::Lost,
         kafka::{
             AppendError, AppenderSettings, ClusterSettings, KafkaAppender, KafkaCluster,
-            KafkaError, KafkaSource, NewKafkaRecord, Results, Sasl, Scram, Security, Tls,
+            KafkaError, KafkaSource, NewKafkaRecord, Sasl, Scram, Security, Tls,
         },
     },
 };
@@ -350,6 +350,59 @@ async fn a_log_that_went_back_is_another_epoch_for_good() -> anyhow::Result<()> 
 }
 
 #[tokio::test]
+async fn who_goes_on_where_another_left_proves_that_the_log_is_the_same() -> anyhow::Result<()> {
+    let mut kafka = Kafka::start().await?;
+    kafka.create_topic("left", 1, &[]).await?;
+    produce(&kafka, "left", &numbers(0..10)).await?;
+    let first = KafkaSource::new(cluster(&kafka), "left", 0)
+        .fetch(None, BYTES)
+        .await?;
+    // A leader begins a new stretch of the log's history.
+    kafka.kill()?;
+    kafka.restart().await?;
+    produce(&kafka, "left", &numbers(10..20)).await?;
+    let last = Reader::new(&kafka, "left").count(20).await?;
+    let (then, now) = (first.lineage.as_deref(), last.lineage.as_deref());
+    assert!(
+        then.is_some() && now.is_some() && then != now,
+        "{then:?} {now:?}"
+    );
+    let on = async |epoch: &Epoch, at: u64, lineage: Option<&str>| {
+        let mut source = KafkaSource::new(cluster(&kafka), "left", 0);
+        source.resume(epoch, Offset::new(at), lineage);
+        source.fetch(Some(Offset::new(at)), BYTES).await
+    };
+    for (at, lineage) in [(10, then), (4, then), (15, now), (20, now), (15, None)] {
+        let fetch = on(&last.epoch, at, lineage).await?;
+        let found = (
+            fetch.epoch,
+            fetch.records.len() as u64,
+            fetch.lineage.as_deref() == now,
+        );
+        assert_eq!(
+            found,
+            (last.epoch.clone(), 20 - at, true),
+            "{at} {lineage:?}"
+        );
+    }
+    // What was read before the leader changed and went further than the log did by then is lost; so is what is beyond its end.
+    for (at, lineage) in [(11, then), (21, now), (20, Some("9999"))] {
+        let fetch = on(&last.epoch, at, lineage).await?;
+        assert_ne!(fetch.epoch, last.epoch, "{at} {lineage:?}");
+        let again = on(&fetch.epoch, fetch.upto.number(), fetch.lineage.as_deref()).await?;
+        assert_eq!(again.epoch, fetch.epoch);
+    }
+    for other in ["1", "AAAAAAAAAAAAAAAAAAAAAA", "kein-lager-l3", "é"] {
+        let Ok(other) = Epoch::new(other) else {
+            continue;
+        };
+        let fetch = on(&other, 5, now).await?;
+        assert_eq!((fetch.epoch, fetch.upto), (last.epoch.clone(), last.head));
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_reader_that_retention_overtook_is_told_where_the_log_begins() -> anyhow::Result<()> {
     let kafka = Kafka::shared().await?;
     kafka.create_topic("overrun", 1, &[]).await?;
@@ -422,6 +475,7 @@ fn record(key: &str, value: &str) -> NewKafkaRecord {
         key: key.to_owned().into(),
         value: Some(value.to_owned().into()),
         time_ms: None,
+        happened_ms: None,
         id: Some(format!("id of {value}").into()),
     }
 }
@@ -462,7 +516,10 @@ async fn what_is_acknowledged_is_what_is_read_and_in_order() -> anyhow::Result<(
             assert_eq!(read.value.as_deref(), Some(expected.as_bytes()));
             assert_eq!(
                 read.headers,
-                [("id".to_owned(), format!("id of {expected}").into_bytes())]
+                [(
+                    "tidegate-id".to_owned(),
+                    format!("id of {expected}").into_bytes()
+                )]
             );
         }
     }
@@ -475,8 +532,11 @@ async fn what_is_acknowledged_is_what_is_read_and_in_order() -> anyhow::Result<(
     Ok(())
 }
 
+/// Of each record: where it is, or why it is not in the log.
+type Appended = Vec<Result<Offset, AppendError>>;
+
 /// What becomes of a publisher's records.
-async fn append(appender: &KafkaAppender, records: Vec<NewKafkaRecord>) -> Results {
+async fn append(appender: &KafkaAppender, records: Vec<NewKafkaRecord>) -> Appended {
     append_as(appender, records, &Arc::default()).await
 }
 
@@ -485,9 +545,11 @@ async fn append_as(
     appender: &KafkaAppender,
     records: Vec<NewKafkaRecord>,
     lost: &Arc<Lost>,
-) -> Results {
+) -> Appended {
     let answer = appender.submit(records, lost).await;
-    answer.await.unwrap_or_default()
+    let results = answer.await.unwrap_or_default().into_iter();
+    let offset = |stored: tidegate::source::kafka::Stored| stored.position.offset;
+    results.map(|result| result.map(offset)).collect()
 }
 
 /// What becomes of one record.

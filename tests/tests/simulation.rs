@@ -189,6 +189,35 @@ fn views_that_nodes_fold_from_logs_that_are_compacted() {
     assert!(answers.of(Way::Changes) > 0, "{answers:?}");
 }
 
+/// Nodes that read views from a cache which others fold, and which is emptied, goes back, loses channels, and does not answer.
+#[test]
+fn views_that_come_from_a_cache() {
+    let scene = Scene {
+        folds: true,
+        cached: true,
+        mishaps: 3,
+        compact: 20,
+        deletes: 35,
+        restart: 1,
+        pause: 2,
+        unpause: 5,
+        ..Scene::view()
+    };
+    run(&scene, 1000);
+    let spread = Scene {
+        placement: Placement::Spread,
+        channels: 2,
+        rows: 8,
+        replace: 4,
+        tail: 8,
+        slow: 60,
+        max_rate: Some(4.0),
+        ..scene
+    };
+    let answers = run(&spread, 1000).answers;
+    assert!(answers.of(Way::Changes) > 0, "{answers:?}");
+}
+
 #[test]
 fn events_of_logs_that_nodes_read_elsewhere() {
     let scene = Scene {

@@ -143,7 +143,7 @@ impl World {
     fn records(&self, channel: &str, partition: u32) -> Vec<(Offset, String, Option<Value>)> {
         let name = channel.split_once('/').unwrap().1;
         let log = &self.stream.partitions[partition as usize].log;
-        let log = log.as_ref().unwrap();
+        let log = log.embedded().unwrap();
         let records = log.read(None, usize::MAX).unwrap().records.into_iter();
         let read = records.filter_map(|record| {
             let [of, row]: [String; 2] = serde_json::from_slice(&record.key).unwrap();
@@ -172,7 +172,7 @@ impl World {
     fn is_whole(&self, channel: &str, token: &Token) -> bool {
         let channel: Channel = channel.parse().unwrap();
         self.stream.partitions_of(&channel).all(|partition| {
-            let head = self.stream.partitions[partition as usize].log.as_ref();
+            let head = self.stream.partitions[partition as usize].log.embedded();
             let head = head.unwrap().extent().0;
             let position = token.position(partition);
             position.is_some_and(|position| position.offset >= head)
@@ -450,7 +450,7 @@ impl<'a> Client<'a> {
         for partition in self.world.stream.partitions_of(&name) {
             let (view, head) = self.world.stream.partitions[partition as usize]
                 .log
-                .as_ref()
+                .embedded()
                 .unwrap()
                 .view(channel);
             let position = held.token.position(partition).context("no position")?;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, Asked, bad_request, json as respond};
 use crate::{
+    materializer::{PartitionStatus, StreamStatus},
     model::{Channel, Freshness, Moment, Position, Token},
     partition::tail::least_fresh,
     protocol::{ErrorCode, Refusal, write},
@@ -176,7 +177,7 @@ fn partition_json(asked: &Asked, now: Moment) -> Value {
             "updates": updates,
             "bytes": bytes,
         },
-        "log": handle.log.as_deref().map(log_json),
+        "log": handle.log.embedded().map(|log| log_json(log)),
     })
 }
 
@@ -301,6 +302,22 @@ pub(super) async fn connections(
         "workers_silent": silent,
         "connections": connections,
     })))
+}
+
+/// The partitions that this process folds into the cache.
+pub(super) async fn materializer(State(admin): State<Arc<Admin>>) -> Response {
+    let stream = |status: &Arc<StreamStatus>| {
+        let share = status.share();
+        let partition = |(number, partition): (&u32, &PartitionStatus)| {
+            let mut shown = json!(partition);
+            shown["partition"] = json!(number);
+            shown
+        };
+        let partitions: Vec<Value> = status.partitions().iter().map(partition).collect();
+        json!({"stream": status.stream, "group_generation": share.generation, "given": share.partitions, "partitions": partitions})
+    };
+    let streams: Vec<Value> = admin.materializers.all().iter().map(stream).collect();
+    respond(json!({ "streams": streams }))
 }
 
 pub(super) async fn breakers(State(admin): State<Arc<Admin>>) -> Response {

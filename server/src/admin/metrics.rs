@@ -17,6 +17,7 @@ use prometheus_client::{
 use super::{Admin, Asked, inspect::freshness_of};
 use crate::{
     frame::{PARTS_ENCODED, UPDATES_ENCODED},
+    materializer::StreamStatus,
     model::{FreshnessState, Moment},
     partition::Way,
     protocol::CloseCode,
@@ -131,7 +132,7 @@ impl Scrape {
         let queued = handle.requests.max_capacity() - handle.requests.capacity();
         self.count(&names::TAIL_UPDATES, &labels, updates as u64);
         self.count(&names::TAIL_BYTES, &labels, tail_bytes as u64);
-        if let Some(log) = &handle.log {
+        if let Some(log) = handle.log.embedded() {
             let ((_, _, records, log_bytes), (rows, row_bytes)) = (log.extent(), log.rows());
             self.count(&names::LOG_RECORDS, &labels, records as u64);
             self.count(&names::LOG_BYTES, &labels, log_bytes as u64);
@@ -165,6 +166,37 @@ impl Scrape {
         for way in Way::ALL {
             let labels = [stream, number, way.word()];
             self.count(&names::PARTITION_ANSWERS, &labels, task.answers.of(way));
+        }
+    }
+
+    /// Numbers of the folding of one stream into the cache.
+    fn materializer(&mut self, status: &StreamStatus, now_ms: i64) {
+        let (stream, counts) = (status.stream.as_str(), &status.counts);
+        for (metric, counter) in [
+            (&names::MATERIALIZER_RECORDS, &counts.records),
+            (&names::MATERIALIZER_POISONED, &counts.poisoned),
+            (&names::MATERIALIZER_ROWS, &counts.rows),
+            (&names::MATERIALIZER_BATCHES, &counts.batches),
+            (&names::MATERIALIZER_CONFLICTS, &counts.conflicts),
+            (&names::MATERIALIZER_LOST, &counts.lost),
+            (&names::MATERIALIZER_REFOLDS, &counts.refolds),
+            (&names::MATERIALIZER_FLIPS, &counts.flips),
+        ] {
+            self.count(metric, &[stream], counter.get());
+        }
+        let given = status.share().partitions.len() as u64;
+        self.count(&names::MATERIALIZER_PARTITIONS, &[stream], given);
+        for (number, partition) in status.partitions() {
+            let number = number.to_string();
+            let labels = [stream, number.as_str()];
+            let lag = partition.head.saturating_sub(partition.applied);
+            self.count(&names::MATERIALIZER_LAG, &labels, lag);
+            self.count(&names::MATERIALIZER_APPLIED, &labels, partition.applied);
+            if let Some(proven_ms) = partition.proven_ms {
+                let age_ms = u64::try_from(now_ms.saturating_sub(proven_ms)).unwrap_or(0);
+                let age = std::time::Duration::from_millis(age_ms).as_secs_f64();
+                self.put(&names::MATERIALIZER_PROOF, &labels, Value::Seconds(age));
+            }
         }
     }
 
@@ -310,6 +342,9 @@ pub(super) async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
     }
     for report in admin.upstreams.reports() {
         scrape.upstream(&report);
+    }
+    for status in admin.materializers.all() {
+        scrape.materializer(&status, admin.app.clock.wall_ms());
     }
     scrape.node(&admin, now);
     let mut registry = Registry::default();

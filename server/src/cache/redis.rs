@@ -9,6 +9,7 @@
 
 mod batch;
 mod error;
+mod guarded;
 mod header;
 mod keys;
 mod link;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 pub use self::{
     batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Batch, CachedRow},
     error::{RedisError, RedisFault},
+    guarded::{AskError, GuardedCache},
     header::{DecimalOffset, Generation, Header, ValueError},
     keys::{LAYOUT, PREFIX},
     link::{CALLS_MAX, RedisOptions, TIMEOUT, Topology},

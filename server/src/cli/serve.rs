@@ -54,7 +54,7 @@ impl Serve {
         // Not within the runtime: a node that cannot start takes down a runtime of its own, which is not allowed there.
         let gateway =
             Gateway::start_reloadable(&config, None, Some(Box::new(load))).map_err(text)?;
-        block_on(serve_until_told(gateway, token))
+        run_until_told(gateway, token)
     }
 
     /// The configuration as it is written now, with the arguments over it: at the start and at each reload.
@@ -76,7 +76,12 @@ impl Serve {
     }
 }
 
-fn log() {
+/// Runs it until a signal ends it.
+pub(super) fn run_until_told(gateway: Gateway, demo_token: Option<String>) -> Result<(), String> {
+    block_on(serve_until_told(gateway, demo_token))
+}
+
+pub(super) fn log() {
     let filter = config::environment()
         .find(|(name, _)| name == "TIDEGATE_LOG")
         .map_or_else(|| "info".to_owned(), |(_, filter)| filter);
@@ -137,11 +142,13 @@ impl Demo {
 async fn serve_until_told(gateway: Gateway, demo_token: Option<String>) -> Result<(), String> {
     let mut signals = Signals::new()?;
     let mut hangups = hear(SignalKind::hangup())?;
-    say(&format!(
-        "listening on http://{}  (operators: http://{})",
-        gateway.address(),
-        gateway.admin_address()
-    ));
+    let operators = gateway.admin_address();
+    say(&if gateway.serves() {
+        let address = gateway.address();
+        format!("listening on http://{address}  (operators: http://{operators})")
+    } else {
+        format!("folding into the cache  (operators: http://{operators})")
+    });
     if let Some(token) = demo_token {
         greet(&gateway, &token)?;
     }

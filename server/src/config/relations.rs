@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    Config, Permission, SourceConfig, StreamConfig,
+    CacheConfig, Config, Permission, Role, SourceConfig, StreamConfig,
     units::{show_duration, show_size},
     walk::Walk,
 };
@@ -21,6 +21,8 @@ pub(super) fn check(config: &Config, paths: &[String], walk: &Walk) {
     check_access(config, walk);
     check_session(config, walk);
     check_records(config, walk);
+    check_cache(&config.cache, walk);
+    check_roles(config, walk);
     for (stream, path) in config.streams.iter().zip(paths) {
         check_stream(config, walk, path, stream);
     }
@@ -69,6 +71,42 @@ fn check_records(config: &Config, walk: &Walk) {
         ("session.outbox.bytes", config.session.outbox.bytes),
         record,
     );
+}
+
+fn check_cache(cache: &CacheConfig, walk: &Walk) {
+    let together = cache.cluster || cache.sentinel.is_some();
+    if cache.redis.len() > 1 && !together && walk.clean(&["cache.cluster", "cache.sentinel"]) {
+        walk.note(
+            "cache.redis",
+            format!("{} servers", cache.redis.len()),
+            "one, unless cache.cluster is true or cache.sentinel names what they watch".into(),
+        );
+    }
+    if cache.cluster && cache.sentinel.is_some() {
+        let expected = "either cache.cluster or cache.sentinel";
+        walk.note(
+            "cache.sentinel",
+            "sentinels of a cluster".into(),
+            expected.into(),
+        );
+    }
+    if !cache.user.is_empty() && cache.password.is_none() && walk.clean(&["cache.password_file"]) {
+        walk.note(
+            "cache.user",
+            format!("{:?} without a password", cache.user),
+            "cache.password_file beside it".into(),
+        );
+    }
+}
+
+/// Who is told to fold must have something to fold, and somewhere to put it.
+fn check_roles(config: &Config, walk: &Walk) {
+    if !config.roles.contains(&Role::Materializer) || !walk.clean(&["cache.redis", "streams"]) {
+        return;
+    }
+    if let Some(lacks) = config.cannot_materialize() {
+        walk.note("roles", "\"materializer\"".into(), lacks.into());
+    }
 }
 
 fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig) {

@@ -3,6 +3,8 @@
 //! Does: reads selectors. Owns: what one may look like. Never knows: records.
 //! Keeps: what was read is bounded, and a pointer that follows RFC 6901.
 
+use std::fmt;
+
 /// Longest selector, in bytes.
 const SELECTOR_MAX: usize = 512;
 
@@ -37,6 +39,16 @@ impl Selector {
     }
 }
 
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(pointer) => write!(f, "$key{pointer}"),
+            Self::Header(name) => write!(f, "$header.{name}"),
+            Self::Value(pointer) => write!(f, "$value{pointer}"),
+        }
+    }
+}
+
 /// A JSON pointer of RFC 6901 that is not empty.
 fn is_pointer(text: &str) -> bool {
     text.starts_with('/')
@@ -64,6 +76,9 @@ mod tests {
             Selector::parse("$value/ts"),
             Some(Selector::Value("/ts".into()))
         );
+        for text in ["$key", "$key/a~1b", "$header.x-kind", "$value/ts"] {
+            assert_eq!(Selector::parse(text).unwrap().to_string(), text);
+        }
         let long = format!("$key/{}", "x".repeat(SELECTOR_MAX));
         for bad in [
             "",

@@ -25,6 +25,8 @@ pub struct StreamConfig {
     pub placement: Placement,
     /// Where records come from; default: the embedded engine.
     pub source: SourceConfig,
+    /// Where its views are folded, if it is a stream of Kafka and there is a cache; default `shared`.
+    pub cache: CacheUse,
     /// How records are written; default `json`.
     pub format: Format,
     /// What names a record's channel; default `$key/0`.
@@ -73,6 +75,8 @@ pub struct KafkaConfig {
     pub topic: String,
     /// How long a broker may take to answer, 100 ms to 1 min; default 1 s.
     pub timeout: Duration,
+    /// How long a record that is published here is tried, 100 ms to 5 min; default 10 s.
+    pub publish_timeout: Duration,
     /// A record that is older may have been compacted away, 1 s to 3650 d; default 10 s. Not more than the topic's
     /// `min.compaction.lag.ms`.
     pub compacts_after: Duration,
@@ -111,6 +115,15 @@ pub struct ViewMax {
     pub bytes: usize,
 }
 
+/// Where views are folded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheUse {
+    /// By materializers into the cache, once for all nodes.
+    Shared,
+    /// By each node, in its own memory.
+    None,
+}
+
 /// How records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -128,6 +141,7 @@ impl Default for StreamConfig {
             source: SourceConfig::Embedded {
                 retention: Retention::default(),
             },
+            cache: CacheUse::Shared,
             format: Format::Json,
             channel: Selector::Key("/0".into()),
             row: Some(Selector::Key("/1".into())),
@@ -161,6 +175,9 @@ impl Default for Retention {
     }
 }
 
+/// How rows come out of records: another number wherever the same records would give other rows than before.
+const FOLDING: u32 = 1;
+
 /// The words of the bugs that a stream may have on purpose.
 #[cfg(feature = "seeded-bugs")]
 const SEEDED_BUGS: [(&str, crate::model::SeededBug); 5] = [
@@ -185,6 +202,33 @@ impl StreamConfig {
             name: name.to_owned(),
             ..self.clone()
         }
+    }
+
+    /// Where it comes from, if a cache holds its views where there is one: those of Kafka, unless it says otherwise.
+    #[must_use]
+    pub const fn cacheable(&self) -> Option<&KafkaConfig> {
+        match (&self.source, self.mode, self.cache) {
+            (SourceConfig::Kafka(kafka), Mode::View, CacheUse::Shared) => Some(kafka),
+            _ => None,
+        }
+    }
+
+    /// What its rows depend on beside the records, as one word: rows that were folded under another one are of no use.
+    #[must_use]
+    pub fn fold_id(&self) -> String {
+        let format = match self.format {
+            Format::Json => "json",
+        };
+        let text = |selector: &Option<Selector>| selector.as_ref().map(ToString::to_string);
+        let all = (
+            FOLDING,
+            format,
+            self.channel.to_string(),
+            text(&self.row),
+            text(&self.event_time),
+        );
+        // As JSON, so that no two selectors are read as one; numbers and texts always have such a form.
+        serde_json::to_string(&all).unwrap_or_default()
     }
 
     /// What happens by default to a line of such a stream whose socket takes no more.
@@ -222,6 +266,12 @@ impl StreamConfig {
                 )
                 .unwrap_or(default.placement),
             source: section.within("source", |source| read_source(source, &name)),
+            cache: section
+                .choice(
+                    "cache",
+                    &[("shared", CacheUse::Shared), ("none", CacheUse::None)],
+                )
+                .unwrap_or(default.cache),
             format: section
                 .choice("format", &[("json", Format::Json)])
                 .unwrap_or(default.format),
@@ -329,6 +379,9 @@ impl KafkaConfig {
             timeout: section
                 .duration("timeout", waits)
                 .unwrap_or(Duration::from_secs(1)),
+            publish_timeout: section
+                .duration("publish_timeout", SHORTEST..=Duration::from_secs(300))
+                .unwrap_or(Duration::from_secs(10)),
             compacts_after: section
                 .duration("compacts_after", AGES)
                 .unwrap_or(Duration::from_secs(10)),
@@ -397,4 +450,40 @@ fn read_event_time(section: &mut Section<'_>) -> Option<Selector> {
     section.text("event_time", expected, |text| {
         Selector::parse(text).filter(fits)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fold_is_named_by_what_its_rows_depend_on() {
+        let stream = StreamConfig::default();
+        assert_eq!(stream.fold_id(), r#"[1,"json","$key/0","$key/1",null]"#);
+        let key = |pointer: &str| Selector::Key(pointer.into());
+        let others = [
+            StreamConfig {
+                channel: key("/2"),
+                ..stream.clone()
+            },
+            StreamConfig {
+                row: None,
+                ..stream.clone()
+            },
+            StreamConfig {
+                row: Some(key("/2")),
+                ..stream.clone()
+            },
+            StreamConfig {
+                event_time: Some(Selector::Value("/ts".into())),
+                ..stream.clone()
+            },
+        ];
+        let ids: std::collections::BTreeSet<_> = others.iter().map(StreamConfig::fold_id).collect();
+        assert!(
+            ids.len() == 4 && !ids.contains(&stream.fold_id()),
+            "{ids:?}"
+        );
+        assert_eq!(stream.named("another").fold_id(), stream.fold_id());
+    }
 }

@@ -75,6 +75,8 @@ fn the_default_text_is_the_defaults() {
 fn the_examples_of_the_default_text_are_valid() {
     let directory = Directory::new("examples");
     directory.write("jwt.key", b"  0123456789abcdef0123456789abcdef\n");
+    directory.write("redis.password", b" s3cret\n");
+    directory.write("redis-ca.pem", b"certificates");
     let file = directory.write("tidegate.toml", whole_text().as_bytes());
     let config = Config::load(Some(&file), iter::empty()).unwrap();
     assert_eq!(
@@ -82,6 +84,14 @@ fn the_examples_of_the_default_text_are_valid() {
         b"0123456789abcdef0123456789abcdef"
     );
     assert_eq!(config.access.api_keys[0].sha256[..2], [0x9f, 0x86]);
+    let cache = &config.cache;
+    assert_eq!(cache.redis, ["redis://127.0.0.1:6379"]);
+    assert_eq!(
+        (&*cache.user, cache.password.as_deref()),
+        ("tidegate", Some("s3cret"))
+    );
+    assert_eq!(cache.ca_pem.as_deref(), Some(&b"certificates"[..]));
+    assert!(!format!("{cache:?}").contains("s3cret"));
     assert!(!config.creates_streams);
     let mut defaults = config.stream_defaults.named("departures");
     defaults.event_time = Some(Selector::Value("/ts".into()));
@@ -94,7 +104,7 @@ fn the_examples_of_the_default_text_are_valid() {
 /// A stream of another source, with its defaults.
 const OF_KAFKA: &str = r#"[[streams]]
 name = "departures"
-source = { kind = "kafka", brokers = ["127.0.0.1:9092"], topic = "departures", timeout = "1s", history = "whole", compacts_after = "10s", tombstones_kept = "1d" }
+source = { kind = "kafka", brokers = ["127.0.0.1:9092"], topic = "departures", timeout = "1s", publish_timeout = "10s", history = "whole", compacts_after = "10s", tombstones_kept = "1d" }
 "#;
 
 /// The paths of all keys that the walk asks for in files that have them all.

@@ -15,7 +15,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{engine::new_epoch, kafka};
+use super::{
+    cache::{self, Caches},
+    engine::new_epoch,
+    kafka,
+};
 use crate::{
     cache::ViewMax,
     clock::Clock,
@@ -23,7 +27,7 @@ use crate::{
     decode::{Decoder, KeyPart},
     model,
     partition::{
-        Backing, Partition, Settings,
+        Backing, Cached, Partition, Settings,
         tail::{Tail, TailMax},
         task::{self, Request},
     },
@@ -32,9 +36,11 @@ use crate::{
         durable::DataError,
         embedded::{EmbeddedLog, EmbeddedSource, Engine, LogSettings, LogSpec, Retention},
         hindered::{Hindered, Hindrance},
+        log::Log,
     },
     streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
+    upstream::Upstreams,
 };
 
 /// Streams that publishing may create.
@@ -49,6 +55,8 @@ pub(super) struct Factory {
     tasks: TaskTracker,
     stop: CancellationToken,
     defaults: StreamConfig,
+    caches: Caches,
+    upstreams: Arc<Upstreams>,
     replay_records: usize,
     hold: Duration,
     creating: Mutex<()>,
@@ -63,11 +71,13 @@ struct Made {
 }
 
 /// Where the tasks of streams run, who counts them, and what ends them.
+#[derive(Clone)]
 pub(super) struct Ground {
     pub(super) clock: Clock,
     pub(super) handle: Handle,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    pub(super) upstreams: Arc<Upstreams>,
 }
 
 /// What reads a partition.
@@ -81,6 +91,7 @@ pub(super) enum Reader {
 struct Start {
     partition: Partition,
     source: Reader,
+    cached: Option<Cached>,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -97,6 +108,7 @@ impl Factory {
             handle,
             tasks,
             stop,
+            upstreams,
         } = ground;
         Self {
             engine,
@@ -106,6 +118,8 @@ impl Factory {
             tasks,
             stop,
             defaults: config.stream_defaults.clone(),
+            caches: Caches::of_config(&config.cache),
+            upstreams,
             replay_records: config.limits.replay_records,
             hold: config.limits.resume_hold,
             creating: Mutex::default(),
@@ -138,7 +152,9 @@ impl Factory {
     /// A stream as configured, running.
     pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, DataError> {
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
-        let behind: Vec<(Backing, Option<Arc<EmbeddedLog>>, Reader)> = match &config.source {
+        let cache = self.caches.of(config, &self.upstreams);
+        let stop = self.stop.child_token();
+        let behind: Vec<(Backing, Log, Reader)> = match &config.source {
             SourceConfig::Embedded { retention } => self
                 .logs(config, retention)?
                 .into_iter()
@@ -146,17 +162,29 @@ impl Factory {
                     let source = EmbeddedSource::new(log.clone(), self.clock);
                     (
                         Backing::from(log.clone()),
-                        Some(log),
+                        Log::Embedded(log),
                         Reader::Embedded(source),
                     )
                 })
                 .collect(),
-            SourceConfig::Kafka(kafka) => kafka::readers(config, kafka)
-                .map(|(fold, reader)| (Backing::from(fold), None, reader))
-                .collect(),
+            SourceConfig::Kafka(kafka) => {
+                let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
+                let cached = cache.is_some();
+                kafka::partitions(config, kafka, &stop, spawn)
+                    .into_iter()
+                    .map(|behind| {
+                        let backing = cache::backing(config, behind.fold, cached);
+                        (backing, behind.log, behind.reader)
+                    })
+                    .collect()
+            }
         };
         for (number, behind) in (0u32..).zip(behind) {
-            let (handle, start) = self.partition(config, number, behind);
+            let (handle, mut start) = self.partition(config, number, behind);
+            start.cached = cache.clone().map(|cache| Cached {
+                cache,
+                partition: number,
+            });
             partitions.push(handle);
             starts.push(start);
         }
@@ -168,7 +196,6 @@ impl Factory {
             partitions,
             hindrance: watch::Sender::default(),
         });
-        let stop = self.stop.child_token();
         for start in starts {
             self.run(start, config.freshness_slo, &stream.hindrance, &stop);
         }
@@ -252,7 +279,7 @@ impl Factory {
         &self,
         config: &StreamConfig,
         number: u32,
-        (backing, log, source): (Backing, Option<Arc<EmbeddedLog>>, Reader),
+        (backing, log, source): (Backing, Log, Reader),
     ) -> (PartitionHandle, Start) {
         let tail = Tail::new(tail_max(config));
         let (requests, taken) = mpsc::channel(task::REQUESTS_MAX);
@@ -263,13 +290,14 @@ impl Factory {
             replay_records: self.replay_records,
             hold: self.hold,
         };
-        let decoder = decoder(config, log.is_some());
+        let decoder = decoder(config, log.embedded().is_some());
         let partition = Partition::new(settings, decoder, backing, tail.clone());
         #[cfg(feature = "seeded-bugs")]
         let partition = partition.with_bug(config.seeded_bug);
         let start = Start {
             partition,
             source,
+            cached: None,
             requests: taken,
         };
         let handle = PartitionHandle {
@@ -291,18 +319,19 @@ impl Factory {
         let Start {
             partition,
             source,
+            cached,
             requests,
         } = start;
         let (every, hand) = (proof_every(freshness_slo), hindrance.subscribe());
         match source {
             Reader::Embedded(source) => {
                 let source = Hindered::new(source, hand, self.clock);
-                self.drive((partition, source, requests), every, stop);
+                self.drive((partition, source, requests), cached, every, stop);
             }
             #[cfg(feature = "kafka")]
             Reader::Kafka(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
-                self.drive((partition, source, requests), every, stop);
+                self.drive((partition, source, requests), cached, every, stop);
             }
         }
     }
@@ -310,10 +339,19 @@ impl Factory {
     fn drive(
         &self,
         (partition, source, requests): (Partition, impl Source, mpsc::Receiver<Request>),
+        cached: Option<Cached>,
         every: Duration,
         stop: &CancellationToken,
     ) {
-        let run = task::run(partition, source, requests, self.clock, every, stop.clone());
+        let run = task::run(
+            partition,
+            source,
+            cached,
+            requests,
+            self.clock,
+            every,
+            stop.clone(),
+        );
         self.tasks.spawn_on(run, &self.handle);
     }
 }
@@ -355,7 +393,7 @@ fn log_settings(config: &StreamConfig, retention: &config::Retention) -> LogSett
 }
 
 /// `own`: nobody but this program has written the records.
-fn decoder(config: &StreamConfig, own: bool) -> Decoder {
+pub(super) fn decoder(config: &StreamConfig, own: bool) -> Decoder {
     Decoder::new(
         &config.name,
         key_part(&config.channel),

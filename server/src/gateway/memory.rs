@@ -154,10 +154,10 @@ fn look(app: &App) -> Held {
     for stream in app.streams.all() {
         for partition in &stream.partitions {
             let tail = partition.tail.size().1;
-            let log = partition.log.as_ref().map_or(0, |log| log.memory());
+            let log = partition.log.embedded().map_or(0, |log| log.memory());
             held.tails += tail;
             held.logs += log;
-            held.rows += partition.log.as_ref().map_or(0, |log| log.rows().1);
+            held.rows += partition.log.embedded().map_or(0, |log| log.rows().1);
             held.views += partition.held.views.bytes();
             encodings += partition.held.encodings.bytes();
             held.tails_floor += tail.min(FLOOR);
@@ -187,7 +187,7 @@ fn follow(app: &App, plan: Plan, held: Held) -> usize {
         for stream in app.streams.all() {
             for partition in &stream.partitions {
                 partition.tail.set_room(tail(partition.tail.size().1));
-                if let Some(kept) = &partition.log {
+                if let Some(kept) = partition.log.embedded() {
                     kept.set_room(log(kept.memory()));
                 }
             }

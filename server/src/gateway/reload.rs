@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{app::door, factory::Factory, workers::live_for};
+use super::{app::door, factory::Factory, materializers::Materializers, workers::live_for};
 use crate::{
     admin::{NotReloaded, Reload, Reloaded},
     auth::Authority,
@@ -63,7 +63,9 @@ pub(super) struct Reloader {
     /// What holds.
     pub(super) now: Config,
     pub(super) app: Arc<App>,
-    pub(super) factory: Arc<Factory>,
+    /// What makes the streams that this process serves; none where it serves none.
+    pub(super) factory: Option<Arc<Factory>>,
+    pub(super) materializers: Materializers,
     pub(super) workers: Vec<WorkerHandle>,
 }
 
@@ -102,7 +104,8 @@ impl Reloader {
         let new = load().map_err(|problems| {
             NotReloaded::Mistakes(problems.0.iter().map(ToString::to_string).collect())
         })?;
-        let plan = plan(&self.now, &new, &self.factory.made()).map_err(NotReloaded::Fixed)?;
+        let made = self.factory.as_ref().map(|factory| factory.made());
+        let plan = plan(&self.now, &new, &made.unwrap_or_default()).map_err(NotReloaded::Fixed)?;
         let authority = super::authority(&new)
             .map_err(|error| NotReloaded::Mistakes(vec![error.to_string()]))?;
         self.prepare(&plan).await?;
@@ -116,7 +119,10 @@ impl Reloader {
 
     /// Opens the logs of new streams: with a data directory that may fail.
     async fn prepare(&self, plan: &Plan) -> std::result::Result<(), NotReloaded> {
-        let (factory, added) = (self.factory.clone(), plan.added.clone());
+        let Some(factory) = self.factory.clone() else {
+            return Ok(());
+        };
+        let added = plan.added.clone();
         let opened = tokio::task::spawn_blocking(move || factory.prepare(&added)).await;
         let failed = |error: &dyn std::fmt::Display| {
             NotReloaded::Mistakes(vec![format!("embedded.dir: {error}")])
@@ -130,12 +136,17 @@ impl Reloader {
     async fn apply(&self, new: &Config, plan: Plan, authority: Authority) -> Reloaded {
         for stream in &plan.added {
             // Its logs are open: what could fail was done before.
-            if let Err(error) = self.factory.make(stream) {
+            if let Some(Err(error)) = self.factory.as_ref().map(|factory| factory.make(stream)) {
                 tracing::error!(stream = stream.name, %error, "a stream can't be made");
             }
+            if let Err(error) = self.materializers.begin(stream) {
+                tracing::error!(stream = stream.name, %error, "a stream can't be folded into the cache");
+            }
         }
-        for stream in &plan.altered {
-            self.factory.alter(stream).await;
+        if let Some(factory) = &self.factory {
+            for stream in &plan.altered {
+                factory.alter(stream).await;
+            }
         }
         let limits = &new.limits;
         if self.now.limits.publishes_per_second != limits.publishes_per_second {
@@ -170,13 +181,16 @@ impl Reloader {
     /// Takes a stream away: nobody finds it any more, who follows it is told, its tasks end. Gives how many subscriptions
     /// ended.
     async fn remove(&self, name: &str) -> usize {
+        self.materializers.end(name);
         let Some(stream) = self.app.streams.remove(name) else {
             return 0;
         };
         let gone: Arc<str> = name.into();
         let end = |reply| Command::EndStream(gone.clone(), reply);
         let ended = self.ask(end).await.iter().sum();
-        self.factory.end(name);
+        if let Some(factory) = &self.factory {
+            factory.end(name);
+        }
         for partition in &stream.partitions {
             partition.tail.clear();
         }

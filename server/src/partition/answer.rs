@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Backing, Begin, Gap, Join, Partition, ViewAt,
     backing::Found,
-    resume::{From, Known, Verdict, verdict},
+    resume::{From, Known, Verdict, is_fold_of, verdict},
     view::View,
 };
 use crate::{
@@ -129,6 +129,7 @@ impl Partition {
         let known = Known {
             mode: self.settings.mode,
             epoch,
+            log: self.backing.log(epoch),
             floor: self.tail.floor().max(self.backing.since()),
             applied: self.applied,
             head: self.head,
@@ -144,8 +145,8 @@ impl Partition {
             Verdict::Start => self.start(join),
             Verdict::Changes => self
                 .changes(join, now)
-                .or_else(|| self.whole(&join.channel, SnapshotReason::TooOld, now)),
-            Verdict::Snapshot(reason) => self.whole(&join.channel, reason, now),
+                .or_else(|| self.whole(join, SnapshotReason::TooOld, now)),
+            Verdict::Snapshot(reason) => self.whole(join, reason, now),
             Verdict::Replay => self.replay(join),
             Verdict::EpochGap => self.gap(join, GapReason::EpochChanged),
         };
@@ -227,8 +228,9 @@ impl Partition {
     }
 
     /// The whole view: an encoding that others use already, and what followed it, or a new one.
-    fn whole(&mut self, channel: &Channel, reason: SnapshotReason, now: Moment) -> Option<Begin> {
-        let snapshot = self.view(channel, now)?;
+    fn whole(&mut self, join: &Join, reason: SnapshotReason, now: Moment) -> Option<Begin> {
+        let channel = &join.channel;
+        let snapshot = self.view(channel, self.seen_of_log(&join.from), now)?;
         let updates = self.tail.between(
             channel,
             snapshot.position().offset,
@@ -241,14 +243,28 @@ impl Partition {
         })
     }
 
+    /// How much of this log who joins has seen, in whichever fold.
+    fn seen_of_log(&self, from: &From) -> Offset {
+        match (from, &self.epoch) {
+            (From::After(token), Some(epoch))
+                if is_fold_of(&token.epoch, self.backing.log(epoch)) =>
+            {
+                token.offset.min(self.applied)
+            }
+            _ => Offset::BEFORE_ALL,
+        }
+    }
+
     /// The snapshot of a channel, made resident where it was not; none until this node has applied what the cache had.
-    fn view(&mut self, channel: &Channel, now: Moment) -> Option<Arc<Snapshot>> {
+    /// The encoding that others use already is good enough where it is not behind `seen`.
+    fn view(&mut self, channel: &Channel, seen: Offset, now: Moment) -> Option<Arc<Snapshot>> {
         let here = self.at(self.applied)?;
         if self.applied < self.backing.settled() {
             return None;
         }
         if !self.views.contains_key(channel) {
-            match self.backing.find(channel, &here.epoch) {
+            let awaited = self.awaited.has(channel);
+            match self.backing.find(channel, &here.epoch, awaited) {
                 Found::NotYet => return None,
                 Found::Nothing => {
                     // A name that anybody may invent takes little room, and bounded.
@@ -262,7 +278,7 @@ impl Partition {
                 }
             }
         }
-        let floor = self.tail.floor();
+        let floor = self.tail.floor().max(seen);
         let view = self.views.get_mut(channel)?;
         if self.applied < view.fence() {
             return None;
@@ -276,7 +292,7 @@ impl Partition {
     /// A view for a single answer.
     pub fn view_now(&mut self, channel: &Channel, now: Moment) -> Option<ViewAt> {
         let here = self.at(self.applied)?;
-        self.view(channel, now)?;
+        self.view(channel, Offset::BEFORE_ALL, now)?;
         let rows = self
             .views
             .get(channel)
@@ -311,7 +327,7 @@ impl Partition {
             Backing::Log(log) if self.epoch.as_ref() == Some(log.epoch()) => log.extent().1,
             Backing::Log(_) => return None,
             // The log elsewhere may reach back further: what follows a token that the tail has passed is said to be missing.
-            Backing::Fold(_) => self.tail.floor(),
+            Backing::Fold(_) | Backing::Cache(_) => self.tail.floor(),
         };
         let bound = Offset::new(
             self.applied

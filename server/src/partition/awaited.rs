@@ -30,6 +30,11 @@ impl Awaited {
         }
     }
 
+    /// Whether it is remembered.
+    pub(super) fn has(&self, channel: &Channel) -> bool {
+        self.names.contains(channel)
+    }
+
     /// It has been written to; tells whether somebody had asked for it.
     pub(super) fn take(&mut self, channel: &Channel) -> bool {
         self.names.remove(channel)

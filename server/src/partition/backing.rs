@@ -1,16 +1,20 @@
 //! Where the rows of a view come from that is not resident, and how far back a log can be read again.
 //!
-//! Does: answers for what stands behind a partition: the embedded log, which folds its own records, or nothing but a log
-//! elsewhere, which this node then folds from its beginning. Owns: how far that fold has come. Never knows: views, joins. Keeps:
+//! Does: answers for what stands behind a partition: the embedded log, which folds its own records; a log elsewhere, with a cache
+//! that others fold it into; or nothing but that log, which this node then folds from its beginning. Owns: how far that fold has come. Never knows: views, joins. Keeps:
 //! I5: rows read from a log that compacts are no state before the head that was there when they were read ("settled"), and of
 //! last changes before it nothing is known ("since").
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
+use super::{
+    fence::{Fence, FenceSettings},
+    reading::{FoldSettings, Reading},
+};
 use crate::{
     cache::CachedView,
-    model::{Channel, Epoch, Mode, Offset, Record, StaleReason},
-    source::{Fetch, ReadAt, embedded::EmbeddedLog},
+    model::{Channel, Epoch, Mode, Offset, StaleReason},
+    source::{Fetch, embedded::EmbeddedLog},
 };
 
 /// What stands behind a partition.
@@ -20,32 +24,19 @@ pub enum Backing {
     Log(Arc<EmbeddedLog>),
     /// A log elsewhere. Views are resident from their first record on.
     Fold(Fold),
+    /// A log elsewhere, and a cache that others fold it into.
+    Cache(Box<Fence>),
 }
 
 /// A fold of a whole log by this node.
 #[derive(Debug)]
 pub struct Fold {
-    settings: FoldSettings,
+    reading: Reading,
     /// Events are kept by nobody but the tail.
     folds_rows: bool,
-    /// Before this has been applied the rows are no state.
-    settled: Offset,
     /// The head when this was begun.
     since: Offset,
-    /// When everything that was applied was still in the log, tombstones included, in milliseconds since 1970.
-    proven_ms: i64,
     flaw: Option<StaleReason>,
-}
-
-/// What is known of the log that is folded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoldSettings {
-    /// A record that is older may be gone because a newer one of its key has come.
-    pub compacts_after: Duration,
-    /// So long the log keeps a tombstone, at least: who reads on later has missed some.
-    pub tombstones_kept: Duration,
-    /// Views are served as live although the log does not reach back to its birth.
-    pub accepts_incomplete: bool,
 }
 
 /// What is known of a channel's rows.
@@ -67,13 +58,17 @@ impl From<Arc<EmbeddedLog>> for Backing {
 impl From<FoldSettings> for Backing {
     fn from(settings: FoldSettings) -> Self {
         Self::Fold(Fold {
-            settings,
+            reading: Reading::new(settings),
             folds_rows: false,
-            settled: Offset::BEFORE_ALL,
             since: Offset::BEFORE_ALL,
-            proven_ms: 0,
             flaw: None,
         })
+    }
+}
+
+impl From<FenceSettings> for Backing {
+    fn from(settings: FenceSettings) -> Self {
+        Self::Cache(Box::new(Fence::new(settings)))
     }
 }
 
@@ -96,6 +91,11 @@ impl Backing {
                 fold.open(fetch, start, mode);
                 (HashMap::new(), Some(fetch.head))
             }
+            // Last changes are read with the rows: what is not known here may be known there.
+            Self::Cache(fence) => {
+                fence.open(fetch, start);
+                (HashMap::new(), None)
+            }
         }
     }
 
@@ -104,11 +104,53 @@ impl Backing {
         matches!(self, Self::Fold(_))
     }
 
+    /// Whether a cache elsewhere has the rows.
+    pub(super) const fn is_cache(&self) -> bool {
+        matches!(self, Self::Cache(_))
+    }
+
     /// Whether a view that was let go of can be had again.
     pub(super) fn has_rows(&self, epoch: Option<&Epoch>) -> bool {
         match self {
             Self::Log(log) => epoch == Some(log.epoch()),
             Self::Fold(_) => false,
+            Self::Cache(fence) => fence.answers(),
+        }
+    }
+
+    /// Whether this fetch is of another log than the one that is read, which clients know by `epoch`.
+    pub(super) fn is_other_log(&self, epoch: Option<&Epoch>, fetch: &Fetch) -> bool {
+        let log = match self {
+            Self::Log(_) | Self::Fold(_) => epoch,
+            Self::Cache(fence) => fence.log(),
+        };
+        log != Some(&fetch.epoch)
+    }
+
+    /// The log that is read, which clients know by `epoch`, without the name of its fold.
+    pub(super) fn log<'a>(&'a self, epoch: &'a Epoch) -> &'a Epoch {
+        match self {
+            Self::Log(_) | Self::Fold(_) => epoch,
+            Self::Cache(fence) => fence.log().unwrap_or(epoch),
+        }
+    }
+
+    /// What clients are told that the log of this fetch is called.
+    pub(super) fn name(&self, fetch: &Fetch) -> Epoch {
+        match self {
+            Self::Log(_) | Self::Fold(_) => fetch.epoch.clone(),
+            Self::Cache(fence) => fence.name(&fetch.epoch),
+        }
+    }
+
+    /// Where a log is read from when it has become another one, or no longer reaches back to where this node was: whoever folds
+    /// it himself begins where it does; rows that a cache has are newer than that.
+    pub(super) fn begins_anew(&self, fetch: &Fetch, other_log: bool, mode: Mode) -> Offset {
+        match self {
+            Self::Fold(_) if mode == Mode::View => fetch.start,
+            Self::Log(_) | Self::Fold(_) if other_log => fetch.head,
+            Self::Log(_) | Self::Fold(_) => fetch.start,
+            Self::Cache(_) => fetch.head,
         }
     }
 
@@ -116,17 +158,18 @@ impl Backing {
     /// everything is to be read anew.
     pub(super) fn has_missed(&self, fetch: &Fetch) -> bool {
         match (self, fetch.when) {
-            (Self::Fold(fold), Some(when)) if fold.folds_rows => fold.has_missed(when),
+            (Self::Fold(fold), Some(when)) if fold.folds_rows => fold.reading.has_missed(when),
+            (Self::Cache(fence), Some(when)) => fence.reading.has_missed(when),
             _ => false,
         }
     }
 
     /// This fetch has been applied.
     pub(super) fn applied(&mut self, fetch: &Fetch) {
-        if let (Self::Fold(fold), Some(when)) = (self, fetch.when)
-            && fold.folds_rows
-        {
-            fold.applied(fetch, when);
+        match (self, fetch.when) {
+            (Self::Fold(fold), Some(when)) if fold.folds_rows => fold.reading.applied(fetch, when),
+            (Self::Cache(fence), _) => fence.applied(fetch),
+            _ => {}
         }
     }
 
@@ -134,30 +177,38 @@ impl Backing {
     pub(super) const fn settled(&self) -> Offset {
         match self {
             Self::Log(_) => Offset::BEFORE_ALL,
-            Self::Fold(fold) => fold.settled,
+            Self::Fold(fold) => fold.reading.settled,
+            Self::Cache(fence) => fence.reading.settled,
         }
     }
 
     /// Of changes before this nothing is known, and no tail bridges them: some may have been deletes that are gone.
     pub(super) const fn since(&self) -> Offset {
         match self {
-            Self::Log(_) => Offset::BEFORE_ALL,
+            Self::Log(_) | Self::Cache(_) => Offset::BEFORE_ALL,
             Self::Fold(fold) => fold.since,
         }
     }
 
     /// Why views are not whole, however new they are.
-    pub(super) const fn flaw(&self) -> Option<StaleReason> {
+    pub(super) fn flaw(&self) -> Option<StaleReason> {
         match self {
             Self::Log(_) => None,
             Self::Fold(fold) => fold.flaw,
+            Self::Cache(fence) => fence.flaw(),
         }
     }
 
-    /// The rows of a channel that is not resident.
-    pub(super) fn find(&self, channel: &Channel, epoch: &Epoch) -> Found {
-        let Self::Log(log) = self else {
-            return Found::Nothing;
+    /// The rows of a channel that is not resident. `awaited`: it was read from the cache, and nothing was ever written to it.
+    pub(super) fn find(&mut self, channel: &Channel, epoch: &Epoch, awaited: bool) -> Found {
+        let log = match self {
+            Self::Log(log) => log,
+            Self::Fold(_) => return Found::Nothing,
+            Self::Cache(_) if awaited => return Found::Nothing,
+            Self::Cache(fence) => {
+                fence.want(channel);
+                return Found::NotYet;
+            }
         };
         if epoch != log.epoch() {
             return Found::NotYet;
@@ -178,7 +229,7 @@ impl Backing {
     ) {
         match self {
             Self::Log(log) => log.retain_known(channels),
-            Self::Fold(_) => channels.retain(rows),
+            Self::Fold(_) | Self::Cache(_) => channels.retain(rows),
         }
     }
 }
@@ -186,52 +237,16 @@ impl Backing {
 impl Fold {
     fn open(&mut self, fetch: &Fetch, start: Offset, mode: Mode) {
         let folds_rows = mode == Mode::View;
-        let whole = start == Offset::BEFORE_ALL || self.settings.accepts_incomplete;
+        let whole = start == Offset::BEFORE_ALL || self.reading.settings.accepts_incomplete;
         let sent_ms = fetch.when.map_or(0, |when| when.sent_ms);
         let since = if folds_rows {
             fetch.head
         } else {
             Offset::BEFORE_ALL
         };
-        *self = Self {
-            settings: self.settings,
-            folds_rows,
-            settled: since,
-            since,
-            proven_ms: sent_ms,
-            flaw: (folds_rows && !whole).then_some(StaleReason::IncompleteHistory),
-        };
+        self.folds_rows = folds_rows;
+        self.since = since;
+        self.flaw = (folds_rows && !whole).then_some(StaleReason::IncompleteHistory);
+        self.reading.begin(since, sent_ms);
     }
-
-    fn applied(&mut self, fetch: &Fetch, when: ReadAt) {
-        let times = |record: Option<&Record>| record.map(|record| record.append_time_ms);
-        if times(fetch.records.first())
-            .is_some_and(|first| older(first, when.answered_ms, self.settings.compacts_after))
-        {
-            self.settled = self.settled.max(fetch.head);
-        }
-        self.proven_ms = if fetch.upto >= fetch.head {
-            when.sent_ms
-        } else {
-            times(fetch.records.last()).map_or(self.proven_ms, |last| last.max(self.proven_ms))
-        };
-    }
-
-    /// Also of a fold that goes on for so long: a row that it read early may have been deleted by what is gone by now.
-    fn has_missed(&self, when: ReadAt) -> bool {
-        let kept = self.settings.tombstones_kept;
-        let missed = older(self.proven_ms, when.answered_ms, kept);
-        if missed {
-            tracing::warn!(
-                behind_ms = when.answered_ms - self.proven_ms,
-                "reading went on later than the log keeps tombstones: it is read anew from its start"
-            );
-        }
-        missed
-    }
-}
-
-/// Whether this was so long ago, or longer.
-fn older(then_ms: i64, now_ms: i64, by: Duration) -> bool {
-    i128::from(now_ms) - i128::from(then_ms) >= i128::try_from(by.as_millis()).unwrap_or(i128::MAX)
 }

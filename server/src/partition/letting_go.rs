@@ -18,6 +18,9 @@ impl Partition {
     /// Looks at some channels, in turn, and forgets those that the log has forgotten: they have no rows, and no record is left
     /// of them. What a tail still has of them leaves with it.
     pub(super) fn forget_quiet(&mut self, start: Offset, records: usize) {
+        if self.backing.is_cache() {
+            return self.forget_passed(records);
+        }
         if self.forgotten.is_none() {
             return;
         }
@@ -46,6 +49,28 @@ impl Partition {
         }
         names::give_back(&mut self.last_change);
         names::give_back(&mut self.views);
+    }
+
+    /// The same, where a cache has the rows: of channels that are not resident, and that the tail has passed, nothing has to be
+    /// known here.
+    fn forget_passed(&mut self, records: usize) {
+        let floor = self.tail.floor();
+        for _ in 0..cache::looks(self.names.len(), records.saturating_mul(FOLLOWS)) {
+            let Some(name) = self.names.pop_front() else {
+                return;
+            };
+            let passed = self
+                .last_change
+                .get(&name)
+                .is_none_or(|&last| last <= floor);
+            if passed && !self.views.contains_key(&name) {
+                self.last_change.remove(&name);
+                self.decoder.forget(&name);
+            } else {
+                self.names.push_back(name);
+            }
+        }
+        names::give_back(&mut self.last_change);
     }
 
     /// Resident views that nobody asked for lately, as many as go at once: those who follow them may still need them. None

@@ -1,13 +1,16 @@
 //! The resume table: what a token gets, as a pure function of what this node knows.
 //!
-//! Each line of the table in `docs/explanation/design.md`, section 3, is one branch here, in the same order, but for another
-//! fold: until there is a cache beside the log, no view is incomplete. The model in `tests/model` is where its sentences
+//! Each line of the table in `docs/explanation/design.md`, section 3, is one branch here, in the same order. An incomplete
+//! fold has an epoch of its own here. The model in `tests/model` is where its sentences
 //! were found.
 
 use crate::{
     model::{Epoch, Mode, Moment, Offset, Position},
     protocol::SnapshotReason,
 };
+
+/// What stands between a log's epoch and the name of an incomplete fold of it.
+pub(super) const FOLD_MARK: &str = "-i";
 
 /// Where a subscriber begins in one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,8 +30,10 @@ pub enum From {
 pub struct Known<'a> {
     /// View or events.
     pub mode: Mode,
-    /// The log's identity.
+    /// The log's identity, as clients get it.
     pub epoch: &'a Epoch,
+    /// The same without the name of the fold, which an incomplete view's epoch carries.
+    pub log: &'a Epoch,
     /// Just before the first update in the tail.
     pub floor: Offset,
     /// Everything up to here has been applied.
@@ -78,10 +83,8 @@ pub fn verdict(known: &Known<'_>, from: &From, arrived: Moment) -> Verdict {
     // Strictly later: a fetch sent in the same microsecond may have left first.
     let asked_since = asked_at > arrived;
     let mut foreign = token.epoch != *known.epoch;
-    if foreign && !asked_since {
-        return Verdict::Ask;
-    }
-    if !foreign && token.offset > known.applied {
+    let other_fold = foreign && is_fold_of(&token.epoch, known.log);
+    if (!foreign || other_fold) && token.offset > known.applied {
         if !asked_since {
             return Verdict::Behind;
         }
@@ -89,6 +92,8 @@ pub fn verdict(known: &Known<'_>, from: &From, arrived: Moment) -> Verdict {
             return Verdict::Behind;
         }
         foreign = true;
+    } else if foreign && !other_fold && !asked_since {
+        return Verdict::Ask;
     }
     if foreign {
         return match known.mode {
@@ -113,6 +118,12 @@ pub fn verdict(known: &Known<'_>, from: &From, arrived: Moment) -> Verdict {
     }
 }
 
+/// Whether clients get this name for a fold of the log, or for the log itself.
+pub(super) fn is_fold_of(epoch: &Epoch, log: &Epoch) -> bool {
+    let rest = epoch.as_str().strip_prefix(log.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(FOLD_MARK))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +134,7 @@ mod tests {
         let known = Known {
             mode,
             epoch: &ours,
+            log: &ours,
             floor: Offset::new(10),
             applied: Offset::new(20),
             head: (Offset::new(25), Moment::from_micros(100)),
@@ -172,11 +184,26 @@ mod tests {
     }
 
     #[test]
+    fn who_was_shown_another_fold_gets_this_one_and_nothing_older() {
+        use Mode::View;
+        let changed = Verdict::Snapshot(SnapshotReason::EpochChanged);
+        for arrived in [50, 150] {
+            check(View, "e-ig1", 5, arrived, changed);
+            check(View, "e-ig1", 20, arrived, changed);
+            check(View, "e-ig1", 21, arrived, Verdict::Behind);
+        }
+        check(View, "e-ig1", 26, 50, changed);
+        check(View, "e-ig1", 26, 150, Verdict::Behind);
+        check(View, "e-other", 5, 150, Verdict::Ask);
+    }
+
+    #[test]
     fn events_of_another_epoch_wait_for_the_head_and_then_are_a_gap() {
         let ours = Epoch::new("e").unwrap();
         let mut known = Known {
             mode: Mode::Events,
             epoch: &ours,
+            log: &ours,
             floor: Offset::new(10),
             applied: Offset::new(20),
             head: (Offset::new(25), Moment::from_micros(100)),
@@ -202,6 +229,7 @@ mod tests {
         let mut known = Known {
             mode: Mode::View,
             epoch: &ours,
+            log: &ours,
             floor: Offset::new(10),
             applied: Offset::new(20),
             head: (Offset::new(20), Moment::from_micros(100)),
@@ -227,6 +255,7 @@ mod tests {
         let mut known = Known {
             mode: Mode::Events,
             epoch: &ours,
+            log: &ours,
             floor: Offset::BEFORE_ALL,
             applied: Offset::BEFORE_ALL,
             head: (Offset::BEFORE_ALL, Moment::default()),

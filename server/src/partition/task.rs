@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Answers, Join, Partition, ViewAt};
+use super::{
+    Answers, Cached, FenceReport, Join, Partition, ViewAt,
+    loading::{CacheSays, Loading},
+};
 use crate::{
     clock::Clock,
     model::{Channel, Moment, Position},
@@ -89,6 +95,9 @@ pub struct Inspection {
     pub waiting: usize,
     /// What came of the joins.
     pub answers: Answers,
+    /// The cache that its views are read from, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<FenceReport>,
 }
 
 #[derive(Default)]
@@ -106,68 +115,214 @@ struct Watcher {
 
 /// Runs a partition until it is cancelled.
 pub async fn run<S: Source>(
-    mut partition: Partition,
-    mut source: S,
-    mut requests: mpsc::Receiver<Request>,
+    partition: Partition,
+    source: S,
+    cached: Option<Cached>,
+    requests: mpsc::Receiver<Request>,
     clock: Clock,
-    mut proof_every: Duration,
+    proof_every: Duration,
     stop: CancellationToken,
 ) {
-    let (mut taken, mut watchers) = (Vec::new(), Vec::<Watcher>::new());
-    let mut counts = Counts::default();
-    let mut came_at = Moment::default();
-    loop {
-        let asked_at = clock.now();
-        let (mut behind, mut hurried) = (false, false);
-        match source.fetch(partition.next_after(), FETCH_BYTES).await {
-            Ok(fetch) => {
-                behind = fetch.upto < fetch.head && !fetch.records.is_empty();
-                counts.fetches += 1;
-                counts.records += fetch.records.len() as u64;
-                if !fetch.records.is_empty() {
-                    hurried = asked_at.since(came_at) < HURRY;
-                    came_at = asked_at;
-                }
-                partition.take(&fetch, asked_at, clock.now());
+    let task = Task {
+        partition,
+        source,
+        loading: Loading::new(cached),
+        requests,
+        taken: Vec::new(),
+        watchers: Vec::new(),
+        counts: Counts::default(),
+        came_at: Moment::default(),
+        clock,
+        proof_every,
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = task.run() => {}
+    }
+}
+
+struct Task<S> {
+    partition: Partition,
+    source: S,
+    loading: Loading,
+    requests: mpsc::Receiver<Request>,
+    taken: Vec<Request>,
+    watchers: Vec<Watcher>,
+    counts: Counts,
+    /// When records came last.
+    came_at: Moment,
+    clock: Clock,
+    proof_every: Duration,
+}
+
+/// What a fetch says of the next one.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    /// Another batch waits already.
+    behind: bool,
+    /// Records come without pause.
+    hurried: bool,
+}
+
+impl<S: Source> Task<S> {
+    /// Returns when nobody can ask it anything any more.
+    async fn run(mut self) {
+        loop {
+            let pace = self.fetch().await;
+            while let Some(says) = self.loading.ready() {
+                self.hear(says);
             }
-            Err(error) => {
-                counts.failed += 1;
-                partition.fail(error);
-                #[cfg(feature = "seeded-bugs")]
-                partition.hide_failure(asked_at, clock.now());
+            self.look_again();
+            // Answered behind a fetch that was sent after they came: so the first proof goes out with the answer.
+            for request in std::mem::take(&mut self.taken) {
+                self.take(request);
             }
-        }
-        partition.step(clock.now());
-        watchers.retain_mut(|watcher| !answer(&mut partition, watcher, clock.now()));
-        // Answered behind a fetch that was sent after they came: so the first proof goes out with the answer.
-        for request in taken.drain(..) {
-            take(
-                &mut partition,
-                request,
-                &mut watchers,
-                &counts,
-                &mut proof_every,
-                clock.now(),
-            );
-        }
-        if behind {
-            // Another batch waits already; the workers on this runtime get their turn.
-            tokio::task::yield_now().await;
-            if stop.is_cancelled() {
+            self.load();
+            if pace.behind {
+                // The workers on this runtime get their turn.
+                tokio::task::yield_now().await;
+            } else if self.wait(pace.hurried).await.is_none() {
                 return;
             }
-            continue;
         }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            count = requests.recv_many(&mut taken, REQUESTS_BATCH) => {
-                if count == 0 {
-                    return;
+    }
+
+    async fn fetch(&mut self) -> Pace {
+        let asked_at = self.clock.now();
+        let Some(next) = self.partition.next() else {
+            return Pace::default();
+        };
+        if let Some((epoch, lineage)) = &next.resume {
+            let at = next.after.unwrap_or_default();
+            self.source.resume(epoch, at, lineage.as_deref());
+        }
+        match self.source.fetch(next.after, FETCH_BYTES).await {
+            Ok(fetch) => {
+                self.counts.fetches += 1;
+                self.counts.records += fetch.records.len() as u64;
+                let came = !fetch.records.is_empty();
+                let hurried = came && asked_at.since(self.came_at) < HURRY;
+                if came {
+                    self.came_at = asked_at;
                 }
+                self.partition.take(&fetch, asked_at, self.clock.now());
+                let behind = came && fetch.upto < fetch.head;
+                Pace { behind, hurried }
             }
-            () = changed(&mut source, hurried) => {}
-            () = tokio::time::sleep(proof_every) => {}
+            Err(error) => {
+                self.counts.failed += 1;
+                self.partition.fail(error);
+                #[cfg(feature = "seeded-bugs")]
+                self.partition.hide_failure(asked_at, self.clock.now());
+                Pace::default()
+            }
+        }
+    }
+
+    /// Waits until there is a reason for another fetch; none when nobody can ask any more. What the cache says is taken meanwhile.
+    async fn wait(&mut self, hurried: bool) -> Option<()> {
+        let until = Instant::now() + self.proof_every;
+        loop {
+            let load_at = self.partition.load_at().map(|at| self.clock.instant(at));
+            tokio::select! {
+                biased;
+                count = self.requests.recv_many(&mut self.taken, REQUESTS_BATCH) => {
+                    return (count > 0).then_some(());
+                }
+                says = self.loading.next() => self.hear(says),
+                () = changed(&mut self.source, hurried) => return Some(()),
+                () = tokio::time::sleep_until(until) => return Some(()),
+                () = tokio::time::sleep_until(load_at.unwrap_or(until)), if load_at.is_some() => {}
+            }
+            self.load();
+            self.look_again();
+            if self.partition.is_to_begin() {
+                return Some(());
+            }
+        }
+    }
+
+    /// Takes what the cache says.
+    fn hear(&mut self, says: CacheSays) {
+        let now = self.clock.now();
+        match says {
+            CacheSays::Header(header) => self.partition.saw_header(header),
+            CacheSays::NoAnswer => self.partition.missed_header(now),
+            CacheSays::Load(channel, load) => {
+                self.partition
+                    .loaded(&channel, load, now, self.clock.wall_ms());
+            }
+        }
+    }
+
+    /// Begins to read the channels whose turn it is.
+    fn load(&mut self) {
+        while let Some((channel, generation)) = self.partition.next_load(self.clock.now()) {
+            self.loading.begin(channel, generation);
+        }
+    }
+
+    /// Answers who can be answered now.
+    fn look_again(&mut self) {
+        self.partition.step(self.clock.now());
+        let (partition, clock) = (&mut self.partition, self.clock);
+        self.watchers
+            .retain_mut(|watcher| !answer(partition, watcher, clock.now()));
+    }
+
+    fn take(&mut self, request: Request) {
+        let now = self.clock.now();
+        match request {
+            Request::Join(join) => self.partition.join(join, now),
+            Request::View {
+                channel,
+                newer_than,
+                reply,
+            } => self.watch(Watcher {
+                channel,
+                newer_than,
+                reply,
+            }),
+            // Who asked may have gone; so below.
+            Request::Unasked(reply) => drop(reply.send(self.partition.unasked(now))),
+            Request::Evict(channels, reply) => {
+                reply
+                    .send(self.partition.evict(&channels, now))
+                    .unwrap_or_default();
+            }
+            Request::Inspect(reply) => drop(reply.send(self.inspect())),
+            Request::ProveEvery(every) => self.proof_every = every,
+        }
+    }
+
+    fn watch(&mut self, mut watcher: Watcher) {
+        if self.watchers.len() >= WATCHERS_MAX {
+            watcher.newer_than = None;
+        }
+        if !answer(&mut self.partition, &mut watcher, self.clock.now()) {
+            self.watchers.push(watcher);
+        }
+    }
+
+    fn inspect(&self) -> Inspection {
+        let partition = &self.partition;
+        let ((views, rows), (applied, head)) = (partition.resident(), partition.progress());
+        Inspection {
+            applied: applied.number(),
+            head: head.number(),
+            views,
+            rows,
+            view_bytes: partition.held.views.bytes(),
+            encoded_bytes: partition.held.encodings.bytes(),
+            evicted: partition.evicted(),
+            records: self.counts.records,
+            poisoned: partition.poisoned(),
+            fetches: self.counts.fetches,
+            failed_fetches: self.counts.failed,
+            waiting: partition.waiting() + self.watchers.len(),
+            answers: partition.answers(),
+            cache: partition.fence_report(),
         }
     }
 }
@@ -178,64 +333,6 @@ async fn changed(source: &mut impl Source, hurried: bool) {
         tokio::time::sleep(BREATH).await;
     }
     source.changed().await;
-}
-
-fn take(
-    partition: &mut Partition,
-    request: Request,
-    watchers: &mut Vec<Watcher>,
-    counts: &Counts,
-    proof_every: &mut Duration,
-    now: Moment,
-) {
-    match request {
-        Request::Join(join) => partition.join(join, now),
-        Request::View {
-            channel,
-            newer_than,
-            reply,
-        } => {
-            let mut watcher = Watcher {
-                channel,
-                newer_than,
-                reply,
-            };
-            if watchers.len() >= WATCHERS_MAX {
-                watcher.newer_than = None;
-            }
-            if !answer(partition, &mut watcher, now) {
-                watchers.push(watcher);
-            }
-        }
-        // Who asked may have gone; so below.
-        Request::Unasked(reply) => drop(reply.send(partition.unasked(now))),
-        Request::Evict(channels, reply) => {
-            reply
-                .send(partition.evict(&channels, now))
-                .unwrap_or_default();
-        }
-        Request::Inspect(reply) => {
-            let ((views, rows), (applied, head)) = (partition.resident(), partition.progress());
-            let inspection = Inspection {
-                applied: applied.number(),
-                head: head.number(),
-                views,
-                rows,
-                view_bytes: partition.held.views.bytes(),
-                encoded_bytes: partition.held.encodings.bytes(),
-                evicted: partition.evicted(),
-                records: counts.records,
-                poisoned: partition.poisoned(),
-                fetches: counts.fetches,
-                failed_fetches: counts.failed,
-                waiting: partition.waiting() + watchers.len(),
-                answers: partition.answers(),
-            };
-            // Who asked may have gone.
-            drop(reply.send(inspection));
-        }
-        Request::ProveEvery(every) => *proof_every = every,
-    }
 }
 
 /// Answers a view request if there is something newer; also done when its asker has gone.

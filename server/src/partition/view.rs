@@ -8,12 +8,12 @@ use std::{
 
 use super::changes::{Changes, Deletes, length_of, length_of_whole};
 use crate::{
-    cache::CachedView,
+    cache::{CachedView, redis::Walk},
     frame::{
         Shared, Snapshot,
         held::{Held, Share},
     },
-    model::{Change, Channel, Moment, Offset, Position, Rows},
+    model::{Change, Channel, Moment, Offset, Position, RowId, Rows},
 };
 
 /// A shared encoding, or list of changes, is used for those who join later while so many changes followed it at most.
@@ -42,6 +42,8 @@ pub struct ViewsHeld {
 pub(super) struct View {
     cached: CachedView,
     fence: Offset,
+    /// Of rows that were read page by page: which is as of when. Until all are as of the fence.
+    pages: Option<Box<Walk>>,
     held: Share,
     data_too: bool,
     encodings: Held,
@@ -59,6 +61,7 @@ impl View {
         let mut view = Self {
             cached,
             fence,
+            pages: None,
             held: held.views.share(),
             data_too: held.data_too,
             encodings: held.encodings.clone(),
@@ -71,6 +74,30 @@ impl View {
         };
         view.weigh();
         view
+    }
+
+    /// Rows as the cache had them, each as of its page, the newest as of `fence`, or a state of the log from there on.
+    pub(super) fn of_pages(
+        cached: CachedView,
+        fence: Offset,
+        pages: Box<Walk>,
+        held: &ViewsHeld,
+        now: Moment,
+    ) -> Self {
+        let pages = Some(pages);
+        Self {
+            pages,
+            ..Self::new(cached, fence, held, now)
+        }
+    }
+
+    /// Whether a change has been applied to the row already when it was read.
+    fn has(&self, row: &RowId, offset: Offset) -> bool {
+        let base = match &self.pages {
+            Some(pages) => pages.row_base(row).and_then(|base| base.try_into().ok()),
+            None => None,
+        };
+        offset <= base.unwrap_or(self.fence)
     }
 
     fn weigh(&mut self) {
@@ -105,7 +132,7 @@ impl View {
 
     /// Applies a change, unless the cache had it already.
     pub(super) fn apply(&mut self, change: &Change, offset: Offset) {
-        if offset > self.fence {
+        if !self.has(&change.row, offset) {
             drop(self.cached.apply(change, offset));
             self.deletes.note(change, offset, self.cached.rows.len());
             self.changes += 1;
@@ -113,6 +140,9 @@ impl View {
                 changed.followed_by += 1;
             }
             self.weigh();
+        }
+        if self.pages.is_some() && offset >= self.fence {
+            self.pages = None;
         }
     }
 

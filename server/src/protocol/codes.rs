@@ -55,6 +55,8 @@ pub enum ErrorCode {
     AfterFailed,
     /// The log's disk is full or failing; it may pass.
     NotStored,
+    /// The log elsewhere does not answer; it may pass.
+    Unavailable,
     /// The node is leaving.
     Draining,
     /// A fault of ours.
@@ -63,7 +65,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them, as the page lists them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::BadMessage,
         Self::UnknownOp,
         Self::BadChannel,
@@ -90,6 +92,7 @@ impl ErrorCode {
         Self::RetryLater,
         Self::AfterFailed,
         Self::NotStored,
+        Self::Unavailable,
         Self::Draining,
         Self::Internal,
     ];
@@ -124,6 +127,7 @@ impl ErrorCode {
             Self::RetryLater => "retry_later",
             Self::AfterFailed => "after_failed",
             Self::NotStored => "not_stored",
+            Self::Unavailable => "unavailable",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -155,6 +159,7 @@ impl ErrorCode {
             | Self::RetryLater
             | Self::AfterFailed
             | Self::NotStored
+            | Self::Unavailable
             | Self::Draining => 503,
         }
     }

@@ -14,6 +14,8 @@ mod state;
 pub use engine::{Engine, LogSpec};
 pub(super) use expiry::Expiry;
 pub use reader::EmbeddedSource;
+#[cfg(feature = "kafka")]
+pub(super) use state::IdWindow;
 pub(super) use state::State;
 pub use state::{ID_WINDOW, ID_WINDOW_AGE_MS};
 
@@ -91,6 +93,16 @@ pub enum Appended {
     NotStored,
     /// An earlier one of its channel was not stored: so this one is not either, to keep their order.
     AfterFailed,
+    /// The log elsewhere did not say in time that it has it, which it may all the same.
+    Unavailable,
+    /// This node may not write to the log elsewhere.
+    Denied,
+    /// It is larger than the log elsewhere takes.
+    TooLarge,
+    /// The log elsewhere does not take such a record.
+    Unfit,
+    /// Too many wait for the log elsewhere: it was not tried.
+    Overloaded,
 }
 
 /// What becomes of a batch: at once in memory, later on disk.
@@ -418,6 +430,7 @@ impl EmbeddedLog {
             epoch: self.epoch.clone(),
             start: self.start(state),
             when: None,
+            lineage: None,
             upto: records
                 .last()
                 .map_or(state.head.max(after), |record| record.offset),

@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Fetch, Source, SourceError};
-use crate::{clock::Clock, model::Offset};
+use crate::{
+    clock::Clock,
+    model::{Epoch, Offset},
+};
 
 /// What an operator may do to a node's reading of a stream, to see `stale`, `catching_up` and healing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +51,10 @@ impl<S: Source> Source for Hindered<S> {
         })
     }
 
+    fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>) {
+        self.source.resume(epoch, at, lineage);
+    }
+
     async fn changed(&mut self) {
         let delay = self.hindrance.borrow().delay;
         // An error means that the operator's end is gone: the caller's own timer goes on.
@@ -77,6 +84,7 @@ pub(super) fn delayed(
             .records
             .last()
             .map_or(after.unwrap_or(fetch.start), |record| record.offset);
+        fetch.lineage = None;
     }
     fetch
 }

@@ -1,8 +1,9 @@
 //! Kafka: a partition of a topic as a source, and as the log that publishing appends to.
 //!
 //! Does: finds a partition's leader, reads it by fetches that go out when they are asked for, wakes who waits for more, appends
-//! idempotently. Owns: its connections to brokers, one for fetches and one for waiting per reader, one per appender. Never
-//! knows: consumer groups (a node reads what it is told to, from where it is told to), views, wire formats of clients.
+//! idempotently, and is a member of groups that share a topic's partitions. Owns: its connections to brokers, one for fetches and one
+//! for waiting per reader, one per appender, one per membership. Never knows: committed offsets (a reader reads from where it is told
+//! to), views, wire formats of clients.
 //! Keeps: every fetch is a request of its own, sent after it was asked for, so its answer is a proof; records of aborted
 //! transactions never come; a log that went back, or is another topic by the same name, is another epoch; nothing is skipped.
 //!
@@ -23,19 +24,33 @@ mod backoff;
 mod batch;
 mod cluster;
 mod error;
+mod group;
 mod reader;
+mod recent;
 mod secure;
 mod whole;
 mod wire;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use uuid::Uuid;
+
 use crate::model::Offset;
 
-pub use appender::{AppendError, AppenderSettings, KafkaAppender, NewKafkaRecord, Results};
+pub use appender::{
+    AppendError, AppenderSettings, Full, KafkaAppender, NewKafkaRecord, Results, Stored,
+};
 pub use cluster::{ClusterSettings, KafkaCluster};
 pub use error::KafkaError;
+pub use group::{GroupMember, GroupSettings};
 pub use reader::KafkaSource;
+pub use recent::Recent;
 pub use secure::{Sasl, Scram, Security, Tls};
 pub use whole::{Shape, Whole};
+
+/// The name of a topic's log that never went back.
+fn topic_name(topic: Uuid) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(topic.as_bytes())
+}
 
 /// The offset of a record that Kafka numbers so.
 fn offset_of(kafka: i64) -> Offset {

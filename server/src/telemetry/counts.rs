@@ -337,6 +337,27 @@ impl UpstreamCounts {
     }
 }
 
+/// What is counted of the folding of one stream into the cache.
+#[derive(Debug, Default)]
+pub struct MaterializerCounts {
+    /// Records read, those that meant nothing included.
+    pub records: Counter,
+    /// Records that meant nothing.
+    pub poisoned: Counter,
+    /// Rows written or deleted.
+    pub rows: Counter,
+    /// Batches written.
+    pub batches: Counter,
+    /// Batches and flips that were not done since somebody else had written.
+    pub conflicts: Counter,
+    /// Batches that were not written since keys were gone.
+    pub lost: Counter,
+    /// Folds from a log's start that were begun.
+    pub refolds: Counter,
+    /// Folds from a log's start that took the current one's place.
+    pub flips: Counter,
+}
+
 /// Lets one warning through in a while, and says how many it kept back.
 #[derive(Debug, Default)]
 pub struct Throttle {

@@ -25,7 +25,7 @@ use crate::{
     auth::Claims,
     model::Channel,
     protocol::{ErrorCode, PublishMessage, Refusal},
-    publish::Answer,
+    publish::{Answer, Flow},
     streams::Stream,
     worker::{
         ChannelInfo, ConnectionInfo, Farewell, Outside, Pick, Retold, Worker,
@@ -87,10 +87,15 @@ struct Answers {
     came: Notify,
 }
 
+/// Of each connection that waits for answers to what it published: for how many. What is published while none is waited for comes
+/// after its publisher has heard of everything before it, so its flow is a new one.
+type Flows = Rc<RefCell<HashMap<u64, (usize, Flow)>>>;
+
 /// The rest of the node, as a worker sees it.
 pub struct Node {
     app: Arc<App>,
     answers: Rc<Answers>,
+    flows: Flows,
     /// Records that are being stored. Nobody waits for them at the end: those who would be told are gone.
     storing: TaskTracker,
     seats: Seats,
@@ -111,16 +116,25 @@ impl Outside for Node {
             return answers.known.borrow_mut().push((from, id, Err(refusal)));
         }
         let publisher = self.app.publisher.clone();
+        let before = self.flows.borrow();
+        let flow = before.get(&from).map(|(_, flow)| flow.beside());
+        drop(before);
+        let flow = flow.unwrap_or_default();
+        let its = flow.beside();
         let mut publishing = Box::pin(async move {
             let line = record.record.as_bytes();
-            publisher.publish_one(&record.stream, &claims, line).await
+            let one = publisher.publish_one(&record.stream, &claims, line, its);
+            one.await
         });
         // A log in memory answers at once.
         if let Some(answer) = (&mut publishing).now_or_never() {
             return answers.known.borrow_mut().push((from, id, answer));
         }
+        let flows = self.flows.clone();
+        flows.borrow_mut().entry(from).or_insert((0, flow)).0 += 1;
         self.storing.spawn_local(async move {
             let answer = publishing.await;
+            answered(&flows, from);
             answers.known.borrow_mut().push((from, id, answer));
             answers.came.notify_one();
         });
@@ -136,6 +150,17 @@ impl Outside for Node {
     }
     fn closed(&self, key: u64) {
         self.seats.borrow_mut().remove(&key);
+    }
+}
+
+/// One of a connection's records has its answer.
+fn answered(flows: &Flows, from: u64) {
+    let mut flows = flows.borrow_mut();
+    if let Some((waiting, _)) = flows.get_mut(&from) {
+        *waiting -= 1;
+        if *waiting == 0 {
+            flows.remove(&from);
+        }
     }
 }
 
@@ -192,6 +217,7 @@ impl Thread {
         let node = Node {
             app: app.clone(),
             answers: answers.clone(),
+            flows: Flows::default(),
             storing: TaskTracker::new(),
             seats: seats.clone(),
         };

@@ -60,6 +60,7 @@ pub(super) struct Inner {
     pub(super) last_failure: Option<(Moment, String)>,
     dice: u64,
     throttle: Throttle,
+    declined: Throttle,
     /// Whether the log knows that it is not closed.
     told: bool,
 }
@@ -86,6 +87,7 @@ impl Upstream {
                 // Without random numbers nodes come back together after an outage, which is no reason not to start.
                 dice: getrandom::u64().unwrap_or(0),
                 throttle: Throttle::default(),
+                declined: Throttle::default(),
                 told: false,
             }),
             counts: UpstreamCounts::default(),
@@ -141,6 +143,14 @@ impl Upstream {
                 CallError::Declined { upstream, error }
             }
         })
+    }
+
+    /// Tells the log, once in a while, that it is there and will not.
+    pub fn tell_declined(&self, error: &impl std::fmt::Display) {
+        let kept_back = lock(&self.inner).declined.pass(self.clock.now());
+        if let Some(kept_back) = kept_back {
+            tracing::warn!(%error, kept_back, "an upstream does not do what it is asked");
+        }
     }
 
     /// A permit for one round of a caller that keeps its own time, where there is one now. It takes no place.

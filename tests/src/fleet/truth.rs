@@ -268,7 +268,7 @@ impl Truth {
 
     /// The topic of an epoch.
     pub(super) fn life(&self, stream: usize, epoch: &Epoch) -> Option<&Life> {
-        self.lives[stream].iter().find(|life| life.epoch == *epoch)
+        self.lives[stream].iter().find(|life| life.is_named(epoch))
     }
 
     /// The topic that is there.
@@ -278,6 +278,12 @@ impl Truth {
 }
 
 impl Life {
+    /// Whether an epoch is its, or that of a fold that lacks its beginning.
+    fn is_named(&self, epoch: &Epoch) -> bool {
+        let rest = epoch.as_str().strip_prefix(self.epoch.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("-i"))
+    }
+
     /// Whether its oldest records were deleted.
     pub(super) fn is_trimmed(&self) -> bool {
         !self.starts.is_empty()

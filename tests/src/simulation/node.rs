@@ -7,12 +7,12 @@ use tidegate::{
     decode::{Decoder, KeyPart},
     model::Moment,
     partition::{
-        Answers, Backing, FoldSettings, Partition, Settings,
+        Answers, Backing, FenceSettings, FoldSettings, Next, Partition, Settings,
         tail::{Tail, TailMax},
         task::Request,
     },
     protocol::{ErrorCode, PublishMessage, Refusal},
-    source::{Fetch, ReadAt, SourceError, embedded::EmbeddedLog},
+    source::{Fetch, ReadAt, SourceError, embedded::EmbeddedLog, log::Log},
     streams::{PartitionHandle, Stream, StreamOptions},
     telemetry::WorkerCounts,
     worker::{self, Opening, Outside, Worker},
@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Dice, STREAM, Scene,
+    cache::{Cache, FOLD_ID, Loading},
     compaction::{COMPACTS_AFTER, Cleaned, FETCH_BYTES, TOMBSTONES_KEPT},
     pipe::{End, Pipe, Pipes},
 };
@@ -62,6 +63,8 @@ struct Lane {
     cleaned: Option<Cleaned>,
     asked: Option<Moment>,
     answer: Option<Fetch>,
+    cache: Option<Cache>,
+    loads: Vec<Loading>,
 }
 
 pub(super) struct Node {
@@ -77,10 +80,11 @@ impl Node {
         number: usize,
         scene: &Scene,
         logs: &[(Arc<EmbeddedLog>, Cleaned)],
+        caches: &[Cache],
         now: Moment,
     ) -> Self {
         let (mut lanes, mut handles) = (Vec::new(), Vec::new());
-        for (partition, (log, cleaned)) in (0u32..).zip(logs) {
+        for ((partition, (log, cleaned)), cache) in (0u32..).zip(logs).zip(caches) {
             let tail = Tail::new(TailMax {
                 bytes: scene.tail * (WEIGHT + scene.padding * 2),
                 age: Duration::from_secs(1 << 30),
@@ -99,20 +103,22 @@ impl Node {
                 Some(KeyPart::Pointer("/1".into())),
                 true,
             );
-            let backing = if scene.folds {
-                Backing::from(FoldSettings {
-                    compacts_after: COMPACTS_AFTER,
-                    tombstones_kept: TOMBSTONES_KEPT,
-                    accepts_incomplete: false,
-                })
-            } else {
-                Backing::from(log.clone())
+            let fold = FoldSettings {
+                compacts_after: COMPACTS_AFTER,
+                tombstones_kept: TOMBSTONES_KEPT,
+                accepts_incomplete: false,
+            };
+            let fold_id = FOLD_ID.into();
+            let backing = match (scene.folds, scene.cached) {
+                (true, true) => Backing::from(FenceSettings { fold, fold_id }),
+                (true, false) => Backing::from(fold),
+                (false, _) => Backing::from(log.clone()),
             };
             let core = Partition::new(settings, decoder, backing, tail.clone());
             handles.push(PartitionHandle {
                 tail,
                 requests: sender,
-                log: Some(log.clone()),
+                log: Log::Embedded(log.clone()),
                 held: core.held(),
             });
             lanes.push(Lane {
@@ -122,6 +128,8 @@ impl Node {
                 cleaned: scene.folds.then(|| cleaned.clone()),
                 asked: None,
                 answer: None,
+                cache: scene.cached.then(|| cache.clone()),
+                loads: Vec::new(),
             });
         }
         let stream = Arc::new(Stream {
@@ -202,6 +210,7 @@ impl Node {
                     lane.step_source(self.paused, now);
                 }
             }
+            lane.step_cache(calm, now, dice);
             while let Ok(request) = lane.requests.try_recv() {
                 if let Request::Join(join) = request {
                     lane.partition.join(join, now);
@@ -228,7 +237,10 @@ impl Lane {
                 self.asked = None;
                 self.partition.fail(SourceError::Unavailable);
             }
-            (Some(asked), None) => self.answer = Some(self.read(asked, now)),
+            (Some(asked), None) => {
+                let next = self.partition.next();
+                self.answer = next.map(|next| self.read(&next, asked, now));
+            }
             (Some(asked), Some(fetch)) => {
                 self.asked = None;
                 self.partition.take(&fetch, asked, now);
@@ -236,18 +248,56 @@ impl Lane {
         }
     }
 
-    fn read(&self, asked: Moment, now: Moment) -> Fetch {
-        let after = self.partition.next_after();
+    /// The cache is asked for its header and for what is wanted of it, and answers some of it.
+    fn step_cache(&mut self, calm: bool, now: Moment, dice: &mut Dice) {
+        let Some(cache) = &self.cache else {
+            return;
+        };
+        if calm || dice.percent(30) {
+            match cache.header() {
+                Ok(header) => self.partition.saw_header(header),
+                Err(()) => self.partition.missed_header(now),
+            }
+        }
+        while let Some((channel, generation)) = self.partition.next_load(now) {
+            self.loads.push(Loading::new(channel, generation));
+        }
+        let mut going = Vec::new();
+        for mut load in self.loads.drain(..) {
+            let turns = if calm { 9 } else { dice.below(3) };
+            let came = (0..turns).find_map(|_| cache.page(&mut load));
+            match came {
+                Some(came) => self
+                    .partition
+                    .loaded(&load.channel, came, now, wall_ms(now)),
+                None => going.push(load),
+            }
+        }
+        self.loads = going;
+    }
+
+    /// What a source answers that is asked for this.
+    fn read(&self, next: &Next, asked: Moment, now: Moment) -> Fetch {
+        let (after, other) = match &next.resume {
+            // It was read in a log that is not this one.
+            Some((epoch, _)) if epoch != self.log.epoch() => (Some(self.log.extent().0), true),
+            _ => (next.after, false),
+        };
         let Some(cleaned) = &self.cleaned else {
             return self.log.read(after, FETCH_BYTES).expect("a log in memory");
         };
-        let wall_ms = |moment: Moment| i64::try_from(moment.millis()).unwrap_or(i64::MAX);
-        Fetch {
-            when: Some(ReadAt {
-                sent_ms: wall_ms(asked),
-                answered_ms: wall_ms(now),
-            }),
-            ..cleaned.read(&self.log, after)
+        let mut fetch = cleaned.read(&self.log, after);
+        if other {
+            fetch.records.clear();
         }
+        fetch.when = Some(ReadAt {
+            sent_ms: wall_ms(asked),
+            answered_ms: wall_ms(now),
+        });
+        fetch
     }
+}
+
+fn wall_ms(moment: Moment) -> i64 {
+    i64::try_from(moment.millis()).unwrap_or(i64::MAX)
 }

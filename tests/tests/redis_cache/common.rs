@@ -48,6 +48,7 @@ pub(crate) fn header(generation: &Generation, applied: u64) -> Header {
         generation: generation.clone(),
         fold_id: "f1".to_owned(),
         applied: offset(applied),
+        lineage: "3".to_owned(),
         proven_ms: 1_700_000_000_000,
         since: offset(0),
         settled: offset(0),

@@ -146,6 +146,9 @@ pub struct Header {
     /// Every record up to this offset is folded in.
     #[serde(with = "text")]
     pub applied: DecimalOffset,
+    /// The source's own word for where in the log's history `applied` was read, so that going on proves continuity; empty where
+    /// there is none.
+    pub lineage: String,
     /// Every tombstone that a reader going on from `applied` needs was in the log at this time, in milliseconds since 1970:
     /// when `applied` was the log's end, else the append time of the record there.
     pub proven_ms: i64,
@@ -224,6 +227,7 @@ mod tests {
             generation: "a-b".parse().unwrap(),
             fold_id: "v1 \"row\"".to_owned(),
             applied: "9".repeat(129).parse().unwrap(),
+            lineage: "7".to_owned(),
             proven_ms: 1_700_000_000_000,
             since: "0".parse().unwrap(),
             settled: "17".parse().unwrap(),

@@ -107,7 +107,7 @@ mod tests {
 
     fn page(generation: &str, applied: u64, rows: &[&str], more: bool) -> RowsPage {
         let header = format!(
-            "{{\"epoch\":\"e\",\"generation\":\"{generation}\",\"fold_id\":\"\",\"applied\":\"{applied}\",\"proven_ms\":1,\
+            "{{\"epoch\":\"e\",\"generation\":\"{generation}\",\"fold_id\":\"\",\"applied\":\"{applied}\",\"lineage\":\"\",\"proven_ms\":1,\
              \"since\":\"0\",\"settled\":\"12\",\"complete\":true,\"written_at_ms\":1}}"
         );
         let row = |id: &&str| {

@@ -41,13 +41,13 @@ fn each_mistake_is_told_with_its_place() {
     check(
         "[sesion]",
         &[
-            "sesion: found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded",
+            "sesion: found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, materializer, roles",
         ],
     );
     check(
         "\"a\\nb\" = 1",
         &[
-            "\"a\\nb\": found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded",
+            "\"a\\nb\": found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, materializer, roles",
         ],
     );
     check(
@@ -105,6 +105,7 @@ fn streams_are_checked() {
         &stream("source = { kind = \"rabbit\", brokers = \"a:1\" }"),
         &["streams[0].source.kind: found \"rabbit\", expected \"embedded\" or \"kafka\""],
     );
+    #[cfg(feature = "kafka")]
     check(
         &stream(
             "row_ttl = \"1h\"\nsource = { kind = \"kafka\", brokers = [\"a\"], topic = \"a/b\", retention = {} }",
@@ -112,7 +113,7 @@ fn streams_are_checked() {
         &[
             "streams[0].source.brokers[0]: found \"a\", expected brokers as \"host:port\", at least one",
             "streams[0].source.topic: found \"a/b\", expected 1 to 249 of A-Z, a-z, 0-9, ., _ and -",
-            "streams[0].source.retention: found an unknown key, expected one of kind, brokers, topic, timeout, compacts_after, tombstones_kept, history",
+            "streams[0].source.retention: found an unknown key, expected one of kind, brokers, topic, timeout, publish_timeout, compacts_after, tombstones_kept, history",
             "streams[0].row_ttl: found a duration, expected none: of a stream of Kafka, rows are deleted by whoever writes them",
         ],
     );
@@ -473,4 +474,90 @@ fn what_is_unwise_is_warned_of() {
     let guarded =
         format!("{granted}[admin]\naddress = \"0.0.0.0:9701\"\ntoken = \"0123456789abcdef\"");
     assert_eq!(warned(&guarded), [""; 0]);
+}
+
+/// A stream that a cache may hold.
+const CACHED: &str =
+    "[[streams]]\nname = \"a\"\nsource = { kind = \"kafka\", brokers = [\"a:1\"] }\n";
+
+#[test]
+fn the_cache_is_checked_and_its_password_is_not_shown() {
+    let server = "redis://host[:port][/database], or rediss:// for TLS, without user and password, which are cache.user \
+                  and cache.password_file";
+    check(
+        "[cache]\nredis = [\"redis://u:s3cret@a\", \"http://a\", \"redis:///1\", \"rediss://a:6380/1\"]\ncluster = \"no\"\nprefix = \"{a}\"\npassword_file = \"\"",
+        &[
+            &format!("cache.redis[0]: found a string of 18 bytes, expected {server}"),
+            &format!("cache.redis[1]: found a string of 8 bytes, expected {server}"),
+            &format!("cache.redis[2]: found a string of 10 bytes, expected {server}"),
+            "cache.cluster: found \"no\", expected true or false",
+            "cache.password_file: found \"\", expected the path of a file",
+            "cache.prefix: found \"{a}\", expected 1 to 128 visible ASCII characters but {, }, *, ? and [",
+        ],
+    );
+    check(
+        "[cache]\nredis = [\"redis://a\", \"redis://b\"]\nuser = \"u\"",
+        &[
+            "cache.redis: found 2 servers, expected one, unless cache.cluster is true or cache.sentinel names what they watch",
+            "cache.user: found \"u\" without a password, expected cache.password_file beside it",
+        ],
+    );
+    check(
+        "[cache]\nredis = [\"redis://a\"]\ncluster = true\nsentinel = \"main\"",
+        &[
+            "cache.sentinel: found sentinels of a cluster, expected either cache.cluster or cache.sentinel",
+        ],
+    );
+    let directory = Directory::new("cache");
+    directory.write("empty", b" \n");
+    let file = directory.write(
+        "tidegate.toml",
+        b"[cache]\npassword_file = \"empty\"\nca_file = \"absent\"\nuser = \"u\"",
+    );
+    let problems = Config::load(Some(&file), iter::empty()).unwrap_err().0;
+    assert_eq!(
+        problems[0].to_string(),
+        "cache.password_file: found a file without a password, expected a password as text, white space around it aside"
+    );
+    assert!(problems[1].to_string().contains("absent\" (No such file"));
+    assert_eq!(problems.len(), 2, "{problems:?}");
+}
+
+#[test]
+fn a_materializer_has_something_to_fold_and_somewhere_to_put_it() {
+    let both = "roles = [\"gateway\", \"materializer\"]\n[cache]\nredis = [\"redis://a\"]\n";
+    check(
+        "roles = []",
+        &["roles: found an empty array, expected \"gateway\" or \"materializer\""],
+    );
+    check(
+        "roles = [\"node\"]",
+        &["roles[0]: found \"node\", expected \"gateway\" or \"materializer\""],
+    );
+    check(
+        "roles = [\"materializer\"]",
+        &[
+            "roles: found \"materializer\", expected cache.redis beside it: a materializer folds into the cache",
+        ],
+    );
+    let none = "roles: found \"materializer\", expected a stream for it: one of Kafka with mode \"view\" and cache \"shared\"";
+    check(both, &[none]);
+    check(
+        "[materializer]\ngroup = \"a b\"\nsession_timeout = \"10ms\"",
+        &[
+            "materializer.group: found \"a b\", expected 1 to 128 of A-Z, a-z, 0-9, ., _ and -",
+            "materializer.session_timeout: found \"10ms\", expected a duration from 1s to 30m, such as \"5s\"",
+        ],
+    );
+    #[cfg(feature = "kafka")]
+    {
+        check(&format!("{both}{CACHED}cache = \"none\""), &[none]);
+        check(&format!("{both}{CACHED}mode = \"events\""), &[none]);
+        let config = read(&format!("{both}{CACHED}"), &[]).unwrap();
+        assert_eq!(config.roles, [Role::Gateway, Role::Materializer]);
+        assert_eq!(config.cached_streams().count(), 1);
+    }
+    let of = |text: &str| Config::read(text, &Walk::new(iter::empty(), Path::new("")));
+    assert_eq!(of(CACHED).cached_streams().count(), 0);
+    assert_eq!(of(&format!("{both}{CACHED}")).cached_streams().count(), 1);
 }

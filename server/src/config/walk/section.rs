@@ -124,6 +124,18 @@ impl<'w> Section<'w> {
         self.noted(key, parsed, || show_type(&value), expected)
     }
 
+    /// `true` or `false`.
+    pub(crate) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.take(key, Kind::Text)?;
+        let parsed = match &value {
+            Value::Boolean(flag) => Some(*flag),
+            // As a variable gives it.
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        self.noted(key, parsed, || show_value(&value), "true or false")
+    }
+
     /// One of several words.
     pub(crate) fn choice<T: Clone>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let expected = words
@@ -212,7 +224,18 @@ impl<'w> Section<'w> {
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<Vec<T>> {
         let items = self.array(key, expected)?;
-        Some(self.each_text(key, &items, expected, parse))
+        Some(self.each_text(key, &items, (expected, show_value), parse))
+    }
+
+    /// Like [`Self::texts`], for texts that no message may show.
+    pub(crate) fn secret_texts<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let items = self.array(key, expected)?;
+        Some(self.each_text(key, &items, (expected, show_type), parse))
     }
 
     /// Like [`Self::texts`], of a list that must be there and not be empty.
@@ -229,24 +252,19 @@ impl<'w> Section<'w> {
         if items.is_empty() {
             self.note(key, "an empty array", expected);
         }
-        self.each_text(key, &items, expected, parse)
+        self.each_text(key, &items, (expected, show_value), parse)
     }
 
     fn each_text<T>(
         &self,
         key: &str,
         items: &[Value],
-        expected: &str,
+        (expected, show): (&str, fn(&Value) -> String),
         parse: impl Fn(&str) -> Option<T>,
     ) -> Vec<T> {
         let parsed = items.iter().enumerate().filter_map(|(i, item)| {
             let parsed = item.as_str().and_then(&parse);
-            self.noted(
-                &format!("{key}[{i}]"),
-                parsed,
-                || show_value(item),
-                expected,
-            )
+            self.noted(&format!("{key}[{i}]"), parsed, || show(item), expected)
         });
         parsed.collect()
     }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::config::{
-    AccessConfig, AdminConfig, Config, EmbeddedConfig, LimitsConfig, ListenConfig, SessionConfig,
-    StreamConfig,
+    AccessConfig, AdminConfig, CacheConfig, Config, EmbeddedConfig, LimitsConfig, ListenConfig,
+    MaterializerConfig, SessionConfig, StreamConfig,
 };
 
 /// The key id of who has no token, as claims have it.
@@ -70,6 +70,9 @@ pub(super) fn plan(
     session(&mut seen, &old.session, &new.session);
     limits(&mut seen, &old.limits, &new.limits);
     embedded(&mut seen, &old.embedded, &new.embedded);
+    cache(&mut seen, &old.cache, &new.cache);
+    seen.fixed("roles", &old.roles, &new.roles);
+    materializer(&mut seen, &old.materializer, &new.materializer);
     if old.creates_streams != new.creates_streams {
         seen.fixed.push(
             "streams (from none at all, where publishing creates them, or to none)".to_owned(),
@@ -211,6 +214,42 @@ fn embedded(seen: &mut Differences, old: &EmbeddedConfig, new: &EmbeddedConfig) 
     seen.fixed("embedded.sync_every", sync_every, &new.sync_every);
 }
 
+/// Streams read by its connection, and materializers write by it.
+fn cache(seen: &mut Differences, old: &CacheConfig, new: &CacheConfig) {
+    let CacheConfig {
+        redis,
+        cluster,
+        sentinel,
+        user,
+        password,
+        ca_pem,
+        prefix,
+        timeout,
+    } = old;
+    seen.fixed("cache.redis", redis, &new.redis);
+    seen.fixed("cache.cluster", cluster, &new.cluster);
+    seen.fixed("cache.sentinel", sentinel, &new.sentinel);
+    seen.fixed("cache.user", user, &new.user);
+    seen.fixed("cache.password_file", password, &new.password);
+    seen.fixed("cache.ca_file", ca_pem, &new.ca_pem);
+    seen.fixed("cache.prefix", prefix, &new.prefix);
+    seen.fixed("cache.timeout", timeout, &new.timeout);
+}
+
+/// Its membership of the groups was begun with these.
+fn materializer(seen: &mut Differences, old: &MaterializerConfig, new: &MaterializerConfig) {
+    let MaterializerConfig {
+        group,
+        session_timeout,
+    } = old;
+    seen.fixed("materializer.group", group, &new.group);
+    seen.fixed(
+        "materializer.session_timeout",
+        session_timeout,
+        &new.session_timeout,
+    );
+}
+
 fn streams(
     seen: &mut Differences,
     plan: &mut Plan,
@@ -258,6 +297,7 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
         partitions,
         placement,
         source,
+        cache,
         format,
         channel,
         row,
@@ -277,6 +317,7 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
     seen.fixed(&at("partitions"), partitions, &new.partitions);
     seen.fixed(&at("placement"), placement, &new.placement);
     seen.fixed(&at("source"), source, &new.source);
+    seen.fixed(&at("cache"), cache, &new.cache);
     seen.fixed(&at("format"), format, &new.format);
     seen.fixed(&at("channel"), channel, &new.channel);
     seen.fixed(&at("row"), row, &new.row);
@@ -364,13 +405,14 @@ mod tests {
             old.replace(
                 "name = \"a\"",
                 "name = \"a\"\nmode = \"events\"\npartitions = 3",
-            ) + "\n[listen]\nworkers = 77\n[session]\nheartbeat = \"1s\"\n[limits]\nconnections = 5"
+            ) + "\n[cache]\ncluster = true\n[listen]\nworkers = 77\n[session]\nheartbeat = \"1s\"\n[limits]\nconnections = 5"
         };
         assert_eq!(
             from_old(text).unwrap_err(),
             [
                 "listen.workers",
                 "session.heartbeat",
+                "cache.cluster",
                 "streams[a].mode",
                 "streams[a].partitions"
             ]

@@ -6,25 +6,33 @@
 
 mod lane;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 pub(super) use lane::Producer;
 
-use super::KafkaCluster;
+use super::{KafkaCluster, Recent, Shape};
 use crate::{
-    model::{Channel, Offset},
-    source::embedded::Lost,
+    model::{Channel, Position},
+    source::embedded::{Appended, Lost, NewRecord},
 };
-use lane::Lane;
+use lane::{Lane, Place};
 
-/// What a record weighs beside its key and value, at most.
-const RECORD_HEAD: usize = 40;
+/// What a record weighs beside its key, value and id, at most: its head, and the headers' names.
+const RECORD_HEAD: usize = 100;
 
 /// A record to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +43,25 @@ pub struct NewKafkaRecord {
     pub key: Bytes,
     /// The value; none in a tombstone.
     pub value: Option<Bytes>,
-    /// When it happened, in milliseconds since 1970; none: now.
+    /// Its time in the log, in milliseconds since 1970; none: now.
     pub time_ms: Option<i64>,
-    /// The publisher's name for it, which travels in the header `id`.
+    /// When it happened, as far as its publisher says, in milliseconds since 1970. Travels in the header `tidegate-ts`.
+    pub happened_ms: Option<i64>,
+    /// The publisher's name for it, which travels in the header `tidegate-id`.
     pub id: Option<Arc<str>>,
+}
+
+impl From<NewRecord> for NewKafkaRecord {
+    fn from(new: NewRecord) -> Self {
+        Self {
+            channel: new.change.channel,
+            key: new.key,
+            value: new.change.data,
+            time_ms: None,
+            happened_ms: new.event_time_ms,
+            id: new.id,
+        }
+    }
 }
 
 impl NewKafkaRecord {
@@ -70,11 +93,23 @@ pub enum AppendError {
     Refused,
 }
 
+impl AppendError {
+    /// Whether another try may succeed: then nothing of the channel is taken of that publisher before it.
+    pub(super) const fn passes(self) -> bool {
+        match self {
+            Self::Unavailable | Self::NotAuthorized | Self::AfterFailed => true,
+            Self::TooLarge | Self::Refused => false,
+        }
+    }
+}
+
 /// What an appender keeps to.
 #[derive(Clone, Copy, Debug)]
 pub struct AppenderSettings {
-    /// Callers' batches that wait; beyond it callers wait.
+    /// Callers' batches that wait …
     pub queue: usize,
+    /// … and their bytes, but for a single batch. Beyond them callers wait, or are told.
+    pub queue_bytes: usize,
     /// How long a record is tried.
     pub delivery_timeout: Duration,
 }
@@ -83,13 +118,44 @@ impl Default for AppenderSettings {
     fn default() -> Self {
         Self {
             queue: 1024,
+            queue_bytes: 16 << 20,
             delivery_timeout: Duration::from_secs(10),
         }
     }
 }
 
+/// A record that is in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where.
+    pub position: Position,
+    /// It was there already, under the same id: it was not appended again.
+    pub repeat: bool,
+}
+
 /// Of each record: where it is, or why it is not in the log.
-pub type Results = Vec<Result<Offset, AppendError>>;
+pub type Results = Vec<Result<Stored, AppendError>>;
+
+impl From<Result<Stored, AppendError>> for Appended {
+    fn from(result: Result<Stored, AppendError>) -> Self {
+        match result {
+            Ok(Stored {
+                position,
+                repeat: false,
+            }) => Self::At(position),
+            Ok(Stored { position, .. }) => Self::Duplicate(position),
+            Err(AppendError::Unavailable) => Self::Unavailable,
+            Err(AppendError::TooLarge) => Self::TooLarge,
+            Err(AppendError::NotAuthorized) => Self::Denied,
+            Err(AppendError::AfterFailed) => Self::AfterFailed,
+            Err(AppendError::Refused) => Self::Unfit,
+        }
+    }
+}
+
+/// As much waits as may: of so many records none was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full(pub usize);
 
 /// A caller's batch.
 struct Job {
@@ -97,13 +163,33 @@ struct Job {
     deadline: Instant,
     lost: Arc<Lost>,
     reply: oneshot::Sender<Results>,
+    /// What it takes of the queue's bytes, for as long as it waits.
+    weight: Weight,
+}
+
+/// Bytes of a queue, given back when what they are of has left it.
+struct Weight(Arc<AtomicUsize>, usize);
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
 }
 
 /// Where records of one partition are appended. Cheap to clone.
 #[derive(Clone)]
 pub struct KafkaAppender {
     jobs: mpsc::Sender<Job>,
-    delivery_timeout: Duration,
+    waiting: Arc<AtomicUsize>,
+    settings: AppenderSettings,
+}
+
+impl fmt::Debug for KafkaAppender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaAppender")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
 }
 
 impl KafkaAppender {
@@ -114,34 +200,108 @@ impl KafkaAppender {
         partition: u32,
         settings: AppenderSettings,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let place = Place {
+            cluster,
+            topic: topic.into(),
+            partition,
+            shape: None,
+            recent: Arc::default(),
+        };
+        Self::of(place, settings, CancellationToken::new())
+    }
+
+    /// The same beside a reader of the partition, with which it shares what was read of late. While the topic has another shape
+    /// than it should, nothing is appended, since nobody would find it. Its task also ends when it is told to stop: what was
+    /// taken by then is still appended.
+    pub fn beside(
+        shape: &Arc<Shape>,
+        partition: u32,
+        recent: Arc<Recent>,
+        settings: AppenderSettings,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let place = Place {
+            cluster: shape.cluster.clone(),
+            topic: shape.topic.clone(),
+            partition,
+            shape: Some(shape.clone()),
+            recent,
+        };
+        Self::of(place, settings, stop)
+    }
+
+    fn of(
+        place: Place,
+        settings: AppenderSettings,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (jobs, queue) = mpsc::channel(settings.queue);
-        let lane = Lane::new(cluster, topic, partition);
         let appender = Self {
             jobs,
-            delivery_timeout: settings.delivery_timeout,
+            waiting: Arc::default(),
+            settings,
         };
-        (appender, lane.run(queue))
+        (appender, Lane::new(place).run(queue, stop))
     }
 
     /// Takes records, which are appended in order. Waits while the queue is full, not for the answer: of each record, where it
     /// is, or why it is not in the log. When nobody is left to tell, the appender has ended, and they are not in the log.
     ///
-    /// `lost` is the publisher's own: once one of its records is [`AppendError::Unavailable`], what it submits of that channel
+    /// `lost` is the publisher's own: once one of its records has failed in a way that passes, what it submits of that channel
     /// is not taken either.
     pub async fn submit(
         &self,
         records: Vec<NewKafkaRecord>,
         lost: &Arc<Lost>,
     ) -> oneshot::Receiver<Results> {
-        let (reply, answer) = oneshot::channel();
-        let job = Job {
-            records,
-            deadline: Instant::now() + self.delivery_timeout,
-            lost: lost.clone(),
-            reply,
-        };
+        let (job, answer) = self.job(records, lost);
         // Where nobody takes it, its end of the answer is dropped, which says so.
         drop(self.jobs.send(job).await);
         answer
+    }
+
+    /// The same, at once.
+    ///
+    /// # Errors
+    /// [`Full`]; the channels of the records are among the lost ones then.
+    pub fn try_submit(
+        &self,
+        records: Vec<NewKafkaRecord>,
+        lost: &Arc<Lost>,
+    ) -> Result<oneshot::Receiver<Results>, Full> {
+        let (job, answer) = self.job(records, lost);
+        let others = self.waiting.load(Ordering::Relaxed) - job.weight.1;
+        let full = if others > 0 && others + job.weight.1 > self.settings.queue_bytes {
+            job
+        } else {
+            match self.jobs.try_send(job) {
+                Err(mpsc::error::TrySendError::Full(job)) => job,
+                // Of one that has ended the answer says so.
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return Ok(answer),
+            }
+        };
+        let refused = Full(full.records.len());
+        for record in full.records {
+            lost.add(record.channel);
+        }
+        Err(refused)
+    }
+
+    fn job(
+        &self,
+        records: Vec<NewKafkaRecord>,
+        lost: &Arc<Lost>,
+    ) -> (Job, oneshot::Receiver<Results>) {
+        let (reply, answer) = oneshot::channel();
+        let bytes = records.iter().map(NewKafkaRecord::size).sum();
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        let job = Job {
+            records,
+            deadline: Instant::now() + self.settings.delivery_timeout,
+            lost: lost.clone(),
+            reply,
+            weight: Weight(self.waiting.clone(), bytes),
+        };
+        (job, answer)
     }
 }

@@ -6,12 +6,12 @@
 mod packed;
 mod write;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::fetch_response::AbortedTransaction;
 
-use super::{KafkaError, offset_of};
+use super::{KafkaError, offset_of, recent::Named};
 use crate::model::Record;
 
 pub(super) use write::encode;
@@ -24,6 +24,14 @@ const UNCOUNTED: usize = 12;
 const SUMMED: usize = 21;
 /// The only format there is since Kafka 0.11.
 const FORMAT: u8 = 2;
+
+/// The header that carries a publisher's own name of a record. Others' headers named `id` may mean anything.
+const ID: &[u8] = b"tidegate-id";
+/// The header that says when it happened, in milliseconds since 1970. A record's own time is when it was published: retention and
+/// compaction go by that, and brokers refuse what is too far from now.
+const TS: &[u8] = b"tidegate-ts";
+/// Longest id of a record that is looked at, in bytes.
+const ID_MAX: usize = 128;
 
 const CODEC: u16 = 0b111;
 const APPEND_TIME: u16 = 1 << 3;
@@ -80,13 +88,21 @@ struct Batch {
     records: Bytes,
 }
 
+/// What was read.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) records: Vec<Record>,
+    /// Of those that publishers gave an id.
+    pub(super) ids: Vec<Named>,
+}
+
 /// Reads the records from Kafka's offset `from` on; none when there is no whole batch. The keys share the fetch's memory,
 /// the values do not, since rows outlive it.
 pub(super) fn read(
     mut bytes: Bytes,
     from: i64,
     aborted: &[AbortedTransaction],
-    records: &mut Vec<Record>,
+    read: &mut Read,
 ) -> Result<Option<Reached>, KafkaError> {
     let (mut aborted, mut reached) = (Aborted::new(aborted), None);
     while let Some(batch) = next_batch(&mut bytes)? {
@@ -97,7 +113,7 @@ pub(super) fn read(
                 aborted.open.remove(&producer);
             }
         } else if batch.attributes & TRANSACTIONAL == 0 || !aborted.open.contains(&producer) {
-            read_batch(&batch, from, records)?;
+            read_batch(&batch, from, read)?;
         }
         reached = Some(Reached {
             next: batch.last + 1,
@@ -161,34 +177,73 @@ fn next_batch(bytes: &mut Bytes) -> Result<Option<Batch>, KafkaError> {
 /// Whether a control batch ends an aborted transaction.
 fn marks_abort(batch: &Batch) -> Result<bool, KafkaError> {
     let mut aborts = false;
-    each(batch, |_, _, key, _| {
+    each(batch, |_, _, key, _, _| {
         aborts = key.get(2..4) == Some(ABORTED.to_be_bytes().as_slice());
     })?;
     Ok(aborts)
 }
 
-fn read_batch(batch: &Batch, from: i64, records: &mut Vec<Record>) -> Result<(), KafkaError> {
+fn read_batch(batch: &Batch, from: i64, read: &mut Read) -> Result<(), KafkaError> {
     let by_log = batch.attributes & APPEND_TIME != 0;
-    each(batch, |offset, time, key, value| {
+    each(batch, |offset, time, key, value, said| {
         if offset < from {
             return;
         }
         let time = if by_log { batch.max_time } else { time };
-        records.push(Record {
-            offset: offset_of(offset),
+        let (offset, at_ms) = (offset_of(offset), time.max(0));
+        if let Some(id) = said.id {
+            read.ids.push(Named { offset, id, at_ms });
+        }
+        read.records.push(Record {
+            offset,
             key,
             value: value.map(|value| Bytes::copy_from_slice(&value)),
-            event_time_ms: (!by_log && time >= 0).then_some(time),
-            append_time_ms: time.max(0),
+            event_time_ms: said
+                .happened_ms
+                .or_else(|| (!by_log && time >= 0).then_some(time)),
+            append_time_ms: at_ms,
             expired: false,
         });
     })
 }
 
-/// Calls with each record's offset, time, key and value.
+/// What Tidegate's own publishing says in a record's headers.
+#[derive(Debug, Default)]
+struct Said {
+    id: Option<Arc<str>>,
+    happened_ms: Option<i64>,
+}
+
+/// Reads the headers. Those that can't be read are no reason to lose the record.
+fn said(record: &mut Bytes) -> Said {
+    let mut said = Said::default();
+    let count = size(record).ok().flatten().unwrap_or(0);
+    for _ in 0..count {
+        let (Ok(Some(name)), Ok(value)) = (part(record), part(record)) else {
+            break;
+        };
+        let text = || {
+            value
+                .as_deref()
+                .and_then(|value| std::str::from_utf8(value).ok())
+        };
+        match &name[..] {
+            ID => {
+                said.id = text()
+                    .filter(|id| (1..=ID_MAX).contains(&id.len()))
+                    .map(Arc::from)
+            }
+            TS => said.happened_ms = text().and_then(|ms| ms.parse().ok()),
+            _ => {}
+        }
+    }
+    said
+}
+
+/// Calls with each record's offset, time, key, value and what its headers say.
 fn each(
     batch: &Batch,
-    mut take: impl FnMut(i64, i64, Bytes, Option<Bytes>),
+    mut take: impl FnMut(i64, i64, Bytes, Option<Bytes>, Said),
 ) -> Result<(), KafkaError> {
     let mut rest = packed::unpack(batch.attributes & CODEC, &batch.records)?;
     for _ in 0..batch.count {
@@ -207,7 +262,14 @@ fn each(
             .ok_or(malformed("a record's offset"))?;
         let key = part(&mut record)?.unwrap_or_default();
         let value = part(&mut record)?;
-        take(offset, batch.base_time.saturating_add(time), key, value);
+        let said = said(&mut record);
+        take(
+            offset,
+            batch.base_time.saturating_add(time),
+            key,
+            value,
+            said,
+        );
     }
     Ok(())
 }

@@ -26,18 +26,22 @@ use super::{
     cluster::{Leader, READ_COMMITTED},
     error::check,
     next_after, next_to,
+    recent::Recent,
     wire::{Connection, Versions},
 };
 use crate::{
     clock::Clock,
     model::{Epoch, Offset},
-    source::{Fetch, ReadAt, Source, SourceError},
+    source::{Fetch, Lineage, ReadAt, Source, SourceError},
 };
 
 /// Fetches that name their topic by id.
 const FETCH: Versions = 13..=17;
 /// How long a broker holds a request that waits for records.
 const WAIT: Duration = Duration::from_millis(500);
+
+/// Characters of a topic's id in an epoch's name.
+const ID_TEXT: usize = 22;
 
 /// A reader of one partition of a topic.
 pub struct KafkaSource {
@@ -50,6 +54,7 @@ pub struct KafkaSource {
     /// The log as the caller knows it.
     log: Option<Log>,
     backoff: Backoff,
+    recent: Arc<Recent>,
 }
 
 /// A log, and how far it has been read.
@@ -64,6 +69,29 @@ struct Log {
 }
 
 impl Log {
+    /// The log of this epoch; of one that is no epoch of Kafka's, none that any topic has.
+    fn named(epoch: &Epoch, at: Offset, lineage: Option<&str>) -> Self {
+        let (topic, went_back) = epoch.as_str().split_at_checked(ID_TEXT).unwrap_or_default();
+        let id = BASE64_URL_SAFE_NO_PAD.decode(topic).unwrap_or_default();
+        let went_back = went_back
+            .strip_prefix("-l")
+            .and_then(|word| word.parse().ok());
+        let named = Self {
+            topic: Uuid::from_slice(&id).unwrap_or_default(),
+            went_back,
+            next: next_after(at),
+            leader_epoch: lineage.and_then(|word| word.parse().ok()),
+        };
+        let is_it = named.epoch().is_ok_and(|again| again == *epoch);
+        let topic = if is_it { named.topic } else { Uuid::nil() };
+        Self { topic, ..named }
+    }
+
+    /// What a later reader needs to prove that the log still holds what was read up to `next`.
+    fn lineage(&self) -> Option<Lineage> {
+        Some(self.leader_epoch?.to_string().into())
+    }
+
     fn epoch(&self) -> Result<Epoch, KafkaError> {
         let mut name = BASE64_URL_SAFE_NO_PAD.encode(self.topic.as_bytes());
         if let Some(leader_epoch) = self.went_back {
@@ -110,7 +138,14 @@ impl KafkaSource {
             ear: Ear::default(),
             log: None,
             backoff: Backoff::default(),
+            recent: Arc::default(),
         }
+    }
+
+    /// The same, which tells an appender what it reads.
+    #[must_use]
+    pub fn beside(self, recent: Arc<Recent>) -> Self {
+        Self { recent, ..self }
     }
 
     /// Reads; a connection that had been idle may have been closed by then, and a leader may have moved: once more.
@@ -204,6 +239,7 @@ impl KafkaSource {
             upto: next_to(log.next),
             head: next_to(end),
             when: None,
+            lineage: log.lineage(),
         })
     }
 
@@ -222,12 +258,12 @@ impl KafkaSource {
             }
             code => check(code)?,
         }
-        let mut records = Vec::new();
+        let mut read = batch::Read::default();
         let aborted = answer.aborted_transactions.unwrap_or_default();
         let bytes = answer.records.unwrap_or_else(Bytes::new);
         let nothing = bytes.is_empty();
         let end = answer.last_stable_offset;
-        match batch::read(bytes, from, &aborted, &mut records)? {
+        match batch::read(bytes, from, &aborted, &mut read)? {
             Some(reached) => {
                 log.next = reached.next.max(from);
                 log.leader_epoch = Some(reached.leader_epoch);
@@ -237,13 +273,15 @@ impl KafkaSource {
             None => return Err(KafkaError::Malformed("a batch that is not whole")),
         }
         self.log = Some(log);
+        self.recent.read(&epoch, read.ids, &mut read.records);
         Ok(Outcome::Read(Fetch {
             epoch,
             start: next_to(answer.log_start_offset),
-            records,
+            records: read.records,
             upto: next_to(log.next),
             head: next_to(end.max(log.next)),
             when: None,
+            lineage: log.lineage(),
         }))
     }
 
@@ -328,6 +366,10 @@ impl Source for KafkaSource {
                 Err(SourceError::Unavailable)
             }
         }
+    }
+
+    fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>) {
+        self.log = Some(Log::named(epoch, at, lineage));
     }
 
     async fn changed(&mut self) {

@@ -7,9 +7,9 @@ use std::{
 
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{KafkaCluster, KafkaError, KafkaSource};
+use super::{KafkaCluster, KafkaError, KafkaSource, Recent};
 use crate::{
-    model::Offset,
+    model::{Epoch, Offset},
     source::{Fetch, Source, SourceError},
 };
 
@@ -18,10 +18,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// … and after one that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How many partitions a topic should have, and has: one look serves all of its readers.
+/// How many partitions a topic should have, and has: one look serves all of its readers and appenders.
+#[derive(Debug)]
 pub struct Shape {
-    cluster: Arc<KafkaCluster>,
-    topic: Arc<str>,
+    pub(super) cluster: Arc<KafkaCluster>,
+    pub(super) topic: Arc<str>,
     expected: u32,
     seen: Mutex<Option<Seen>>,
     /// One looks, the others wait for what it sees.
@@ -29,6 +30,7 @@ pub struct Shape {
 }
 
 /// What was seen at the last look; none found where nobody answered.
+#[derive(Debug)]
 struct Seen {
     at: Instant,
     found: Option<u32>,
@@ -59,7 +61,7 @@ impl Shape {
     }
 
     /// Whether it has as many as it should, as far as that is known.
-    async fn is_right(&self) -> bool {
+    pub(super) async fn is_right(&self) -> bool {
         if let Some(right) = self.seen() {
             return right;
         }
@@ -115,9 +117,10 @@ pub struct Whole {
 impl Whole {
     /// A reader of one of the partitions.
     #[must_use]
-    pub fn new(shape: Arc<Shape>, partition: u32) -> Self {
+    pub fn new(shape: Arc<Shape>, partition: u32, recent: Arc<Recent>) -> Self {
+        let source = KafkaSource::new(shape.cluster.clone(), &shape.topic, partition);
         Self {
-            source: KafkaSource::new(shape.cluster.clone(), &shape.topic, partition),
+            source: source.beside(recent),
             shape,
             refused: false,
         }
@@ -132,6 +135,10 @@ impl Source for Whole {
         }
         self.refused = false;
         self.source.fetch(after, bytes).await
+    }
+
+    fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>) {
+        self.source.resume(epoch, at, lineage);
     }
 
     async fn changed(&mut self) {

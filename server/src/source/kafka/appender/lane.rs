@@ -1,6 +1,6 @@
 //! The owner of a partition's order: what waits, one batch at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kafka_protocol::{
@@ -14,18 +14,23 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
-        KafkaCluster, KafkaError, batch,
+        KafkaCluster, KafkaError, Recent, Shape, batch,
         cluster::{Leader, name},
         error::check,
-        offset_of,
+        offset_of, topic_name,
         wire::Versions,
     },
-    AppendError, Job, NewKafkaRecord, Results,
+    AppendError, Job, NewKafkaRecord, Stored,
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    model::{Channel, Epoch, Offset, Position},
+    source::embedded::Lost,
+};
 
 /// By name up to 12, by the topic's id from 13 on.
 const PRODUCE: Versions = 9..=13;
@@ -75,41 +80,68 @@ enum Tried {
     Never(AppendError),
     /// Perhaps later.
     Again,
+    /// It was not sent: the topic has not the partitions that it should have.
+    Misshapen,
     /// The broker does not know this producer, or not at this number.
     Unknown,
 }
 
+/// Which partition is appended to, and what is known of it.
+pub(super) struct Place {
+    pub(super) cluster: Arc<KafkaCluster>,
+    pub(super) topic: Arc<str>,
+    pub(super) partition: u32,
+    /// Which the topic must have.
+    pub(super) shape: Option<Arc<Shape>>,
+    pub(super) recent: Arc<Recent>,
+}
+
+/// What is to become of a record.
+enum Plan {
+    /// It goes with the batch, at this place of it.
+    Send(usize, Channel),
+    /// It is a repeat of one that is in the log.
+    Repeat(Position),
+    /// It is a repeat of one in the batch.
+    RepeatOf(usize, Channel),
+    /// An earlier one of its channel was not taken.
+    AfterFailed,
+}
+
 /// The owner of a partition's order.
 pub(super) struct Lane {
-    cluster: Arc<KafkaCluster>,
-    topic: Arc<str>,
-    partition: u32,
+    place: Place,
     leader: Option<Leader>,
     producer: Option<Producer>,
     clock: Clock,
 }
 
 impl Lane {
-    pub(super) fn new(cluster: Arc<KafkaCluster>, topic: &str, partition: u32) -> Self {
+    pub(super) fn new(place: Place) -> Self {
         Self {
-            cluster,
-            topic: topic.into(),
-            partition,
+            place,
             leader: None,
             producer: None,
             clock: Clock::start(),
         }
     }
 
-    /// Serves until nobody is left who could ask.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+    /// Serves until nobody is left who could ask, or until it is told to stop and has served what was taken by then.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: CancellationToken) {
         let mut waiting = None;
         loop {
             let first = match waiting.take() {
                 Some(job) => job,
-                None => match queue.recv().await {
-                    Some(job) => job,
-                    None => return,
+                None => tokio::select! {
+                    biased;
+                    () = stop.cancelled(), if !queue.is_closed() => {
+                        queue.close();
+                        continue;
+                    }
+                    job = queue.recv() => match job {
+                        Some(job) => job,
+                        None => return,
+                    },
                 },
             };
             let mut jobs = vec![first];
@@ -131,37 +163,66 @@ impl Lane {
     async fn serve(&mut self, mut jobs: Vec<Job>) {
         let deadlines = jobs.iter().map(|job| job.deadline);
         let deadline = deadlines.max().unwrap_or_else(Instant::now);
-        let (mut records, mut plans) = (Vec::new(), Vec::new());
+        let (mut records, mut ids, mut plans) = (Vec::new(), HashMap::new(), Vec::new());
         for job in &mut jobs {
             let mut plan = Vec::with_capacity(job.records.len());
             for record in std::mem::take(&mut job.records) {
-                let sent = !job.lost.has(&record.channel);
-                plan.push(sent.then(|| record.channel.clone()));
-                records.extend(sent.then_some(record));
+                if job.lost.has(&record.channel) {
+                    plan.push(Plan::AfterFailed);
+                } else {
+                    plan.push(self.plan(record, &mut records, &mut ids));
+                }
             }
             plans.push(plan);
         }
-        let mut results = self.append(records, deadline).await.into_iter();
-        for (job, plan) in jobs.into_iter().zip(plans) {
-            let its = plan.into_iter().map(|channel| {
-                let Some(channel) = channel else {
-                    return Err(AppendError::AfterFailed);
-                };
-                let result = results.next().unwrap_or(Err(AppendError::Unavailable));
-                if result == Err(AppendError::Unavailable) {
-                    job.lost.add(channel);
-                }
-                result
-            });
+        let results = self.append(&records, deadline).await;
+        for (job, plans) in jobs.into_iter().zip(plans) {
+            let its = plans.into_iter();
+            let its = its.map(|plan| plan.result(&results, &job.lost)).collect();
             // Who asked may have gone.
-            drop(job.reply.send(its.collect()));
+            drop(job.reply.send(its));
+        }
+    }
+
+    /// What is to become of a record, which is put into the batch where it is no repeat.
+    fn plan(
+        &self,
+        record: NewKafkaRecord,
+        records: &mut Vec<NewKafkaRecord>,
+        ids: &mut HashMap<Arc<str>, usize>,
+    ) -> Plan {
+        if let Some(id) = &record.id {
+            if let Some((epoch, offset)) = self.place.recent.known(id, self.clock.wall_ms()) {
+                return Plan::Repeat(self.position(epoch, offset));
+            }
+            if let Some(at) = ids.get(id) {
+                return Plan::RepeatOf(*at, record.channel);
+            }
+            ids.insert(id.clone(), records.len());
+        }
+        let plan = Plan::Send(records.len(), record.channel.clone());
+        records.push(record);
+        plan
+    }
+
+    fn position(&self, epoch: Epoch, offset: Offset) -> Position {
+        Position {
+            partition: self.place.partition,
+            epoch,
+            offset,
         }
     }
 
     /// Appends records in order, in batches that are not too large, halved where the topic takes less.
-    async fn append(&mut self, records: Vec<NewKafkaRecord>, deadline: Instant) -> Results {
-        let mut results = Results::with_capacity(records.len());
-        let mut parts = vec![records.as_slice()];
+    async fn append(
+        &mut self,
+        records: &[NewKafkaRecord],
+        deadline: Instant,
+    ) -> Vec<Result<Position, AppendError>> {
+        let mut results = Vec::with_capacity(records.len());
+        let mut parts = vec![records];
+        // What follows one that failed in a way that passes must not get in before it.
+        let mut failed = AppendError::Unavailable;
         while let Some(part) = parts.pop() {
             let fitting = fitting(part);
             if fitting < part.len() {
@@ -173,28 +234,46 @@ impl Lane {
                 continue;
             }
             match self.deliver(part, deadline).await {
-                Ok(first) => {
-                    results.extend((0..).zip(part).map(|(at, _)| Ok(offset_of(first + at))))
-                }
+                Ok((epoch, first)) => results.extend(self.taken(part, &epoch, first)),
                 Err(AppendError::TooLarge | AppendError::Refused) if part.len() > 1 => {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.extend([right, left]);
                 }
-                // What follows must not get in before it.
-                Err(AppendError::Unavailable) => break,
+                Err(error) if error.passes() => {
+                    failed = error;
+                    break;
+                }
                 Err(error) => results.extend(part.iter().map(|_| Err(error))),
             }
         }
-        results.resize(records.len(), Err(AppendError::Unavailable));
+        results.resize(records.len(), Err(failed));
         results
     }
 
-    /// Has the broker take one batch, whatever it takes until the deadline. Its first offset.
+    /// Where the records of a batch are, whose ids are known from now on.
+    fn taken(
+        &self,
+        records: &[NewKafkaRecord],
+        epoch: &Epoch,
+        first: i64,
+    ) -> Vec<Result<Position, AppendError>> {
+        let now_ms = self.clock.wall_ms();
+        let places = (0..).zip(records).map(|(at, record)| {
+            let offset = offset_of(first + at);
+            if let Some(id) = &record.id {
+                self.place.recent.appended(epoch, id, offset, now_ms);
+            }
+            Ok(self.position(epoch.clone(), offset))
+        });
+        places.collect()
+    }
+
+    /// Has the broker take one batch, whatever it takes until the deadline. The log's name and the batch's first offset in it.
     async fn deliver(
         &mut self,
         records: &[NewKafkaRecord],
         deadline: Instant,
-    ) -> Result<i64, AppendError> {
+    ) -> Result<(Epoch, i64), AppendError> {
         let mut perhaps_taken = false;
         while Instant::now() < deadline {
             match self.attempt(records).await {
@@ -202,7 +281,7 @@ impl Lane {
                     if let Some(producer) = &mut self.producer {
                         producer.pass(records.len());
                     }
-                    return Ok(first);
+                    return Ok((self.epoch(), first));
                 }
                 Ok(Tried::Never(error)) => return Err(error),
                 // The broker forgot this producer. Under another name a repeat would not be noticed.
@@ -211,13 +290,14 @@ impl Lane {
                     return Err(AppendError::Unavailable);
                 }
                 Ok(Tried::Unknown) => self.producer = None,
+                Ok(Tried::Misshapen) => {}
                 Ok(Tried::Again) => {
                     self.leader = None;
                     perhaps_taken = true;
                 }
                 Err(error) if error.is_denied() => return Err(AppendError::NotAuthorized),
                 Err(error) => {
-                    tracing::debug!(%error, topic = %self.topic, partition = self.partition, "appending fails");
+                    tracing::debug!(%error, topic = %self.place.topic, partition = self.place.partition, "appending fails");
                     self.leader = None;
                     perhaps_taken = true;
                 }
@@ -227,13 +307,29 @@ impl Lane {
         if perhaps_taken {
             self.producer = self.producer.and_then(Producer::renewed);
         }
-        tracing::warn!(topic = %self.topic, partition = self.partition, records = records.len(), "records are given up: the log did not take them in time");
+        tracing::warn!(topic = %self.place.topic, partition = self.place.partition, records = records.len(), "records are given up: the log did not take them in time");
         Err(AppendError::Unavailable)
+    }
+
+    /// The name of the log that was appended to: as it was read here, where it was read.
+    fn epoch(&self) -> Epoch {
+        let topic = self.leader.as_ref().map(|leader| leader.topic);
+        let topic = topic_name(topic.unwrap_or_default());
+        let read = self.place.recent.epoch(&topic);
+        read.unwrap_or_else(|| {
+            // Letters, digits, - and _, fewer than 64.
+            Epoch::new(&topic).unwrap_or_else(|_| unreachable!("{topic} is an epoch"))
+        })
     }
 
     /// Sends a batch once. An error says nothing of whether the broker has it.
     async fn attempt(&mut self, records: &[NewKafkaRecord]) -> Result<Tried, KafkaError> {
-        let cluster = self.cluster.clone();
+        if let Some(shape) = &self.place.shape
+            && !shape.is_right().await
+        {
+            return Ok(Tried::Misshapen);
+        }
+        let cluster = self.place.cluster.clone();
         let producer = match self.producer {
             Some(producer) => producer,
             None => *self
@@ -245,7 +341,7 @@ impl Lane {
             .as_ref()
             .is_none_or(|leader| leader.connection.is_busy())
         {
-            let found = cluster.in_time(cluster.leader(&self.topic, self.partition));
+            let found = cluster.in_time(cluster.leader(&self.place.topic, self.place.partition));
             self.leader = Some(found.await?);
         }
         let Some(leader) = &mut self.leader else {
@@ -253,8 +349,8 @@ impl Lane {
         };
         let encoded = batch::encode(records, &producer, self.clock.wall_ms());
         let request = self::request(
-            &self.topic,
-            self.partition,
+            &self.place.topic,
+            self.place.partition,
             leader,
             encoded,
             cluster.settings.timeout,
@@ -269,6 +365,32 @@ impl Lane {
         let found = found.ok_or(KafkaError::Malformed("an append without its partition"))?;
         Ok(verdict(found.error_code, found.base_offset))
     }
+}
+
+impl Plan {
+    /// What became of its record. Of what failed in a way that passes, its publisher remembers the channel.
+    fn result(
+        self,
+        results: &[Result<Position, AppendError>],
+        lost: &Lost,
+    ) -> Result<Stored, AppendError> {
+        let (at, channel, repeat) = match self {
+            Self::AfterFailed => return Err(AppendError::AfterFailed),
+            Self::Repeat(position) => return Ok(stored(position, true)),
+            Self::Send(at, channel) => (at, channel, false),
+            Self::RepeatOf(at, channel) => (at, channel, true),
+        };
+        let result = results.get(at).cloned();
+        let result = result.unwrap_or(Err(AppendError::Unavailable));
+        if result.as_ref().is_err_and(|error| error.passes()) {
+            lost.add(channel);
+        }
+        result.map(|position| stored(position, repeat))
+    }
+}
+
+const fn stored(position: Position, repeat: bool) -> Stored {
+    Stored { position, repeat }
 }
 
 /// A name for batches, from the cluster.

@@ -18,6 +18,7 @@ fn new(key: &str, value: Option<&str>) -> NewKafkaRecord {
         key: key.to_owned().into(),
         value: value.map(|value| value.to_owned().into()),
         time_ms: None,
+        happened_ms: None,
         id: Some("an id".into()),
     }
 }
@@ -33,9 +34,9 @@ fn batch(records: &[NewKafkaRecord], base: i64, attributes: u16) -> Vec<u8> {
 }
 
 fn offsets(bytes: Vec<u8>, from: i64, aborted: &[AbortedTransaction]) -> (Vec<u64>, Option<i64>) {
-    let mut records = Vec::new();
-    let reached = read(bytes.into(), from, aborted, &mut records).unwrap();
-    let offsets = records.iter().map(|record| record.offset.number());
+    let mut found = Read::default();
+    let reached = read(bytes.into(), from, aborted, &mut found).unwrap();
+    let offsets = found.records.iter().map(|record| record.offset.number());
     (offsets.collect(), reached.map(|reached| reached.next))
 }
 
@@ -46,6 +47,7 @@ fn marker(kind: u8) -> NewKafkaRecord {
         key: Bytes::copy_from_slice(&[0, 0, 0, kind]),
         value: Some(Bytes::from_static(&[0; 6])),
         time_ms: None,
+        happened_ms: None,
         id: None,
     }
 }
@@ -60,11 +62,12 @@ fn what_was_written_reads_back() {
             ..new("k", Some(""))
         },
     ];
-    let mut records = Vec::new();
+    let mut found = Read::default();
     let bytes = batch(&written, 40, 0).into();
-    let reached = read(bytes, 0, &[], &mut records).unwrap().unwrap();
+    let reached = read(bytes, 0, &[], &mut found).unwrap().unwrap();
     assert_eq!(reached.next, 43);
-    let read: Vec<_> = records
+    let read: Vec<_> = found
+        .records
         .iter()
         .map(|record| {
             let value = record.value.as_deref();
@@ -123,13 +126,52 @@ fn what_was_aborted_never_comes_and_is_passed() {
 
 #[test]
 fn the_logs_own_time_is_no_event_time() {
-    let mut records = Vec::new();
+    let mut found = Read::default();
     let bytes = batch(&[new("a", None)], 0, APPEND_TIME).into();
-    read(bytes, 0, &[], &mut records).unwrap();
-    assert_eq!(
-        (records[0].event_time_ms, records[0].append_time_ms),
-        (None, 1000)
-    );
+    read(bytes, 0, &[], &mut found).unwrap();
+    let times = |record: &Record| (record.event_time_ms, record.append_time_ms);
+    assert_eq!(times(&found.records[0]), (None, 1000));
+    // What the publisher said is, whatever the log's own time.
+    let mut told = new("a", None);
+    told.happened_ms = Some(-5);
+    for (attributes, at) in [(0, 1000), (APPEND_TIME, 1000)] {
+        let mut found = Read::default();
+        read(
+            batch(&[told.clone()], 0, attributes).into(),
+            0,
+            &[],
+            &mut found,
+        )
+        .unwrap();
+        assert_eq!(times(&found.records[0]), (Some(-5), at));
+    }
+}
+
+#[test]
+fn ids_come_back_and_the_headers_of_others_are_passed_over() {
+    let mut found = Read::default();
+    let mut without = new("b", None);
+    without.id = None;
+    let mut long = new("c", None);
+    long.id = Some("x".repeat(ID_MAX + 1).into());
+    let bytes = batch(&[new("a", None), without, long], 4, 0).into();
+    read(bytes, 0, &[], &mut found).unwrap();
+    let id = Named {
+        offset: offset_of(4),
+        id: "an id".into(),
+        at_ms: 1000,
+    };
+    assert_eq!((found.ids, found.records.len()), (vec![id], 3));
+    let check = |headers: &[u8], expect: Option<&str>| {
+        let said = said(&mut Bytes::copy_from_slice(headers));
+        assert_eq!(said.id.as_deref(), expect, "{headers:?}");
+    };
+    check(b"", None);
+    check(b"\x04\x04id\x02x\x16tidegate-id\x02y", Some("y"));
+    check(b"\x02\x16tidegate-id\x01", None);
+    check(b"\x02\x16tidegate-id\x02\xff", None);
+    check(b"\xfe\xff\xff\xff\x0f\x16tidegate-id\x02y\x02", Some("y"));
+    check(b"\x02\x16tide", None);
 }
 
 #[test]
@@ -138,7 +180,10 @@ fn a_flipped_bit_is_noticed() {
     for at in 16..good.len() {
         let mut bad = good.clone();
         bad[at] ^= 1;
-        assert!(read(bad.into(), 0, &[], &mut Vec::new()).is_err(), "{at}");
+        assert!(
+            read(bad.into(), 0, &[], &mut Read::default()).is_err(),
+            "{at}"
+        );
     }
 }
 
@@ -157,7 +202,7 @@ proptest! {
         whole[8..12].copy_from_slice(&length.to_be_bytes());
         let sum = crc32c::crc32c(&whole[SUMMED..]);
         whole[17..21].copy_from_slice(&sum.to_be_bytes());
-        drop(read(whole.into(), 0, &[], &mut Vec::new()));
-        drop(read(bytes.into(), 0, &[], &mut Vec::new()));
+        drop(read(whole.into(), 0, &[], &mut Read::default()));
+        drop(read(bytes.into(), 0, &[], &mut Read::default()));
     }
 }

@@ -2,11 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{FORMAT, HEAD, SUMMED, UNCOUNTED};
+use super::{FORMAT, HEAD, ID, SUMMED, TS, UNCOUNTED};
 use crate::source::kafka::appender::{NewKafkaRecord, Producer};
-
-/// The header that carries a publisher's own name of a record.
-const ID: &[u8] = b"id";
 
 /// A batch of records, at least one, under a producer's name and number. `now_ms` is the time of those that have none.
 pub(in super::super) fn encode(
@@ -50,10 +47,18 @@ fn put_record(batch: &mut BytesMut, record: &NewKafkaRecord, time: i64, at: i64)
     put_varint(&mut body, at);
     put_part(&mut body, Some(&record.key));
     put_part(&mut body, record.value.as_deref());
-    put_varint(&mut body, i64::from(record.id.is_some()));
-    if let Some(id) = &record.id {
-        put_part(&mut body, Some(ID));
-        put_part(&mut body, Some(id.as_bytes()));
+    let happened = record.happened_ms.map(|ms| ms.to_string());
+    let headers = [(ID, record.id.as_deref()), (TS, happened.as_deref())];
+    let given = headers
+        .iter()
+        .filter_map(|(name, value)| Some((name, (*value)?)));
+    put_varint(
+        &mut body,
+        i64::from(record.id.is_some()) + i64::from(happened.is_some()),
+    );
+    for (name, value) in given {
+        put_part(&mut body, Some(name));
+        put_part(&mut body, Some(value.as_bytes()));
     }
     put_part(batch, Some(&body));
 }

@@ -1,0 +1,211 @@
+//! The fence join: rows of a cache, and what the tail has behind them, become a resident view.
+//!
+//! Rows were read page by page, each as of its own moment; changes behind a row's page are applied to it, from the tail and, of
+//! what the cache knew before this node did, as they come. The view is served once this node has applied as much as its newest
+//! page had. Keeps: I3, I5.
+
+use super::{
+    Partition,
+    backing::Backing,
+    fence::{FenceReport, Next},
+    view::View,
+};
+use crate::{
+    cache::{
+        CachedView,
+        redis::{CachedRow, DecimalOffset, Generation, Header, ValueError, Walk},
+    },
+    model::{Channel, Moment, Offset, Row, RowId, Rows, StaleReason},
+    source::Fetch,
+};
+
+/// What reading a channel from the cache came to.
+#[derive(Debug)]
+pub enum Load {
+    /// All of its rows, and the header of the last page.
+    Rows(Box<Walk>, Vec<(RowId, CachedRow)>, Box<Header>),
+    /// Another generation has become the current one, or none.
+    Elsewhere(Option<Box<Header>>),
+    /// Its keys are gone: who folds the partition folds it anew.
+    Lost,
+    /// The cache did not answer, or with something else.
+    Failed,
+}
+
+impl Partition {
+    /// What the next fetch is asked for, whose answer [`Partition::take`] gets; none before it is known where to begin.
+    #[must_use]
+    pub fn next(&mut self) -> Option<Next> {
+        let after = self.next_after();
+        match &mut self.backing {
+            Backing::Cache(fence) => fence.next(after),
+            Backing::Log(_) | Backing::Fold(_) => Some(Next {
+                after,
+                resume: None,
+            }),
+        }
+    }
+
+    /// Whether a fetch is due since the log is to be read from somewhere else than before.
+    #[must_use]
+    pub fn is_to_begin(&self) -> bool {
+        match &self.backing {
+            Backing::Cache(fence) => fence.is_to_begin(self.next_after()),
+            Backing::Log(_) | Backing::Fold(_) => false,
+        }
+    }
+
+    /// Takes the fetch that was to go on from where a fold is: from there on, if the log goes on from it. Tells whether the fetch
+    /// is dealt with.
+    pub(super) fn land(&mut self, fetch: &Fetch, asked_at: Moment, now: Moment) -> bool {
+        let Backing::Cache(fence) = &mut self.backing else {
+            return false;
+        };
+        let Some(header) = fence.take_jump() else {
+            return false;
+        };
+        if fence.goes_on(&header, fetch) {
+            let at = Offset::try_from(&header.applied).unwrap_or(fetch.start);
+            self.open(fetch, at, now);
+            return false;
+        }
+        if self.epoch.is_none() {
+            self.restart(fetch, fetch.head, asked_at, now);
+        }
+        true
+    }
+
+    /// The cache was asked for its header: it has this, or none.
+    pub fn saw_header(&mut self, header: Option<Header>) {
+        let (tail, idle) = (&self.tail, self.views.is_empty());
+        if let Backing::Cache(fence) = &mut self.backing {
+            fence.saw(header, |at| at >= tail.floor(), idle);
+        }
+    }
+
+    /// The cache was asked, and did not answer.
+    pub fn missed_header(&mut self, now: Moment) {
+        if let Backing::Cache(fence) = &mut self.backing {
+            fence.did_not_answer(now);
+        }
+        if self.epoch.is_none() {
+            self.health.trouble = Some(StaleReason::CacheUnavailable);
+            self.tail.set_health(self.health);
+        }
+    }
+
+    /// What there is to see of its cache, where it has one.
+    #[must_use]
+    pub fn fence_report(&self) -> Option<FenceReport> {
+        match &self.backing {
+            Backing::Cache(fence) => Some(fence.report()),
+            Backing::Log(_) | Backing::Fold(_) => None,
+        }
+    }
+
+    /// The next channel that is to be read from the cache, and of which generation.
+    pub fn next_load(&mut self, now: Moment) -> Option<(Channel, Generation)> {
+        match &mut self.backing {
+            Backing::Cache(fence) => fence.next_load(now),
+            Backing::Log(_) | Backing::Fold(_) => None,
+        }
+    }
+
+    /// When a channel may be read that can't be now.
+    #[must_use]
+    pub fn load_at(&self) -> Option<Moment> {
+        match &self.backing {
+            Backing::Cache(fence) => fence.load_at(),
+            Backing::Log(_) | Backing::Fold(_) => None,
+        }
+    }
+
+    /// Takes what reading a channel came to.
+    pub fn loaded(&mut self, channel: &Channel, load: Load, now: Moment, now_ms: i64) {
+        let Backing::Cache(fence) = &mut self.backing else {
+            return;
+        };
+        if !fence.loaded(channel) {
+            return;
+        }
+        let joined = match load {
+            Load::Rows(walk, rows, header) => {
+                let joins = fence.may_join(&header, walk.proven_ms(), now_ms);
+                joins && self.attach(channel, walk, rows, &header.since, now) == Ok(true)
+            }
+            Load::Elsewhere(header) => {
+                self.saw_header(header.map(|header| *header));
+                false
+            }
+            Load::Lost => {
+                tracing::warn!(stream = self.settings.stream, partition = self.settings.partition, %channel, "keys of this channel are gone from the cache: it is not served from there until it is folded anew");
+                false
+            }
+            Load::Failed => {
+                fence.did_not_answer(now);
+                false
+            }
+        };
+        if let (false, Backing::Cache(fence)) = (joined, &mut self.backing) {
+            fence.load_failed(channel, now);
+        }
+    }
+
+    /// Makes a channel resident. Not where the tail does not reach back to what was read.
+    fn attach(
+        &mut self,
+        channel: &Channel,
+        walk: Box<Walk>,
+        rows: Vec<(RowId, CachedRow)>,
+        since: &DecimalOffset,
+        now: Moment,
+    ) -> Result<bool, ValueError> {
+        let offset = |text: Option<&_>| text.map_or(Ok(Offset::BEFORE_ALL), Offset::try_from);
+        let (filled, fence) = (offset(walk.filled())?, offset(walk.fence())?);
+        let (last_change, since) = (offset(walk.last_change())?, Offset::try_from(since)?);
+        let applied = self.applied;
+        let Some(updates) = self.tail.between(channel, filled, applied, usize::MAX) else {
+            return Ok(false);
+        };
+        if walk.last_change().is_none() && updates.is_empty() {
+            // A name that anybody may invent takes little room, and bounded.
+            self.awaited.add(channel);
+            return Ok(true);
+        }
+        let cached = CachedView::of(read_rows(rows)?, last_change);
+        let mut view = View::of_pages(cached, fence, walk, &self.held, now);
+        for update in &updates {
+            view.apply(&update.update.change, update.update.position.offset);
+        }
+        self.note_last_change(channel, last_change.max(since));
+        self.views.insert(channel.clone(), view);
+        Ok(true)
+    }
+
+    /// A channel has not changed since, but for what this node has seen.
+    fn note_last_change(&mut self, channel: &Channel, at: Offset) {
+        match self.last_change.get_mut(channel) {
+            Some(last) => *last = at.max(*last),
+            None => {
+                self.last_change.insert(channel.clone(), at);
+                self.names.push_back(channel.clone());
+            }
+        }
+    }
+}
+
+fn read_rows(rows: Vec<(RowId, CachedRow)>) -> Result<Rows, ValueError> {
+    let row = |(id, row): (RowId, CachedRow)| {
+        let offset = Offset::try_from(&row.offset)?;
+        let (data, ts_ms) = (row.data, row.ts_ms);
+        Ok((
+            id,
+            Row {
+                data,
+                ts_ms,
+                offset,
+            },
+        ))
+    };
+    rows.into_iter().map(row).collect()
+}
