@@ -103,6 +103,8 @@ pub struct Plan {
     pub length: Duration,
     /// The faults of that time.
     pub faults: Faults,
+    /// Whether the nodes read views from Redis, where two materializers fold them.
+    pub cache: bool,
     /// A bug that the nodes have.
     pub bug: Option<Bug>,
     /// Whether it says on the way what happens.
@@ -119,6 +121,7 @@ impl Plan {
             clients: 200,
             length,
             faults: Faults::InTurn(Vec::new()),
+            cache: false,
             bug: None,
             tells: false,
         }

@@ -91,6 +91,8 @@ struct Seat {
     /// Of these partitions the rows lack what had been deleted from the log.
     incomplete: BTreeSet<u32>,
     hushed: bool,
+    /// It has been what the log comes to in the end, and live.
+    has_rested: bool,
 }
 
 /// The judge of one client.
@@ -117,6 +119,7 @@ pub(super) fn judge(scene: &Scene, truth: &Truth, history: &History, rest: Ms) -
             lines: (0..stream.partitions).map(|_| Line::default()).collect(),
             incomplete: BTreeSet::new(),
             hushed: false,
+            has_rested: false,
         }
     };
     let mut judge = Judge {
@@ -271,6 +274,11 @@ impl Judge<'_> {
         if let Message::Heartbeat { token, .. } = message {
             self.heartbeat(at, token);
         }
+        if let Message::Heartbeat { .. } | Message::View { .. } = message {
+            let seat = &self.seats[at];
+            let unsettled = unsettled(self.scene, self.truth, seat.channel, &seat.held, now);
+            self.seats[at].has_rested |= unsettled.is_none();
+        }
     }
 
     fn life(&self, at: usize, position: &Position) -> Option<&Life> {
@@ -288,13 +296,15 @@ impl Judge<'_> {
         for at in 0..self.seats.len() {
             self.check_age(at, rest);
             let seat = &self.seats[at];
-            if let Some(text) = unsettled(self.scene, self.truth, seat.channel, &seat.held, rest) {
+            let lacks = rest::lacks(self.scene, self.truth, seat.channel, &seat.held);
+            let never_live = || format!("was never live at {}", seat.held.token);
+            if let Some(text) = lacks.or_else(|| (!seat.has_rested).then(never_live)) {
                 self.accuse(Some(at), Kind::NotConverged, text);
             }
         }
     }
 
-    fn accuse(&mut self, seat: Option<usize>, kind: Kind, text: String) {
+    fn accuse(&mut self, seat: Option<usize>, kind: Kind, mut text: String) {
         let now = self
             .history
             .happened
@@ -303,11 +313,14 @@ impl Judge<'_> {
         let channel = seat.map(|at| self.seats[at].channel);
         let name = channel.map_or("", |channel| &self.scene.channels[channel].0);
         let (client, manner) = (self.history.client, self.history.manner);
+        let whose = format!("{kind:?}: client {client} ({manner:?}) {name} t={now}: ");
+        text.insert_str(0, &whose);
+        let story = self.story(channel);
         self.verdicts.push(Verdict {
             kind,
             client,
-            text: format!("{kind:?}: client {client} ({manner:?}) {name} t={now}: {text}"),
-            story: self.story(channel),
+            text,
+            story,
         });
     }
 

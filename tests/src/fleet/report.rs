@@ -42,7 +42,7 @@ impl Report {
         plan: &Plan,
         scene: &Scene,
         truth: &Truth,
-        histories: Vec<History>,
+        histories: &[History],
         occurred: Vec<Occurred>,
         (at, rest): (Ms, Option<Ms>),
         logs: Vec<String>,
@@ -60,7 +60,7 @@ impl Report {
             delays: Delays::default(),
             logs,
         };
-        for history in &histories {
+        for history in histories {
             report.count(history);
             report.delays.add(scene, history, &report.occurred);
             report.verdicts.extend(judge(scene, truth, history, at));
@@ -125,8 +125,8 @@ impl Report {
         };
         writeln!(
             text,
-            "seed {}, {} nodes, {} clients, faults {faults}, bug {:?}",
-            plan.seed, plan.nodes, plan.clients, plan.bug
+            "seed {}, {} nodes, {} clients, cache {}, faults {faults}, bug {:?}",
+            plan.seed, plan.nodes, plan.clients, plan.cache, plan.bug
         )?;
         writeln!(
             text,

@@ -19,6 +19,9 @@ use super::{
 /// Between two folds that are kept.
 const FOLD_EVERY: usize = 64;
 
+/// What a record says: of which channel and row, and what; none deletes.
+pub(super) type Said = (usize, Row, Option<Number>);
+
 /// A record that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fact {
@@ -74,9 +77,9 @@ pub(super) struct Life {
     /// Offsets up to which a partition's oldest records were deleted.
     starts: Vec<(u32, u64)>,
     /// Acknowledged, by partition and offset: the channel, the row, the value.
-    acknowledged: BTreeMap<(u32, u64), (usize, Row, Option<Number>)>,
+    acknowledged: BTreeMap<(u32, u64), Said>,
     /// Read, the same.
-    read: BTreeMap<(u32, u64), (usize, Row, Option<Number>)>,
+    read: BTreeMap<(u32, u64), Said>,
 }
 
 /// The truth of all streams.
@@ -136,7 +139,7 @@ impl Truth {
         &mut self,
         (stream, life): (usize, usize),
         (partition, offset): (u32, u64),
-        (channel, row, value): (usize, Row, Option<Number>),
+        (channel, row, value): Said,
     ) {
         let record = (channel, row, value);
         if let Some(life) = self.lives[stream].get_mut(life) {
@@ -149,7 +152,7 @@ impl Truth {
         &mut self,
         (stream, life): (usize, usize),
         (partition, offset): (u32, u64),
-        (channel, row, value): (usize, Row, Option<Number>),
+        (channel, row, value): Said,
         known_at: Ms,
     ) {
         let record = (channel, row, value);
@@ -230,7 +233,7 @@ impl Truth {
         &mut self,
         (stream, partition): (usize, u32),
         compacted: bool,
-        left: &[(u64, (usize, Row, Option<Number>))],
+        left: &[(u64, Said)],
     ) {
         let Some(life) = self.lives[stream].last() else {
             return;
@@ -290,7 +293,7 @@ impl Life {
     }
 
     /// The record at a place.
-    pub(super) fn at(&self, position: &Position) -> Option<(usize, Row, Option<Number>)> {
+    pub(super) fn at(&self, position: &Position) -> Option<Said> {
         self.read
             .get(&(position.partition, position.offset.number()))
             .copied()

@@ -9,7 +9,7 @@ use crate::fleet::{
     truth::Truth,
 };
 
-/// Why a channel is not what it should be when all is calm.
+/// Why a channel is not what it should be when all is calm: it is not what the log comes to, or it is not live now.
 pub(in crate::fleet) fn unsettled(
     scene: &Scene,
     truth: &Truth,
@@ -17,13 +17,28 @@ pub(in crate::fleet) fn unsettled(
     held: &Held,
     now: Ms,
 ) -> Option<String> {
+    let lacks = lacks(scene, truth, channel, held);
+    // What nobody knows as a whole any more is never live.
+    let may_be_live = !is_without_beginning(scene, truth, channel);
+    match (may_be_live, held.is_live(now)) {
+        (true, false) => lacks.or_else(|| Some(format!("is not live at {}", held.token))),
+        (false, true) => Some("is shown live although its log has lost its beginning".to_owned()),
+        _ => lacks,
+    }
+}
+
+/// Whether the oldest records of a view's log were deleted.
+fn is_without_beginning(scene: &Scene, truth: &Truth, channel: usize) -> bool {
+    let is_view = scene.stream_of(channel).mode == Mode::View;
+    is_view && truth.is_trimmed(scene.channels[channel].1)
+}
+
+/// What a channel lacks of what its log comes to.
+pub(super) fn lacks(scene: &Scene, truth: &Truth, channel: usize, held: &Held) -> Option<String> {
     let (stream_no, mode) = (scene.channels[channel].1, scene.stream_of(channel).mode);
     let life = truth.current(stream_no)?;
-    if truth.is_trimmed(stream_no) && mode == Mode::View {
-        // Nobody knows it as a whole any more, and nobody says so.
-        return held
-            .is_live(now)
-            .then(|| "is shown live although its log has lost its beginning".to_owned());
+    if is_without_beginning(scene, truth, channel) {
+        return None;
     }
     let mut expected = Rows::new();
     for partition in scene.partitions_of(channel) {
@@ -39,12 +54,7 @@ pub(in crate::fleet) fn unsettled(
         }
         expected.extend(life.fold(partition, channel, u64::MAX));
     }
-    if mode == Mode::View && held.all_rows() != expected {
-        return Some(format!(
-            "at {}: {}",
-            held.token,
-            difference(&held.all_rows(), &expected)
-        ));
-    }
-    (!held.is_live(now)).then(|| format!("is not live at {}", held.token))
+    let shown = held.all_rows();
+    let differs = mode == Mode::View && shown != expected;
+    differs.then(|| format!("at {}: {}", held.token, difference(&shown, &expected)))
 }
