@@ -19,8 +19,8 @@ run-kafka: ## The same board on Kafka and Redis: a materializer and two nodes, a
 test: ## Every behaviour, in a real browser too
 	@tools/setup.sh run test kafka redis && tools/test.sh fmt clippy rust model board browser
 
-test-full: ## The same, a delivery's instructions, the model at length, a soak of two minutes, a minute of fuzzing for each decoder
-	@tools/setup.sh run test kafka redis instructions && tools/test.sh fmt clippy doc rust model-full board browser instructions soak fuzz
+test-full: ## The same, a delivery's instructions, the model at length, ten minutes of faults, a soak, a minute of fuzzing for each decoder
+	@tools/setup.sh run test kafka redis instructions && tools/test.sh fmt clippy doc rust model-full board browser fleet instructions soak fuzz
 
 check: ## What needs no browser: format, lints, documentation, tests in Rust
 	@tools/setup.sh run lint kafka redis && tools/test.sh fmt clippy doc rust
