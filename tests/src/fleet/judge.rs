@@ -274,10 +274,10 @@ impl Judge<'_> {
         if let Message::Heartbeat { token, .. } = message {
             self.heartbeat(at, token);
         }
-        if let Message::Heartbeat { .. } | Message::View { .. } = message {
+        if !self.seats[at].has_rested {
             let seat = &self.seats[at];
             let unsettled = unsettled(self.scene, self.truth, seat.channel, &seat.held, now);
-            self.seats[at].has_rested |= unsettled.is_none();
+            self.seats[at].has_rested = unsettled.is_none();
         }
     }
 
@@ -297,7 +297,7 @@ impl Judge<'_> {
             self.check_age(at, rest);
             let seat = &self.seats[at];
             let lacks = rest::lacks(self.scene, self.truth, seat.channel, &seat.held);
-            let never_live = || format!("was never live at {}", seat.held.token);
+            let never_live = || format!("has not been live at {} in the end", seat.held.token);
             if let Some(text) = lacks.or_else(|| (!seat.has_rested).then(never_live)) {
                 self.accuse(Some(at), Kind::NotConverged, text);
             }
