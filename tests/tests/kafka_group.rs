@@ -9,7 +9,7 @@ use tidegate::source::{
     kafka::{ClusterSettings, GroupMember, GroupSettings, KafkaCluster, Security},
 };
 use tidegate_tests::{gateway::SOON, services::kafka::Kafka};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// The shortest session that brokers allow by default.
@@ -20,7 +20,7 @@ const PARTITIONS: u32 = 5;
 struct Member {
     has: watch::Receiver<Assignment>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinSet<()>,
 }
 
 impl Member {
@@ -38,7 +38,8 @@ impl Member {
         };
         let (member, has) = GroupMember::new(cluster, settings);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(member.run(stop.clone()));
+        let mut task = JoinSet::new();
+        task.spawn(member.run(stop.clone()));
         Self { has, stop, task }
     }
 
@@ -51,9 +52,10 @@ impl Member {
         Ok(found.with_context(now)??)
     }
 
-    async fn leave(self) -> anyhow::Result<()> {
+    async fn leave(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
-        Ok(timeout(SOON, self.task).await??)
+        let ended = timeout(SOON, self.task.join_next()).await?;
+        Ok(ended.context("no task")??)
     }
 }
 
@@ -99,7 +101,7 @@ async fn who_dies_is_missed_and_the_others_keep_what_they_had() -> anyhow::Resul
         }
     }
     // It says nothing more, not even that it goes.
-    third.task.abort();
+    third.task.abort_all();
     let had = (first.has.borrow().clone(), second.has.borrow().clone());
     let both = async { anyhow::Ok((first.has.changed().await?, second.has.changed().await?)) };
     timeout(SOON, both).await??;

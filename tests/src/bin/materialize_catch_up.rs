@@ -9,7 +9,7 @@ use std::{fs, io::Write, process::Command, time::Duration};
 use anyhow::{Context, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use tidegate::{
-    cache::redis::{RedisCache, RedisOptions},
+    cache::redis::{Header, RedisCache, RedisOptions},
     config::Config,
     gateway::Gateway,
 };
@@ -85,11 +85,8 @@ async fn fold(kafka: &Kafka, redis: &Redis, records: usize, rows: usize) -> anyh
     let (begun, busy) = (Instant::now(), cpu()?);
     let node = Gateway::start(&config, None)?;
     let end = records.to_string();
-    while !cache
-        .header(0)
-        .await?
-        .is_some_and(|header| header.applied.as_str() == end)
-    {
+    let is_behind = |header: Header| header.applied.as_str() != end;
+    while cache.header(0).await?.is_none_or(is_behind) {
         sleep(LOOK).await;
     }
     let (wall, busy) = (begun.elapsed(), cpu()? - busy);
