@@ -10,6 +10,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     fence::{Fence, FenceSettings},
     reading::{FoldSettings, Reading},
+    resume::FOLD_MARK,
 };
 use crate::{
     cache::CachedView,
@@ -36,6 +37,8 @@ pub struct Fold {
     folds_rows: bool,
     /// The head when this was begun.
     since: Offset,
+    /// The log, and behind which offset this was begun.
+    log: Option<(Epoch, Offset)>,
     flaw: Option<StaleReason>,
 }
 
@@ -61,6 +64,7 @@ impl From<FoldSettings> for Backing {
             reading: Reading::new(settings),
             folds_rows: false,
             since: Offset::BEFORE_ALL,
+            log: None,
             flaw: None,
         })
     }
@@ -120,25 +124,24 @@ impl Backing {
 
     /// Whether this fetch is of another log than the one that is read, which clients know by `epoch`.
     pub(super) fn is_other_log(&self, epoch: Option<&Epoch>, fetch: &Fetch) -> bool {
-        let log = match self {
-            Self::Log(_) | Self::Fold(_) => epoch,
-            Self::Cache(fence) => fence.log(),
-        };
-        log != Some(&fetch.epoch)
+        epoch.map(|epoch| self.log(epoch)) != Some(&fetch.epoch)
     }
 
     /// The log that is read, which clients know by `epoch`, without the name of its fold.
     pub(super) fn log<'a>(&'a self, epoch: &'a Epoch) -> &'a Epoch {
-        match self {
-            Self::Log(_) | Self::Fold(_) => epoch,
-            Self::Cache(fence) => fence.log().unwrap_or(epoch),
-        }
+        let log = match self {
+            Self::Log(_) => None,
+            Self::Fold(fold) => fold.log.as_ref().map(|(log, _)| log),
+            Self::Cache(fence) => fence.log(),
+        };
+        log.unwrap_or(epoch)
     }
 
     /// What clients are told that the log of this fetch is called.
     pub(super) fn name(&self, fetch: &Fetch) -> Epoch {
         match self {
-            Self::Log(_) | Self::Fold(_) => fetch.epoch.clone(),
+            Self::Log(_) => fetch.epoch.clone(),
+            Self::Fold(fold) => fold.name(&fetch.epoch),
             Self::Cache(fence) => fence.name(&fetch.epoch),
         }
     }
@@ -245,8 +248,23 @@ impl Fold {
             Offset::BEFORE_ALL
         };
         self.folds_rows = folds_rows;
+        self.log = Some((fetch.epoch.clone(), start));
         self.since = since;
         self.flaw = (folds_rows && !whole).then_some(StaleReason::IncompleteHistory);
         self.reading.begin(since, sent_ms);
     }
+
+    /// A fold that lacks the log's beginning is another one than that of the whole, or than one that lacks less.
+    fn name(&self, epoch: &Epoch) -> Epoch {
+        match (&self.log, self.flaw) {
+            (Some((_, start)), Some(_)) => fold_name(epoch, &format!("s{start}")),
+            _ => epoch.clone(),
+        }
+    }
+}
+
+/// The name that clients get for an incomplete fold of a log.
+pub(super) fn fold_name(epoch: &Epoch, fold: &str) -> Epoch {
+    let name = format!("{epoch}{FOLD_MARK}{fold}");
+    Epoch::new(&name).unwrap_or_else(|_| epoch.clone())
 }

@@ -14,8 +14,8 @@ use std::{
 
 use super::{
     backfill::Backfill,
+    backing::fold_name,
     reading::{FoldSettings, Reading},
-    resume::FOLD_MARK,
 };
 use crate::{
     cache::redis::{Generation, Header},
@@ -214,8 +214,7 @@ impl Fence {
             return epoch.clone();
         };
         let part = mark.as_str().get(..20).unwrap_or(mark.as_str());
-        let name = format!("{epoch}{FOLD_MARK}{part}");
-        Epoch::new(&name).unwrap_or_else(|_| epoch.clone())
+        fold_name(epoch, part)
     }
 
     pub(super) fn flaw(&self) -> Option<StaleReason> {
