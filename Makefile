@@ -1,7 +1,7 @@
 # Every recipe is one line; what is longer is in tools/.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup run test test-full check build fmt doc bench bench-quick instructions soak
+.PHONY: help setup run run-kafka test test-full check build fmt doc bench bench-quick instructions soak
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -13,11 +13,14 @@ setup: ## Installs what the other targets need, if it is not there
 run: ## The gateway with its embedded engine, and a live departures board
 	@tools/setup.sh run && exec cargo run --release --locked -p tidegate -- serve --demo
 
+run-kafka: ## The same board on Kafka and Redis: a materializer and two nodes, any of which may be killed
+	@tools/setup.sh run kafka redis && cargo build --release --locked -p tidegate --features kafka && exec tools/run-kafka.sh
+
 test: ## Every behaviour, in a real browser too
 	@tools/setup.sh run test kafka redis && tools/test.sh fmt clippy rust model board browser
 
-test-full: ## The same, a delivery's instructions, the model at length, a soak of two minutes, a minute of fuzzing for each decoder
-	@tools/setup.sh run test kafka redis instructions && tools/test.sh fmt clippy doc rust model-full board browser instructions soak fuzz
+test-full: ## The same, a delivery's instructions, the model at length, ten minutes of faults, a soak, a minute of fuzzing for each decoder
+	@tools/setup.sh run test kafka redis instructions && tools/test.sh fmt clippy doc rust model-full board browser fleet instructions soak fuzz
 
 check: ## What needs no browser: format, lints, documentation, tests in Rust
 	@tools/setup.sh run lint kafka redis && tools/test.sh fmt clippy doc rust

@@ -4,6 +4,7 @@
 #   rust             unit tests, properties, the stored inputs of fuzzing, the gateway from end to end
 #   model            the model of the algorithms: a few seeds of each configuration hold, each deliberate bug is caught
 #   model-full       the same with MODEL_SEEDS (3,000) seeds of each configuration
+#   fleet            the fleet's oracle: it finds five seeded bugs; each fault in turn; FLEET_SECONDS (600) of them at random
 #   board browser    the board's unit tests; the board in Chromium, before a gateway
 #   instructions     the instructions of a delivery, beside those of the last release
 #   soak             two minutes of coming and going: memory, descriptors, losses
@@ -14,6 +15,8 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 FUZZ_SECONDS=${FUZZ_SECONDS:-60}
 MODEL_SEEDS=${MODEL_SEEDS:-3000}
+FLEET_SECONDS=${FLEET_SECONDS:-600}
+FLEET_SEED=${FLEET_SEED:-$(date +%s)}
 FAILED_LINES=150
 target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$target/test
@@ -80,6 +83,18 @@ model() {
   python3 -B tests/model/run.py --rules bugs --seeds 8 && [ "$held" -eq 0 ]
 }
 
+# fleet: each bug that is found counts as one, and so does each run in which nothing is.
+fleet() {
+  cargo build --locked --bins -p tidegate -p tidegate-tests || return
+  held=0
+  for bug in lose double swap hide misplace; do
+    "$target/debug/fleet" --bug "$bug" --seconds 20 || held=1
+  done
+  "$target/debug/fleet" --fault each --seed "$FLEET_SEED" || held=1
+  "$target/debug/fleet" --fault random --seconds "$FLEET_SECONDS" --seed "$FLEET_SEED" || held=1
+  return "$held"
+}
+
 board() { (cd client-js/board && node --test --test-reporter=tap); }
 
 browser() {
@@ -105,6 +120,7 @@ for kind in "$@"; do
   board | browser) runner "$kind" 's/^# pass \([0-9]*\)$/\1/p' 's/^# fail \([0-9]*\)$/\1/p' "$kind" ;;
   model) runner model "$COUNT_PASSED" "$COUNT_FAILED" model 10 ;;
   model-full) runner model-full "$COUNT_PASSED" "$COUNT_FAILED" model "$MODEL_SEEDS" ;;
+  fleet) runner fleet "$COUNT_PASSED" "$COUNT_FAILED" fleet ;;
   fuzz) runner fuzz "$COUNT_PASSED" "$COUNT_FAILED" tests/fuzz/run.sh "$FUZZ_SECONDS" ;;
   *)
     echo "$0: unknown kind $kind" >&2

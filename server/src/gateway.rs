@@ -160,7 +160,7 @@ impl Gateway {
             // Whoever serves nobody leaves the data directory to who does.
             None => Arc::default(),
         };
-        let materializers = Materializers::new(config, ground.clone(), upstreams.clone());
+        let materializers = Materializers::new(config, ground.clone());
         let factory = Factory::new(config, engine.clone(), streams.clone(), ground);
         let factory = Arc::new(factory);
         let mut listeners = Vec::new();
@@ -171,7 +171,7 @@ impl Gateway {
             listeners = workers::bind(config)?;
         }
         for stream in &config.streams {
-            materializers.begin(stream)?;
+            materializers.begin(stream);
         }
         let listener = listeners.first();
         let address = listener

@@ -137,6 +137,7 @@ where
             source: (self.open)(number),
             door: Door::new(cache.clone(), redis.clone(), *clock),
             status: self.status.clone(),
+            unread: false,
         };
         let end = CancellationToken::new();
         let told = end.clone();

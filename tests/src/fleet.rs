@@ -19,6 +19,7 @@ mod report;
 mod road;
 mod scene;
 mod sockets;
+mod spells;
 mod truth;
 mod world;
 mod writer;
@@ -102,8 +103,12 @@ pub struct Plan {
     pub length: Duration,
     /// The faults of that time.
     pub faults: Faults,
+    /// Whether the nodes read views from Redis, where two materializers fold them.
+    pub cache: bool,
     /// A bug that the nodes have.
     pub bug: Option<Bug>,
+    /// Whether it says on the way what happens.
+    pub tells: bool,
 }
 
 impl Plan {
@@ -116,7 +121,9 @@ impl Plan {
             clients: 200,
             length,
             faults: Faults::InTurn(Vec::new()),
+            cache: false,
             bug: None,
+            tells: false,
         }
     }
 

@@ -259,7 +259,7 @@ async fn the_page_names_exactly_the_routes_that_are_there() -> Result<()> {
         .collect();
     named.push(("GET", "/metrics".to_owned()));
     named.dedup();
-    assert_eq!(named.len(), 14, "{named:?}");
+    assert_eq!(named.len(), 15, "{named:?}");
     let node = start("")?;
     // Draining last: whoever drains goes on answering.
     named.sort_by_key(|(_, path)| path == "/drain");
@@ -321,7 +321,7 @@ async fn every_metric_of_the_list_is_there_and_no_other() -> Result<()> {
         .iter()
         // This node's engine is in its process: there is nobody whom it calls.
         .filter(|metric| !metric.labels.contains(&"upstream"))
-        // And it materializes nothing.
+        // Nor does it fold anything into a cache.
         .filter(|metric| !metric.name.starts_with("materializer_"))
         .map(|metric| {
             let name = format!("{}{}", telemetry::PREFIX, metric.name);

@@ -263,6 +263,34 @@ async fn a_spread_view_is_the_union_of_its_partitions_and_its_tag_a_vector() {
 }
 
 #[tokio::test]
+async fn a_spread_view_is_not_answered_by_who_is_behind_in_one_partition_and_ahead_in_another() {
+    let node = start(
+        &Setup::new()
+            .open()
+            .stream("s", "placement = \"spread\"\npartitions = 4"),
+    );
+    let at = node.gateway.address();
+    for row in 0..20 {
+        put(&node, "s/a", &row.to_string(), "1").await;
+    }
+    let old = tag(&get(at, "/v1/view/s/a").await);
+    let position = put(&node, "s/a", "3", "2").await;
+    let partition = position.split('.').next().unwrap();
+    // Another node was further in all partitions but the one that has something newer here.
+    let ahead = old.trim_matches('"').split(',').map(|position| {
+        let (place, offset) = position.split_once(':').unwrap();
+        let offset: u64 = offset.parse().unwrap();
+        let is_newer = place.split('.').next() == Some(partition);
+        format!("{place}:{}", if is_newer { offset } else { offset + 9 })
+    });
+    let ahead = format!("\"{}\"", ahead.collect::<Vec<_>>().join(","));
+    assert_eq!(seen(at, "/v1/view/s/a", &old).await.status(), 200);
+    seen(at, "/v1/view/s/a", &ahead)
+        .await
+        .problem(503, "retry_later");
+}
+
+#[tokio::test]
 async fn several_views_come_in_one_answer_in_the_order_asked_for() {
     let node = view();
     let at = node.gateway.address();

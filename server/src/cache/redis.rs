@@ -13,6 +13,7 @@ mod guarded;
 mod header;
 mod keys;
 mod link;
+mod patrol;
 mod script;
 mod servers;
 mod sweep;
@@ -28,6 +29,7 @@ pub use self::{
     header::{DecimalOffset, Generation, Header, ValueError},
     keys::{LAYOUT, PREFIX},
     link::{CALLS_MAX, RedisOptions, TIMEOUT, Topology},
+    patrol::{PATROL_CHANNELS, Patrolled},
     servers::Checked,
     sweep::{Home, SWEEP_CHANNELS, Swept},
     verify::{PROBLEMS_MAX, Report},
@@ -269,9 +271,20 @@ impl RedisCache {
         generation: &Generation,
         after: Option<&str>,
     ) -> Result<Page<ManifestPage>, RedisError> {
+        self.manifest_of(partition, generation, after, PAGE_CHANNELS_MAX)
+            .await
+    }
+
+    async fn manifest_of(
+        &self,
+        partition: u32,
+        generation: &Generation,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Page<ManifestPage>, RedisError> {
         let keys = self.keys(partition);
         let named = [keys.home().to_owned(), keys.manifest(generation)];
-        let (from, most) = (behind_channel(after), PAGE_CHANNELS_MAX.to_string());
+        let (from, most) = (behind_channel(after), most.to_string());
         let arguments = [generation.as_str(), &from, &most].map(str::as_bytes);
         let mut answer = self
             .scripts

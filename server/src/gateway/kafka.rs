@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    StartError,
-    factory::{Ground, Reader},
-};
+use super::factory::{Ground, Reader};
 use crate::{
-    config::{CacheConfig, KafkaConfig, MaterializerConfig, StreamConfig},
+    cache::redis::RedisCache,
+    config::{KafkaConfig, MaterializerConfig, StreamConfig},
     materializer::StreamStatus,
     partition::FoldSettings,
     source::log::Log,
@@ -142,47 +140,41 @@ pub(super) fn check(_: &KafkaConfig) -> Result<(), String> {
     Ok(())
 }
 
-/// What a stream is folded into: the cache, and the breaker before it.
-type Below<'a> = (&'a CacheConfig, Arc<Upstream>);
-
-/// Folds a stream into the cache, as far as its group gives this process partitions.
+/// Folds a stream into the cache behind its breaker, as far as its group gives this process partitions.
 #[cfg(feature = "kafka")]
 pub(super) fn materialize(
     (stream, kafka): (&StreamConfig, &KafkaConfig),
-    (cache, redis): Below<'_>,
+    (cache, redis): (RedisCache, Arc<Upstream>),
     settings: &MaterializerConfig,
     (ground, stop): (&Ground, &CancellationToken),
-) -> Result<Arc<StreamStatus>, StartError> {
+) -> Option<Arc<StreamStatus>> {
     use crate::{
-        cache::redis::{RedisCache, RedisOptions},
         materializer::{self, FoldSettings, Materializer},
         source::kafka::{GroupMember, GroupSettings, Recent, Shape, Whole},
     };
 
-    let cache = RedisCache::new(&RedisOptions::from(cache), &stream.name);
-    let fold = FoldSettings {
-        fold_id: stream.fold_id(),
-        compacts_after: kafka.compacts_after,
-        tombstones_kept: kafka.tombstones_kept,
-    };
     let below = materializer::Ground {
-        cache: Arc::new(cache.map_err(|error| StartError::Cache(error.to_string()))?),
+        cache: Arc::new(cache),
         redis,
-        settings: fold,
+        settings: FoldSettings {
+            fold_id: stream.fold_id(),
+            compacts_after: kafka.compacts_after,
+            tombstones_kept: kafka.tombstones_kept,
+        },
         clock: ground.clock,
     };
-    let cluster =
-        cluster(stream, kafka, &ground.upstreams).map_err(super::factory::unmade(stream))?;
+    // What it is made of has been checked by `check`.
+    let refused = |error: &String| tracing::error!(stream = stream.name, error, "not folded");
+    let cluster = cluster(stream, kafka, &ground.upstreams);
+    let cluster = cluster.inspect_err(refused).ok()?;
     let shape = Arc::new(Shape::new(cluster.clone(), &kafka.topic, stream.partitions));
-    let (member, given) = GroupMember::new(
-        cluster,
-        GroupSettings {
-            group: format!("{}.{}", settings.group, stream.name),
-            topic: kafka.topic.clone(),
-            partitions: stream.partitions,
-            session_timeout: settings.session_timeout,
-        },
-    );
+    let group = GroupSettings {
+        group: format!("{}.{}", settings.group, stream.name),
+        topic: kafka.topic.clone(),
+        partitions: stream.partitions,
+        session_timeout: settings.session_timeout,
+    };
+    let (member, given) = GroupMember::new(cluster, group);
     let open = move |number| Whole::new(shape.clone(), number, Recent::new(false));
     let described = stream.clone();
     let decoder = move || super::factory::decoder(&described, false);
@@ -191,20 +183,18 @@ pub(super) fn materialize(
     let (tasks, handle) = (&ground.tasks, &ground.handle);
     tasks.spawn_on(member.run(stop.clone()), handle);
     tasks.spawn_on(materializer.run(given, stop.clone()), handle);
-    Ok(status)
+    Some(status)
 }
 
 /// Never called: the configuration has been refused before.
 #[cfg(not(feature = "kafka"))]
 pub(super) fn materialize(
     _: (&StreamConfig, &KafkaConfig),
-    _: Below<'_>,
+    _: (RedisCache, Arc<Upstream>),
     _: &MaterializerConfig,
     _: (&Ground, &CancellationToken),
-) -> Result<Arc<StreamStatus>, StartError> {
-    Err(StartError::Cache(
-        "this program was built without the Cargo feature \"kafka\"".to_owned(),
-    ))
+) -> Option<Arc<StreamStatus>> {
+    None
 }
 
 /// The cluster of a stream, behind the stream's breaker.

@@ -10,36 +10,30 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{StartError, factory::Ground};
+use super::{cache::Caches, factory::Ground};
 use crate::{
-    config::{CacheConfig, Config, MaterializerConfig, Role, StreamConfig},
+    config::{Config, MaterializerConfig, Role, StreamConfig},
     materializer::Statuses,
-    upstream::{Limits, Upstreams},
 };
-
-/// The breaker before the cache.
-const REDIS: &str = "redis:cache";
 
 /// What makes and ends a process's materializers.
 pub(super) struct Materializers {
     is_one: bool,
-    cache: CacheConfig,
+    caches: Caches,
     settings: MaterializerConfig,
     ground: Ground,
-    upstreams: Arc<Upstreams>,
     statuses: Arc<Statuses>,
     ends: Mutex<BTreeMap<String, CancellationToken>>,
 }
 
 impl Materializers {
     /// For this process, of which none runs yet.
-    pub(super) fn new(config: &Config, ground: Ground, upstreams: Arc<Upstreams>) -> Self {
+    pub(super) fn new(config: &Config, ground: Ground) -> Self {
         Self {
             is_one: config.roles.contains(&Role::Materializer),
-            cache: config.cache.clone(),
+            caches: Caches::of_config(&config.cache),
             settings: config.materializer.clone(),
             ground,
-            upstreams,
             statuses: Arc::default(),
             ends: Mutex::default(),
         }
@@ -51,29 +45,21 @@ impl Materializers {
     }
 
     /// Folds a stream from now on, if that is this process's to do and the cache holds it.
-    pub(super) fn begin(&self, stream: &StreamConfig) -> Result<(), StartError> {
-        let Some(kafka) = stream
-            .cacheable()
-            .filter(|_| self.is_one && self.cache.is_there())
-        else {
-            return Ok(());
+    pub(super) fn begin(&self, stream: &StreamConfig) {
+        let (true, Some(kafka)) = (self.is_one, stream.cacheable()) else {
+            return;
         };
-        let limits = Limits {
-            time_out: self.cache.timeout,
-            ..Limits::default()
-        };
-        let redis = self.upstreams.open(REDIS, limits);
         let stop = self.ground.stop.child_token();
-        let status = super::kafka::materialize(
-            (stream, kafka),
-            (&self.cache, redis),
-            &self.settings,
-            (&self.ground, &stop),
-        )?;
-        self.statuses.add(status);
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.insert(stream.name.clone(), stop);
-        Ok(())
+        let below = (&self.ground, &stop);
+        let cache = self.caches.parts(stream, &self.ground.upstreams);
+        let begun = cache.and_then(|cache| {
+            super::kafka::materialize((stream, kafka), cache, &self.settings, below)
+        });
+        if let Some(status) = begun {
+            self.statuses.add(status);
+            let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            ends.insert(stream.name.clone(), stop);
+        }
     }
 
     /// Folds a stream no longer.

@@ -137,9 +137,7 @@ impl Reloader {
             if let Some(Err(error)) = self.factory.as_ref().map(|factory| factory.make(stream)) {
                 tracing::error!(stream = stream.name, %error, "a stream can't be made");
             }
-            if let Err(error) = self.materializers.begin(stream) {
-                tracing::error!(stream = stream.name, %error, "a stream can't be folded into the cache");
-            }
+            self.materializers.begin(stream);
         }
         if let Some(factory) = &self.factory {
             for stream in &plan.altered {

@@ -510,6 +510,14 @@ impl Fold {
         }
     }
 
+    /// Keys of the generation that is written to were found to be gone.
+    pub(super) fn missed(&mut self) {
+        if self.step() == Step::Fold && self.building.is_none() {
+            self.tally.lost += 1;
+            self.look(Some(Why::Lost));
+        }
+    }
+
     /// Asking the cache came to nothing; what was on its way may have been written.
     pub(super) fn failed(&mut self) {
         self.drop_unwritten();

@@ -19,7 +19,7 @@ use super::{
     status::{PartitionStatus, Phase, StreamStatus},
 };
 use crate::{
-    cache::redis::{RedisCache, RedisError, RedisFault},
+    cache::redis::{Patrolled, RedisCache, RedisError, RedisFault},
     clock::Clock,
     model::Offset,
     source::{ReadAt, Source},
@@ -30,6 +30,8 @@ use crate::{
 const FETCH_BYTES: usize = 1 << 20;
 /// After records came to a quiet partition, more are waited for so long, so that they are written together.
 const GATHER: Duration = Duration::from_millis(20);
+/// Between two writes of a partition that is behind and whose batch has room: what comes later takes the place of what is in it.
+const CATCH_UP: Duration = Duration::from_millis(100);
 /// After a failure that no breaker counts …
 const AGAIN_MIN: Duration = Duration::from_millis(100);
 /// … up to this; and the longest that a source which can't be read is let be.
@@ -38,6 +40,10 @@ const AGAIN_MAX: Duration = Duration::from_secs(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// … and between two steps while there is.
 const SWEEP_ON: Duration = Duration::from_millis(20);
+/// Between two rounds through the channels, to see whether their keys are there …
+const PATROL_EVERY: Duration = Duration::from_secs(10);
+/// … and between two steps of a round.
+const PATROL_ON: Duration = Duration::from_secs(1);
 /// A generation beside the current one that nobody wrote to for so long was left.
 const ABANDONED: Duration = Duration::from_secs(600);
 
@@ -48,6 +54,8 @@ pub(super) struct Task<S> {
     pub(super) source: S,
     pub(super) door: Door,
     pub(super) status: Arc<StreamStatus>,
+    /// The last fetch failed.
+    pub(super) unread: bool,
 }
 
 /// The cache, behind its breaker.
@@ -59,6 +67,11 @@ pub(super) struct Door {
     /// The servers were found fit since the last failure.
     checked: bool,
     sweep_at: Instant,
+    patrol_at: Instant,
+    /// The channels up to this one were looked at in this round.
+    patrolled: Option<String>,
+    /// When a batch was written last.
+    wrote_at: Instant,
     /// What is wrong, while something is.
     wrong: Option<String>,
 }
@@ -72,6 +85,9 @@ impl Door {
             backoff: Backoff::new(AGAIN_MIN, AGAIN_MAX),
             checked: false,
             sweep_at: Instant::now(),
+            patrol_at: Instant::now(),
+            patrolled: None,
+            wrote_at: Instant::now(),
             wrong: None,
         }
     }
@@ -164,15 +180,23 @@ impl<S: Source> Task<S> {
         }
     }
 
+    /// One step of folding.
     async fn fold(&mut self) {
         if Instant::now() >= self.door.sweep_at {
             self.sweep().await;
         }
+        if Instant::now() >= self.door.patrol_at {
+            self.patrol().await;
+        }
         let now_ms = self.door.clock.wall_ms();
-        if let Some(writing) = self.fold.hand_out(now_ms) {
+        let gathers = self.fold.is_behind()
+            && self.fold.has_room()
+            && self.door.wrote_at.elapsed() < CATCH_UP;
+        if !gathers && let Some(writing) = self.fold.hand_out(now_ms) {
             return self.write(writing).await;
         }
-        if !read(&mut self.fold, &mut self.source, self.door.clock).await {
+        self.unread = !read(&mut self.fold, &mut self.source, self.door.clock).await;
+        if self.unread {
             // Which wakes when it is time to try again, and sometimes not at all.
             drop(timeout(AGAIN_MAX, self.source.changed()).await);
             return;
@@ -216,6 +240,7 @@ impl<S: Source> Task<S> {
             }
         };
         let (wrote, ()) = futures_util::future::join(pin!(write), pin!(read_on)).await;
+        self.door.wrote_at = Instant::now();
         match self.door.settle(wrote, self.number).await {
             Some(wrote) => self.fold.wrote(wrote),
             None => self.fold.failed(),
@@ -228,6 +253,34 @@ impl<S: Source> Task<S> {
         let swept = door.ask(door.cache.sweep(self.number, ABANDONED)).await;
         let more = swept.is_ok_and(|swept| swept.more);
         door.sweep_at = Instant::now() + if more { SWEEP_ON } else { SWEEP_EVERY };
+    }
+
+    /// One step of a round through the channels; what fails is tried again later.
+    async fn patrol(&mut self) {
+        let (door, number) = (&mut self.door, self.number);
+        door.patrol_at = Instant::now() + PATROL_EVERY;
+        let Some(seen) = self.fold.seen().filter(|_| self.fold.building().is_none()) else {
+            return;
+        };
+        let after = door.patrolled.take();
+        let looking = door
+            .cache
+            .patrol(number, &seen.generation, after.as_deref());
+        match door.ask(looking).await {
+            Ok(Patrolled::Whole(Some(last))) => {
+                door.patrolled = Some(last);
+                door.patrol_at = Instant::now() + PATROL_ON;
+            }
+            Ok(Patrolled::Lost(lost)) => {
+                tracing::error!(
+                    partition = number,
+                    ?lost,
+                    "keys of the cache are gone: the partition is folded anew"
+                );
+                self.fold.missed();
+            }
+            Ok(Patrolled::Whole(None) | Patrolled::Elsewhere) | Err(_) => {}
+        }
     }
 
     /// Tells who looks how it is doing.
@@ -263,9 +316,18 @@ impl<S: Source> Task<S> {
             head: self.fold.head().number(),
             proven_ms: seen.map(|seen| seen.proven_ms),
             complete: seen.map(|seen| seen.complete),
-            wrong: self.door.wrong.clone(),
+            wrong: self.wrong(),
         };
         self.status.note(self.number, status);
+    }
+}
+
+impl<S> Task<S> {
+    /// What is wrong, if something is.
+    fn wrong(&self) -> Option<String> {
+        let unread = || "the log can't be read: this process's own log says why".to_owned();
+        let of_cache = self.door.wrong.clone();
+        of_cache.or_else(|| self.unread.then(unread))
     }
 }
 

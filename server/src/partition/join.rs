@@ -36,7 +36,7 @@ pub enum Load {
 impl Partition {
     /// What the next fetch is asked for, whose answer [`Partition::take`] gets; none before it is known where to begin.
     #[must_use]
-    pub fn next(&mut self) -> Option<Next> {
+    pub fn next_fetch(&mut self) -> Option<Next> {
         let after = self.next_after();
         match &mut self.backing {
             Backing::Cache(fence) => fence.next(after),

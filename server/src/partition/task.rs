@@ -223,7 +223,7 @@ impl<S: Source> Task<S> {
 
     async fn fetch(&mut self) -> Pace {
         let asked_at = self.clock.now();
-        let Some(next) = self.partition.next() else {
+        let Some(next) = self.partition.next_fetch() else {
             return Pace::default();
         };
         if let Some((epoch, lineage)) = &next.resume {

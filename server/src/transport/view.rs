@@ -292,16 +292,14 @@ async fn newer_than(
             .partitions_of(channel)
             .map(|partition| token.position(partition))
     };
-    if seen()
-        .zip(&parts)
-        .any(|(seen, part)| part.is_newer_than(seen))
-    {
-        return Ok((parts, true));
-    }
+    // First of all nothing goes back: of a view that is spread one partition may be newer here, and another not as far.
     if seen().zip(&parts).any(|(seen, part)| part.is_behind(seen)) {
         return Err(behind());
     }
-    Ok((parts, false))
+    let newer = seen()
+        .zip(&parts)
+        .any(|(seen, part)| part.is_newer_than(seen));
+    Ok((parts, newer))
 }
 
 async fn respond(channel: Channel, stream: Arc<Stream>, parts: Vec<ViewAt>, app: &App) -> Response {

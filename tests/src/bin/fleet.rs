@@ -1,4 +1,4 @@
-//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|random|none]… [--bug NAME]`.
+//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|random|none]… [--bug NAME] [--cache]`.
 //!
 //! Ends with a line `N passed, M failed`. With `--bug` the run passes only if the oracle finds that bug and calls it by its name.
 
@@ -7,8 +7,7 @@ use std::{io::Write, process::ExitCode, time::Duration};
 use anyhow::{Context, bail};
 use tidegate_tests::fleet::{Bug, Fault, Faults, Plan};
 
-const USAGE: &str =
-    "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|random|none]… [--bug NAME]";
+const USAGE: &str = "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|random|none]… [--bug NAME] [--cache]";
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -23,10 +22,14 @@ async fn main() -> anyhow::Result<ExitCode> {
 
 fn parse(words: &[String]) -> anyhow::Result<Plan> {
     let mut plan = Plan::calm(1, Duration::from_secs(20));
+    plan.tells = true;
     let mut faults = Vec::new();
+    let (cache, words): (Vec<_>, Vec<_>) =
+        words.iter().cloned().partition(|word| word == "--cache");
+    plan.cache = !cache.is_empty();
     for pair in words.chunks(2) {
         let [option, value] = pair else {
-            bail!("{} without a value", pair.join(" "));
+            bail!("{pair:?}: an option without its value");
         };
         match option.as_str() {
             "--seconds" => plan.length = Duration::from_secs(value.parse()?),
@@ -34,16 +37,21 @@ fn parse(words: &[String]) -> anyhow::Result<Plan> {
             "--clients" => plan.clients = value.parse()?,
             "--bug" => {
                 let mut bugs = Bug::ALL.into_iter();
-                let found = bugs.find(|bug| bug.word() == value);
+                let found = bugs.find(|bug| bug.word() == value.as_str());
                 plan.bug = Some(found.with_context(|| format!("no bug {value}"))?);
             }
             "--fault" if value == "random" => plan.faults = Faults::Random,
             "--fault" if value == "none" => {}
+            "--fault" if value == "each" => faults.extend(Fault::of(plan.cache)),
             "--fault" => {
                 faults.push(Fault::named(value).with_context(|| format!("no fault {value}"))?);
             }
             other => bail!("no option {other}"),
         }
+    }
+    if plan.bug == Some(Bug::Hide) && faults.is_empty() {
+        // Bad news must be there to be hidden.
+        faults = vec![Fault::RoadFog, Fault::Pause, Fault::RoadStorm, Fault::Pause];
     }
     if !faults.is_empty() {
         plan.faults = Faults::InTurn(faults);

@@ -281,12 +281,15 @@ impl Client {
                 return false;
             }
         };
+        let mut too_slow = false;
         if let Message::Hello {
             now_ms,
             live_for_ms,
         } = message
         {
             state.lease = Lease::new(state.began, now_ms, live_for_ms);
+            // All proofs of this connection will seem older by as much as the handshake took: it would hardly ever be live.
+            too_slow = now - state.began > live_for_ms / 4;
         }
         let lease = state.lease;
         let seat = message.channel().and_then(|channel| {
@@ -305,7 +308,7 @@ impl Client {
         );
         let what = What::Heard(message);
         state.history.happened.push(Happened { at: now, what });
-        !refused
+        !refused && !too_slow
     }
 
     /// The event stream said an id.

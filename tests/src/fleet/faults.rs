@@ -6,14 +6,15 @@
 
 use std::{fmt, time::Duration};
 
+use anyhow::{Context, ensure};
 use tokio::time::sleep;
 
 use super::{
     road::Weather,
     scene::{Ms, TOMBSTONES_KEPT_MS},
-    world::{NODES, World},
+    world::{MATERIALIZERS, NODES, World},
 };
-use crate::services::kafka::Outcome;
+use crate::services::{kafka::Outcome, redis::Redis};
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +47,21 @@ pub enum Fault {
     Retention,
     /// Transactions, of which some are aborted.
     Transactions,
+    /// Redis loses its power and all that it held, and is started again.
+    CacheKill,
+    /// Redis stops doing anything for a while.
+    CacheFreeze,
+    /// Redis is emptied.
+    CacheEmpty,
+    /// Redis goes back to what it held a while ago.
+    CacheOlder,
+    /// A materializer crashes, and is started again.
+    MaterializerKill,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::NodeKill,
         Self::NodeFreeze,
         Self::NodeSleep,
@@ -65,7 +76,24 @@ impl Fault {
         Self::TopicAnew,
         Self::Retention,
         Self::Transactions,
+        Self::CacheKill,
+        Self::CacheFreeze,
+        Self::CacheEmpty,
+        Self::CacheOlder,
+        Self::MaterializerKill,
     ];
+    /// The first so many of them need no cache.
+    const WITHOUT_CACHE: usize = 14;
+
+    /// Those that a fleet can meet, with a cache or without.
+    #[must_use]
+    pub fn of(cache: bool) -> &'static [Self] {
+        if cache {
+            &Self::ALL
+        } else {
+            &Self::ALL[..Self::WITHOUT_CACHE]
+        }
+    }
 
     /// Its name.
     #[must_use]
@@ -85,6 +113,11 @@ impl Fault {
             Self::TopicAnew => "topic-anew",
             Self::Retention => "retention",
             Self::Transactions => "transactions",
+            Self::CacheKill => "cache-kill",
+            Self::CacheFreeze => "cache-freeze",
+            Self::CacheEmpty => "cache-empty",
+            Self::CacheOlder => "cache-older",
+            Self::MaterializerKill => "materializer-kill",
         }
     }
 
@@ -114,6 +147,7 @@ impl Fault {
         let stream = world.dice.below(world.scene.streams.len());
         let lasts = self.lasts(world);
         let at = world.clock.now();
+        world.tell(&format!("{} (node {node}, stream {stream})", self.name()));
         self.happen(
             world,
             node,
@@ -197,6 +231,49 @@ impl Fault {
                 anew(world, stream, Duration::from_millis(100)).await?;
             }
             Self::Transactions => transactions(world, stream, lasts).await?,
+            Self::MaterializerKill => {
+                let process = node % MATERIALIZERS;
+                let materializers = &mut world.materializers;
+                ensure!(
+                    !materializers.is_empty(),
+                    "a fleet without a cache has no materializer"
+                );
+                materializers[process].kill()?;
+                sleep(lasts).await;
+                materializers[process].start().await?;
+            }
+            Self::CacheKill | Self::CacheFreeze | Self::CacheEmpty | Self::CacheOlder => {
+                let redis = world.redis.as_mut();
+                self.happen_to(
+                    redis.context("a fleet without a cache has no Redis")?,
+                    lasts,
+                )
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn happen_to(self, redis: &mut Redis, lasts: Duration) -> anyhow::Result<()> {
+        match self {
+            Self::CacheFreeze => {
+                redis.freeze()?;
+                sleep(lasts).await;
+                redis.thaw()?;
+            }
+            Self::CacheEmpty => {
+                redis.cli(&["flushall"]).await?;
+            }
+            Self::CacheOlder => {
+                let backup = redis.back_up().await?;
+                sleep(lasts).await;
+                redis.go_back_to(&backup).await?;
+            }
+            _ => {
+                redis.kill()?;
+                sleep(lasts).await;
+                redis.restart().await?;
+            }
         }
         Ok(())
     }
@@ -284,6 +361,18 @@ pub(super) struct Occurred {
     pub(super) stream: usize,
     pub(super) from: Ms,
     pub(super) until: Ms,
+}
+
+impl Occurred {
+    /// Whether a node can't see a stream's log while it lasts.
+    pub(super) fn hides(&self, node: usize, stream: usize) -> bool {
+        match self.fault {
+            Fault::BrokerKill | Fault::BrokerFreeze => true,
+            Fault::RoadFog | Fault::RoadStorm => node == self.node,
+            Fault::Pause => (node, stream) == (self.node, self.stream),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Occurred {

@@ -23,8 +23,6 @@ pub(super) const THE_END: &str = "the run ended";
 pub(super) enum What {
     /// It began to connect to a node, or to ask it, and handed over these tokens, by channel.
     Began {
-        /// For those who read the story.
-        #[expect(dead_code, reason = "it is shown")]
         node: usize,
         tokens: Vec<(usize, Option<Token>)>,
     },

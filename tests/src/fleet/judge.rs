@@ -6,17 +6,26 @@
 //!
 //! After a verdict the channel goes on from the truth, so that one fault is one verdict.
 
+mod age;
+mod lines;
+mod rest;
+#[cfg(test)]
+mod tests;
+mod views;
+
 use std::collections::BTreeSet;
 
 use tidegate::model::{Mode, Position, Token};
 
 use super::{
-    held::{Held, Lease, Rows, is_after},
+    held::{Held, Lease},
     history::{Happened, History, Manner, THE_END, What},
-    message::{Message, Outcome, Why},
-    scene::{HEARTBEAT_MS, Ms, Row, SLO_MS, Scene},
+    message::{Message, Outcome},
+    scene::{HEARTBEAT_MS, Ms, SLO_MS, Scene},
     truth::{Life, Truth},
 };
+
+pub(super) use rest::unsettled;
 
 /// How long what a proof says is under way, at most.
 const TRANSIT_MS: Ms = 500;
@@ -82,6 +91,8 @@ struct Seat {
     /// Of these partitions the rows lack what had been deleted from the log.
     incomplete: BTreeSet<u32>,
     hushed: bool,
+    /// It has been what the log comes to in the end, and live.
+    has_rested: bool,
 }
 
 /// The judge of one client.
@@ -108,6 +119,7 @@ pub(super) fn judge(scene: &Scene, truth: &Truth, history: &History, rest: Ms) -
             lines: (0..stream.partitions).map(|_| Line::default()).collect(),
             incomplete: BTreeSet::new(),
             hushed: false,
+            has_rested: false,
         }
     };
     let mut judge = Judge {
@@ -129,46 +141,6 @@ pub(super) fn judge(scene: &Scene, truth: &Truth, history: &History, rest: Ms) -
     }
     judge.at_rest(rest);
     judge.verdicts
-}
-
-/// Why a channel is not what it should be when all is calm.
-pub(super) fn unsettled(
-    scene: &Scene,
-    truth: &Truth,
-    channel: usize,
-    held: &Held,
-    now: Ms,
-) -> Option<String> {
-    let (stream_no, mode) = (scene.channels[channel].1, scene.stream_of(channel).mode);
-    let life = truth.current(stream_no)?;
-    if truth.is_trimmed(stream_no) && mode == Mode::View {
-        // Nobody knows it as a whole any more, and nobody says so.
-        return held
-            .is_live(now)
-            .then(|| "is shown live although its log has lost its beginning".to_owned());
-    }
-    let mut expected = Rows::new();
-    for partition in scene.partitions_of(channel) {
-        let Some(here) = held.token.position(partition) else {
-            return Some(format!("has no position in partition {partition}"));
-        };
-        if here.epoch != life.epoch {
-            return Some(format!("is at {here}, of a log that is no more"));
-        }
-        let missing = life.between(partition, channel, here.offset.number(), u64::MAX);
-        if let (Mode::Events, Some(first)) = (mode, missing.first()) {
-            return Some(format!("is at {here} and lacks {first:?}"));
-        }
-        expected.extend(life.fold(partition, channel, u64::MAX));
-    }
-    if mode == Mode::View && held.all_rows() != expected {
-        return Some(format!(
-            "at {}: {}",
-            held.token,
-            difference(&held.all_rows(), &expected)
-        ));
-    }
-    (!held.is_live(now)).then(|| format!("is not live at {}", held.token))
 }
 
 impl Judge<'_> {
@@ -231,6 +203,11 @@ impl Judge<'_> {
             return;
         };
         self.check_age(at, now);
+        let moves = matches!(
+            message,
+            Message::Update { .. } | Message::Snapshot { .. } | Message::Gap { .. }
+        );
+        self.seats[at].hushed &= !moves;
         let told = matches!(
             message,
             Message::Outcome { .. } | Message::Freshness { .. } | Message::View { .. }
@@ -297,45 +274,10 @@ impl Judge<'_> {
         if let Message::Heartbeat { token, .. } = message {
             self.heartbeat(at, token);
         }
-    }
-
-    /// Nothing has been shown as live, since the last look, that lacks a change older than the bound.
-    fn check_age(&mut self, at: usize, now: Ms) {
-        let seat = &self.seats[at];
-        let until = seat.held.live_until.min(now);
-        // What a poll was told is held against its own age.
-        if self.history.manner == Manner::Poll
-            || !seat.held.joined
-            || seat.held.live_until == Ms::MIN
-            || seat.hushed
-        {
-            return;
-        }
-        let stream = self.scene.channels[seat.channel].1;
-        let mut found = None;
-        for here in seat.held.token.positions() {
-            let Some(life) = self.truth.life(stream, &here.epoch) else {
-                continue;
-            };
-            if let Some(ended) = life.ended.filter(|ended| ended + BOUND_MS < until) {
-                found = Some(format!(
-                    "shown live at t={until} at {here}, of a log that was gone at t={ended}"
-                ));
-            }
-            let missing =
-                life.between(here.partition, seat.channel, here.offset.number(), u64::MAX);
-            if let Some(first) = missing
-                .first()
-                .filter(|first| first.known_at + BOUND_MS < until)
-            {
-                found = Some(format!(
-                    "shown live at t={until} at {here}, and lacks {first:?}"
-                ));
-            }
-        }
-        if let Some(text) = found {
-            self.seats[at].hushed = true;
-            self.accuse(Some(at), Kind::UnmarkedStale, text);
+        if let Message::Heartbeat { .. } | Message::View { .. } = message {
+            let seat = &self.seats[at];
+            let unsettled = unsettled(self.scene, self.truth, seat.channel, &seat.held, now);
+            self.seats[at].has_rested |= unsettled.is_none();
         }
     }
 
@@ -350,345 +292,19 @@ impl Judge<'_> {
         self.scene.stream_of(self.seats[at].channel).mode
     }
 
-    /// Where a line goes on, and whether that is in order.
-    fn update(&mut self, at: usize, position: &Position, (row, value): (Row, Option<u64>)) {
-        let channel = self.seats[at].channel;
-        let Some(life) = self.life(at, position) else {
-            return self.accuse(
-                Some(at),
-                Kind::Invented,
-                format!("an update at {position}, of no log"),
-            );
-        };
-        let written = life.at(position);
-        if written != Some((channel, row, value)) {
-            let text = format!(
-                "an update at {position} of row {row} to {value:?}; the log has {written:?} there"
-            );
-            return self.accuse(Some(at), Kind::Invented, text);
-        }
-        let number = position.offset.number();
-        let line = &self.seats[at].lines[position.partition as usize];
-        if let Some(last) = line.last.clone() {
-            if last.epoch != position.epoch {
-                let text = format!(
-                    "an update at {position} right behind {last}: another log without a word"
-                );
-                self.accuse(Some(at), Kind::WrongResume, text);
-            } else if position.offset <= last.offset {
-                let (kind, why) = match (line.delivered.contains(&number), line.is_fresh) {
-                    (true, _) => (Kind::Doubled, "it came before"),
-                    (false, true) => (
-                        Kind::WrongResume,
-                        "the client handed that over as its place",
-                    ),
-                    (false, false) => (Kind::Reordered, "what came last"),
-                };
-                self.accuse(
-                    Some(at),
-                    kind,
-                    format!("an update at {position} behind {last}: {why}"),
-                );
-                return;
-            } else if self.mode(at) == Mode::Events {
-                self.nothing_between(at, &last, position.offset.number() - 1, position);
-            }
-        }
-        let line = &mut self.seats[at].lines[position.partition as usize];
-        line.last = Some(position.clone());
-        line.is_fresh = false;
-        line.delivered.insert(number);
-    }
-
-    /// Every event behind `last` and up to `upto` has come.
-    fn nothing_between(&mut self, at: usize, last: &Position, upto: u64, seen: &Position) {
-        let channel = self.seats[at].channel;
-        let Some(life) = self.life(at, last) else {
-            return;
-        };
-        let missing = life.between(last.partition, channel, last.offset.number(), upto);
-        if let Some(first) = missing.first() {
-            let fresh = self.seats[at].lines[last.partition as usize].is_fresh;
-            let kind = if fresh { Kind::WrongResume } else { Kind::Lost };
-            let text = format!(
-                "behind {last} came {seen}, and {} never did, the first {first:?}",
-                missing.len()
-            );
-            self.accuse(Some(at), kind, text);
-        }
-    }
-
-    fn gap(&mut self, at: usize, from: &Position, to: &Position, dropped: Option<u64>, why: Why) {
-        let channel = self.seats[at].channel;
-        if self.mode(at) == Mode::View {
-            return self.accuse(
-                Some(at),
-                Kind::Garbled,
-                format!("a view has a gap: {from} to {to}"),
-            );
-        }
-        let changed = from.epoch != to.epoch;
-        if changed != (why == Why::EpochChanged) || (!changed && to.offset <= from.offset) {
-            self.accuse(
-                Some(at),
-                Kind::Garbled,
-                format!("a gap from {from} to {to}: {why:?}"),
-            );
-        }
-        let last = self.seats[at].lines[to.partition as usize].last.clone();
-        if let Some(last) = last {
-            if last.epoch == from.epoch && from.offset >= last.offset {
-                self.nothing_between(at, &last, from.offset.number(), from);
-            } else {
-                let text = format!("a gap begins at {from}; the client was at {last}");
-                self.accuse(Some(at), Kind::WrongResume, text);
-            }
-        }
-        if let (Some(said), Some(life), false) = (dropped, self.life(at, from), changed) {
-            let gone = life
-                .between(
-                    to.partition,
-                    channel,
-                    from.offset.number(),
-                    to.offset.number(),
-                )
-                .len();
-            if said != gone as u64 {
-                self.accuse(
-                    Some(at),
-                    Kind::Garbled,
-                    format!("a gap from {from} to {to} of {said}, which are {gone}"),
-                );
-            }
-        }
-        let line = &mut self.seats[at].lines[to.partition as usize];
-        (line.last, line.is_fresh) = (Some(to.clone()), false);
-    }
-
-    /// Whether a snapshot may be at this place, for the reason that was given.
-    fn snapshot_place(&mut self, at: usize, position: &Position) {
-        let seat = &self.seats[at];
-        let before = seat.lines[position.partition as usize].last.clone();
-        let asked = seat
-            .asked
-            .as_ref()
-            .and_then(|token| token.position(position.partition))
-            .cloned();
-        if let Some(before) = before.filter(|before| is_after(before, position)) {
-            self.accuse(
-                Some(at),
-                Kind::Reordered,
-                format!("a snapshot at {position} goes back from {before}"),
-            );
-        }
-        let seat = &self.seats[at];
-        let first = seat.lines[position.partition as usize].is_fresh;
-        if let (Some(asked), Some(outcome), true) = (asked, seat.outcome, first) {
-            let same = asked.epoch == position.epoch;
-            let wrong = match outcome {
-                Outcome::New => true,
-                Outcome::TooOld => !same,
-                Outcome::EpochChanged => same && self.scene.partitions_of(seat.channel).len() == 1,
-                Outcome::Resumed | Outcome::Started | Outcome::CatchingUp | Outcome::Refused => {
-                    !same
-                }
-            };
-            if wrong {
-                let text = format!(
-                    "asked to go on behind {asked}: {outcome:?}, and a snapshot at {position}"
-                );
-                self.accuse(Some(at), Kind::WrongResume, text);
-            }
-        }
-        let line = &mut self.seats[at].lines[position.partition as usize];
-        (line.last, line.is_fresh) = (Some(position.clone()), false);
-        line.delivered.clear();
-    }
-
-    /// Whether a snapshot is the view at its place.
-    fn snapshot_rows(&mut self, at: usize, position: &Position) {
-        let seat = &self.seats[at];
-        let (channel, partition) = (seat.channel, position.partition);
-        let Some(life) = self.life(at, position) else {
-            return self.accuse(
-                Some(at),
-                Kind::Invented,
-                format!("a snapshot at {position}, of no log"),
-            );
-        };
-        let upto = position.offset.number();
-        let shown = seat.held.rows.get(&partition).cloned().unwrap_or_default();
-        let expected = life.fold(partition, channel, upto);
-        if shown == expected {
-            self.seats[at].incomplete.remove(&partition);
-        } else if life
-            .folds_without_beginning(partition, channel, upto)
-            .any(|rows| rows == shown)
-        {
-            self.seats[at].incomplete.insert(partition);
-        } else {
-            let text = format!(
-                "a snapshot at {position}: {}",
-                difference(&shown, &expected)
-            );
-            self.accuse(Some(at), kind_of(&shown, &expected), text);
-            self.seats[at].held.rows.insert(partition, expected);
-        }
-    }
-
-    /// A view that is called live is the view at its place; of events all that was before have come.
-    fn heartbeat(&mut self, at: usize, token: &Token) {
-        self.seats[at].hushed = false;
-        for named in token.positions() {
-            let partition = named.partition;
-            let channel = self.seats[at].channel;
-            let Some(life) = self.life(at, named) else {
-                self.accuse(
-                    Some(at),
-                    Kind::Invented,
-                    format!("a heartbeat at {named}, of no log"),
-                );
-                continue;
-            };
-            let line = &self.seats[at].lines[partition as usize];
-            let last = line.last.clone();
-            if let Some(last) = last.as_ref().filter(|last| last.epoch != named.epoch) {
-                let text = format!(
-                    "a heartbeat at {named} right behind {last}: another log without a word"
-                );
-                self.accuse(Some(at), Kind::WrongResume, text);
-                continue;
-            }
-            let here = self.seats[at].held.token.position(partition).cloned();
-            let here = here.unwrap_or_else(|| named.clone());
-            if self.mode(at) == Mode::Events {
-                if let Some(last) = last {
-                    self.nothing_between(at, &last, named.offset.number(), named);
-                }
-            } else if !is_after(&here, named) {
-                let shown = self.seats[at]
-                    .held
-                    .rows
-                    .get(&partition)
-                    .cloned()
-                    .unwrap_or_default();
-                let expected = life.fold(partition, channel, here.offset.number());
-                if shown != expected {
-                    let fresh = line.is_fresh || self.missed_at_first(at, &here, &shown, &expected);
-                    let kind = match fresh {
-                        _ if self.seats[at].incomplete.contains(&partition) => Kind::UnmarkedStale,
-                        true => Kind::WrongResume,
-                        false => kind_of(&shown, &expected),
-                    };
-                    let text = format!("called live at {here}: {}", difference(&shown, &expected));
-                    self.accuse(Some(at), kind, text);
-                    self.seats[at].held.rows.insert(partition, expected);
-                }
-            }
-            let line = &mut self.seats[at].lines[partition as usize];
-            if line
-                .last
-                .as_ref()
-                .is_none_or(|last| named.offset > last.offset)
-            {
-                line.last = Some(named.clone());
-            }
-            line.is_fresh = false;
-        }
-    }
-
-    /// Whether what a view lacks came right behind the token that it went on from, before anything else of that connection.
-    fn missed_at_first(&self, at: usize, here: &Position, shown: &Rows, expected: &Rows) -> bool {
-        let seat = &self.seats[at];
-        let asked = seat
-            .asked
-            .as_ref()
-            .and_then(|token| token.position(here.partition));
-        let (Some(asked), Some(Outcome::Resumed), Some(life)) =
-            (asked, seat.outcome, self.life(at, here))
-        else {
-            return false;
-        };
-        let line = &seat.lines[here.partition as usize];
-        let behind = life.between(
-            here.partition,
-            seat.channel,
-            asked.offset.number(),
-            here.offset.number(),
-        );
-        let is_wrong = |row: &Row| shown.get(row) != expected.get(row);
-        let lacks = behind
-            .iter()
-            .find(|fact| is_wrong(&fact.row) && !line.delivered.contains(&fact.offset));
-        let first_came = line.delivered.first().copied().unwrap_or(u64::MAX);
-        lacks.is_some_and(|fact| fact.offset < first_came)
-    }
-
-    /// The answer to a poll, which handed over what the client had.
-    fn view(&mut self, at: usize, token: &Token, rows: Option<&[(Row, u64)]>, age_ms: Option<Ms>) {
-        let channel = self.seats[at].channel;
-        let mut expected = Rows::new();
-        let mut trimmed = false;
-        for position in token.positions() {
-            let before = self.seats[at]
-                .asked
-                .as_ref()
-                .and_then(|token| token.position(position.partition))
-                .cloned();
-            if let Some(before) = before.filter(|before| is_after(before, position)) {
-                self.accuse(
-                    Some(at),
-                    Kind::Reordered,
-                    format!("a poll with {before} was answered at {position}"),
-                );
-            }
-            let Some(life) = self.life(at, position) else {
-                return self.accuse(
-                    Some(at),
-                    Kind::Invented,
-                    format!("a view at {position}, of no log"),
-                );
-            };
-            expected.extend(life.fold(position.partition, channel, position.offset.number()));
-            trimmed |= self.truth.is_trimmed(self.scene.channels[channel].1);
-            let proved = age_ms.map(|age| self.began - age);
-            let missing = life.between(
-                position.partition,
-                channel,
-                position.offset.number(),
-                u64::MAX,
-            );
-            if let (Some(first), Some(proved)) = (missing.first().copied(), proved)
-                && first.known_at + TRANSIT_MS < proved
-            {
-                let text = format!("a poll was answered live at {position}, and lacks {first:?}");
-                self.accuse(Some(at), Kind::UnmarkedStale, text);
-            }
-        }
-        if let Some(rows) = rows {
-            let shown: Rows = rows.iter().copied().collect();
-            // Of a log that lost its beginning a view may lack rows, and says that it is not live.
-            if shown != expected && !(trimmed && age_ms.is_none()) {
-                let text = format!(
-                    "a poll was answered at {token}: {}",
-                    difference(&shown, &expected)
-                );
-                self.accuse(Some(at), kind_of(&shown, &expected), text);
-            }
-        }
-    }
-
     fn at_rest(&mut self, rest: Ms) {
         for at in 0..self.seats.len() {
             self.check_age(at, rest);
             let seat = &self.seats[at];
-            if let Some(text) = unsettled(self.scene, self.truth, seat.channel, &seat.held, rest) {
+            let lacks = rest::lacks(self.scene, self.truth, seat.channel, &seat.held);
+            let never_live = || format!("was never live at {}", seat.held.token);
+            if let Some(text) = lacks.or_else(|| (!seat.has_rested).then(never_live)) {
                 self.accuse(Some(at), Kind::NotConverged, text);
             }
         }
     }
 
-    fn accuse(&mut self, seat: Option<usize>, kind: Kind, text: String) {
+    fn accuse(&mut self, seat: Option<usize>, kind: Kind, mut text: String) {
         let now = self
             .history
             .happened
@@ -697,11 +313,14 @@ impl Judge<'_> {
         let channel = seat.map(|at| self.seats[at].channel);
         let name = channel.map_or("", |channel| &self.scene.channels[channel].0);
         let (client, manner) = (self.history.client, self.history.manner);
+        let whose = format!("{kind:?}: client {client} ({manner:?}) {name} t={now}: ");
+        text.insert_str(0, &whose);
+        let story = self.story(channel);
         self.verdicts.push(Verdict {
             kind,
             client,
-            text: format!("{kind:?}: client {client} ({manner:?}) {name} t={now}: {text}"),
-            story: self.story(channel),
+            text,
+            story,
         });
     }
 
@@ -726,27 +345,4 @@ impl Judge<'_> {
         });
         lines.collect()
     }
-}
-
-/// Rows that are older than they should be, or missing, were lost; others are nobody's.
-fn kind_of(shown: &Rows, expected: &Rows) -> Kind {
-    let newer = shown
-        .iter()
-        .any(|(row, number)| expected.get(row).is_some_and(|right| number > right));
-    if newer { Kind::Invented } else { Kind::Lost }
-}
-
-fn difference(shown: &Rows, expected: &Rows) -> String {
-    let rows: BTreeSet<_> = shown.keys().chain(expected.keys()).collect();
-    let wrong = rows
-        .into_iter()
-        .filter(|row| shown.get(row) != expected.get(row));
-    let texts = wrong.take(5).map(|row| {
-        format!(
-            "row {row} is {:?}, in the log {:?}",
-            shown.get(row),
-            expected.get(row)
-        )
-    });
-    texts.collect::<Vec<_>>().join("; ")
 }

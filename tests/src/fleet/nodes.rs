@@ -32,12 +32,22 @@ pub(super) struct Node {
     admin: SocketAddr,
     folder: PathBuf,
     program: PathBuf,
+    role: &'static str,
     process: Option<Process>,
 }
 
+/// What serves clients.
+pub(super) const GATEWAY: &str = "serve";
+/// What folds streams into the cache.
+pub(super) const MATERIALIZER: &str = "materialize";
+
 impl Node {
-    /// Writes the file of a node with these streams; it does not run yet.
-    pub(super) fn new(program: &Path, streams: &str, session: &str) -> anyhow::Result<Self> {
+    /// Writes the file of a process with these sections and streams; it does not run yet.
+    pub(super) fn new(
+        program: &Path,
+        role: &'static str,
+        (sections, streams): (&str, &str),
+    ) -> anyhow::Result<Self> {
         let [public, private] = free_ports()?;
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let node = Self {
@@ -45,11 +55,12 @@ impl Node {
             admin: at(private),
             folder: folder("fleet")?,
             program: program.to_owned(),
+            role,
             process: None,
         };
         let (address, admin) = (node.address, node.admin);
         let text = format!(
-            "[listen]\naddress = \"{address}\"\nworkers = 2\n[admin]\naddress = \"{admin}\"\n{COMMON}{session}\n{streams}"
+            "[listen]\naddress = \"{address}\"\nworkers = 2\n[admin]\naddress = \"{admin}\"\n{COMMON}{sections}\n{streams}"
         );
         fs::write(node.folder.join("tidegate.toml"), text)?;
         Ok(node)
@@ -65,7 +76,7 @@ impl Node {
             .collect();
         arguments.push("TIDEGATE_LOG=info".to_owned());
         arguments.push(self.program.display().to_string());
-        arguments.extend(["serve".to_owned(), "--config".to_owned()]);
+        arguments.extend([self.role.to_owned(), "--config".to_owned()]);
         arguments.push(self.folder.join("tidegate.toml").display().to_string());
         self.process = Some(Process::start(&self.folder, "env", &arguments)?);
         let deadline = Instant::now() + PATIENCE;

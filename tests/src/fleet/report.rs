@@ -9,6 +9,7 @@ use super::{
     judge::{Kind, Verdict, judge},
     message::{Message, Outcome},
     scene::{Ms, Scene},
+    spells::Delays,
     truth::Truth,
 };
 
@@ -32,6 +33,7 @@ pub struct Report {
     outcomes: BTreeMap<String, usize>,
     occurred: Vec<Occurred>,
     rest: Option<Ms>,
+    delays: Delays,
     logs: Vec<String>,
 }
 
@@ -40,7 +42,7 @@ impl Report {
         plan: &Plan,
         scene: &Scene,
         truth: &Truth,
-        histories: Vec<History>,
+        histories: &[History],
         occurred: Vec<Occurred>,
         (at, rest): (Ms, Option<Ms>),
         logs: Vec<String>,
@@ -55,10 +57,12 @@ impl Report {
             outcomes: BTreeMap::new(),
             occurred,
             rest,
+            delays: Delays::default(),
             logs,
         };
-        for history in &histories {
+        for history in histories {
             report.count(history);
+            report.delays.add(scene, history, &report.occurred);
             report.verdicts.extend(judge(scene, truth, history, at));
         }
         report
@@ -121,8 +125,8 @@ impl Report {
         };
         writeln!(
             text,
-            "seed {}, {} nodes, {} clients, faults {faults}, bug {:?}",
-            plan.seed, plan.nodes, plan.clients, plan.bug
+            "seed {}, {} nodes, {} clients, cache {}, faults {faults}, bug {:?}",
+            plan.seed, plan.nodes, plan.clients, plan.cache, plan.bug
         )?;
         writeln!(
             text,
@@ -134,6 +138,9 @@ impl Report {
         }
         for occurred in &self.occurred {
             writeln!(text, "  {occurred}")?;
+        }
+        if !self.occurred.is_empty() {
+            writeln!(text, "{}", self.delays)?;
         }
         match self.rest {
             Some(rest) => writeln!(
@@ -151,7 +158,8 @@ impl Report {
         } else {
             TOLD
         };
-        for verdict in self.verdicts.iter().take(told) {
+        let wanted = |verdict: &&Verdict| plan.bug.is_none_or(|bug| bug.kind() == verdict.kind);
+        for verdict in self.verdicts.iter().filter(wanted).take(told) {
             writeln!(text, "{}\n{}", verdict.text, verdict.story)?;
         }
         if !self.holds() {

@@ -20,8 +20,9 @@ pub(super) type Number = u64;
 pub(super) const SLO_MS: Ms = 1000;
 /// Between two heartbeats.
 pub(super) const HEARTBEAT_MS: Ms = 1000;
-/// How long the log keeps a record that a newer one of its key has superseded, at least.
-pub(super) const COMPACTS_AFTER_MS: Ms = 3000;
+/// How long the log keeps a record that a newer one of its key has superseded, at least: longer than a broker needs to come
+/// back, so that who reads along has read it before.
+pub(super) const COMPACTS_AFTER_MS: Ms = 20_000;
 /// How long the log keeps tombstones.
 pub(super) const TOMBSTONES_KEPT_MS: Ms = 12_000;
 
@@ -53,7 +54,9 @@ impl StreamScene {
             return vec![("cleanup.policy", "delete".to_owned())];
         }
         vec![
-            ("cleanup.policy", "compact".to_owned()),
+            // Records may be deleted by hand only where `delete` stands too.
+            ("cleanup.policy", "compact,delete".to_owned()),
+            ("retention.ms", "-1".to_owned()),
             ("segment.ms", "1500".to_owned()),
             ("min.cleanable.dirty.ratio", "0.01".to_owned()),
             ("min.compaction.lag.ms", COMPACTS_AFTER_MS.to_string()),

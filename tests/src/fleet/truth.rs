@@ -19,6 +19,9 @@ use super::{
 /// Between two folds that are kept.
 const FOLD_EVERY: usize = 64;
 
+/// What a record says: of which channel and row, and what; none deletes.
+pub(super) type Said = (usize, Row, Option<Number>);
+
 /// A record that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fact {
@@ -74,9 +77,9 @@ pub(super) struct Life {
     /// Offsets up to which a partition's oldest records were deleted.
     starts: Vec<(u32, u64)>,
     /// Acknowledged, by partition and offset: the channel, the row, the value.
-    acknowledged: BTreeMap<(u32, u64), (usize, Row, Option<Number>)>,
+    acknowledged: BTreeMap<(u32, u64), Said>,
     /// Read, the same.
-    read: BTreeMap<(u32, u64), (usize, Row, Option<Number>)>,
+    read: BTreeMap<(u32, u64), Said>,
 }
 
 /// The truth of all streams.
@@ -128,9 +131,7 @@ impl Truth {
 
     /// Whether the oldest records of the stream's topic were deleted.
     pub(super) fn is_trimmed(&self, stream: usize) -> bool {
-        self.lives[stream]
-            .last()
-            .is_some_and(|life| !life.starts.is_empty())
+        self.lives[stream].last().is_some_and(Life::is_trimmed)
     }
 
     /// Who wrote a record was given its offset.
@@ -138,7 +139,7 @@ impl Truth {
         &mut self,
         (stream, life): (usize, usize),
         (partition, offset): (u32, u64),
-        (channel, row, value): (usize, Row, Option<Number>),
+        (channel, row, value): Said,
     ) {
         let record = (channel, row, value);
         if let Some(life) = self.lives[stream].get_mut(life) {
@@ -151,7 +152,7 @@ impl Truth {
         &mut self,
         (stream, life): (usize, usize),
         (partition, offset): (u32, u64),
-        (channel, row, value): (usize, Row, Option<Number>),
+        (channel, row, value): Said,
         known_at: Ms,
     ) {
         let record = (channel, row, value);
@@ -232,7 +233,7 @@ impl Truth {
         &mut self,
         (stream, partition): (usize, u32),
         compacted: bool,
-        left: &[(u64, (usize, Row, Option<Number>))],
+        left: &[(u64, Said)],
     ) {
         let Some(life) = self.lives[stream].last() else {
             return;
@@ -270,7 +271,7 @@ impl Truth {
 
     /// The topic of an epoch.
     pub(super) fn life(&self, stream: usize, epoch: &Epoch) -> Option<&Life> {
-        self.lives[stream].iter().find(|life| life.epoch == *epoch)
+        self.lives[stream].iter().find(|life| life.is_named(epoch))
     }
 
     /// The topic that is there.
@@ -280,8 +281,19 @@ impl Truth {
 }
 
 impl Life {
+    /// Whether an epoch is its, or that of a fold that lacks its beginning.
+    fn is_named(&self, epoch: &Epoch) -> bool {
+        let rest = epoch.as_str().strip_prefix(self.epoch.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("-i"))
+    }
+
+    /// Whether its oldest records were deleted.
+    pub(super) fn is_trimmed(&self) -> bool {
+        !self.starts.is_empty()
+    }
+
     /// The record at a place.
-    pub(super) fn at(&self, position: &Position) -> Option<(usize, Row, Option<Number>)> {
+    pub(super) fn at(&self, position: &Position) -> Option<Said> {
         self.read
             .get(&(position.partition, position.offset.number()))
             .copied()

@@ -1,6 +1,6 @@
 //! One run: the broker, the roads to it, the nodes, the clients and their writer, from the first start to the last verdict.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use tidegate::model::Epoch;
@@ -15,14 +15,18 @@ use super::{
     client::{Character, Client, Clock, Order},
     faults::{Fault, Occurred},
     judge,
-    nodes::Node,
+    nodes::{GATEWAY, MATERIALIZER, Node},
     report::Report,
     road::Road,
     scene::{HEARTBEAT_MS, Ms, Scene},
     truth::{Telling, Truth},
     writer::{Desk, read_along, record_of, write},
 };
-use crate::{binary, services::kafka::Kafka, simulation::Dice};
+use crate::{
+    binary,
+    services::{kafka::Kafka, redis::Redis},
+    simulation::Dice,
+};
 
 /// How long all may take to come to rest.
 const REST: Duration = Duration::from_secs(40);
@@ -30,6 +34,8 @@ const REST: Duration = Duration::from_secs(40);
 const LOOK: Duration = Duration::from_millis(100);
 /// Between two faults, at most.
 const CALM_MS: usize = 2500;
+/// Who fold into the cache, where there is one.
+pub(super) const MATERIALIZERS: usize = 2;
 /// How many nodes there are: as many as a broker has doors here.
 pub(super) const NODES: usize = 3;
 
@@ -41,6 +47,8 @@ pub(super) struct World {
     pub(super) kafka: Kafka,
     pub(super) roads: Vec<Road>,
     pub(super) nodes: Vec<Node>,
+    pub(super) materializers: Vec<Node>,
+    pub(super) redis: Option<Redis>,
     pub(super) desk: Arc<Desk>,
     pub(super) dice: Dice,
     pub(super) occurred: Vec<Occurred>,
@@ -48,6 +56,8 @@ pub(super) struct World {
     orders: watch::Sender<Order>,
     living: JoinSet<()>,
     writing: JoinSet<anyhow::Result<()>>,
+    patience: Duration,
+    tells: bool,
 }
 
 impl World {
@@ -89,6 +99,8 @@ impl World {
             kafka,
             roads,
             nodes: Vec::new(),
+            materializers: Vec::new(),
+            redis: None,
             desk,
             dice: Dice::new(plan.seed),
             occurred: Vec::new(),
@@ -96,6 +108,9 @@ impl World {
             orders: watch::Sender::new(Order::Roam),
             living: JoinSet::new(),
             writing: JoinSet::new(),
+            // With a bug there may be no rest, and none is needed.
+            patience: if plan.bug.is_some() { REST / 8 } else { REST },
+            tells: plan.tells,
         };
         for stream in 0..world.scene.streams.len() {
             world.make_topic(stream).await?;
@@ -120,16 +135,20 @@ impl World {
             .await?;
         let deadline = Instant::now() + REST;
         let id = loop {
-            // The broker makes the files a moment later.
-            match self.kafka.topic_id(of.name) {
-                Ok(id) => break id,
-                Err(error) => ensure!(Instant::now() < deadline, "{error:#}"),
+            // The broker makes the files a moment later, and may still have those of the topic before.
+            let id = self
+                .kafka
+                .topic_id(of.name)
+                .and_then(|id| Ok(Epoch::new(&id)?));
+            match id {
+                Ok(id) if self.truth.lock().life(stream, &id).is_none() => break id,
+                other => ensure!(Instant::now() < deadline, "no new topic: {other:?}"),
             }
             sleep(LOOK).await;
         };
         let lives = {
             let mut truth = self.truth.lock();
-            truth.begin(stream, Epoch::new(&id)?);
+            truth.begin(stream, id);
             truth.lives(stream)
         };
         self.desk.tell(stream, |duty| {
@@ -148,16 +167,29 @@ impl World {
         }
     }
 
-    async fn start_nodes(&mut self, plan: &Plan, program: &PathBuf) -> anyhow::Result<()> {
-        let session = format!(
+    async fn start_nodes(&mut self, plan: &Plan, program: &Path) -> anyhow::Result<()> {
+        let mut sections = format!(
             "heartbeat = \"{HEARTBEAT_MS}ms\"\n[limits]\nrecord_bytes = \"4KiB\"\nresume_hold = \"2s\"\n"
         );
+        let bug = plan.bug.map(super::Bug::word);
+        if plan.cache {
+            let redis = Redis::start(&["--maxmemory-policy", "noeviction"]).await?;
+            sections += &format!(
+                "[cache]\nredis = [\"{}\"]\ntimeout = \"500ms\"\n[materializer]\nsession_timeout = \"6s\"\n",
+                redis.url()
+            );
+            self.redis = Some(redis);
+            let streams = self.scene.streams_text(&self.kafka.address(), None);
+            for _ in 0..MATERIALIZERS {
+                let mut process = Node::new(program, MATERIALIZER, (&sections, &streams))?;
+                process.start().await?;
+                self.materializers.push(process);
+            }
+        }
         for road in &self.roads {
             let broker = format!("127.0.0.1:{}", road.port);
-            let streams = self
-                .scene
-                .streams_text(&broker, plan.bug.map(super::Bug::word));
-            let mut node = Node::new(program, &streams, &session)?;
+            let streams = self.scene.streams_text(&broker, bug);
+            let mut node = Node::new(program, GATEWAY, (&sections, &streams))?;
             node.start().await?;
             self.nodes.push(node);
         }
@@ -177,6 +209,13 @@ impl World {
         }
     }
 
+    /// What happens now, for whoever waits.
+    pub(super) fn tell(&self, what: &str) {
+        if self.tells {
+            eprintln!("t={} {what}", self.clock.now());
+        }
+    }
+
     /// Lives through the plan, comes to rest, and is judged.
     pub(super) async fn live(mut self, plan: &Plan) -> anyhow::Result<Report> {
         let ends = Instant::now() + plan.length;
@@ -190,7 +229,8 @@ impl World {
             Faults::Random => {
                 while Instant::now() < ends {
                     self.pause().await;
-                    let fault = Fault::ALL[self.dice.below(Fault::ALL.len())];
+                    let faults = Fault::of(plan.cache);
+                    let fault = faults[self.dice.below(faults.len())];
                     fault.occur(&mut self).await?;
                 }
             }
@@ -220,7 +260,7 @@ impl World {
     }
 
     /// Nobody writes any more, nobody leaves: gives how long it took until all was at rest, if it came to that.
-    async fn come_to_rest(&mut self) -> anyhow::Result<Option<Ms>> {
+    async fn come_to_rest(&self) -> anyhow::Result<Option<Ms>> {
         self.orders.send_replace(Order::Settle);
         for stream in 0..self.scene.streams.len() {
             self.hold(stream).await?;
@@ -238,9 +278,12 @@ impl World {
             );
             sleep(LOOK).await;
         }
-        let began = self.clock.now();
+        let (began, deadline) = (self.clock.now(), Instant::now() + self.patience);
+        self.tell("all is written");
+        let mut restless: Vec<_> = self.clients.iter().collect();
         while Instant::now() < deadline {
-            if self.restless().is_none() {
+            restless.retain(|client| !self.rests(client));
+            if restless.is_empty() {
                 return Ok(Some(self.clock.now() - began));
             }
             sleep(LOOK).await;
@@ -248,20 +291,19 @@ impl World {
         Ok(None)
     }
 
-    /// Who is not at rest, and why.
-    fn restless(&self) -> Option<String> {
+    /// Whether a client shows all that the logs come to, and shows it as live. Each need do so once: on a busy machine two
+    /// hundred leases overlap late.
+    fn rests(&self, client: &Client) -> bool {
         let (truth, now) = (self.truth.lock(), self.clock.now());
-        let mut clients = self.clients.iter();
-        clients.find_map(|client| {
-            let why = client
-                .find(|channel, held| judge::unsettled(&self.scene, &truth, channel, held, now));
-            why.map(|why| format!("client {}: {why}", client.character.number))
-        })
+        let why =
+            client.find(|channel, held| judge::unsettled(&self.scene, &truth, channel, held, now));
+        why.is_none()
     }
 
     /// Ends everything, compares the logs, and judges.
     async fn end(mut self, plan: &Plan, rest: Option<Ms>) -> anyhow::Result<Report> {
         let at = self.clock.now();
+        self.tell("the end");
         self.orders.send_replace(Order::Stop);
         while self.living.join_next().await.is_some() {}
         for stream in 0..self.scene.streams.len() {
@@ -271,16 +313,16 @@ impl World {
             ended??;
         }
         self.compare_logs().await?;
-        let logs = self.nodes.iter().map(Node::log).collect();
-        let (scene, occurred) = (self.scene, self.occurred);
-        let histories = self.clients.drain(..).map(Client::into_history).collect();
-        let truth = Arc::into_inner(self.truth.clone());
-        drop(truth);
+        self.tell("what the clients saw is judged");
+        let processes = self.nodes.iter().chain(&self.materializers);
+        let logs = processes.map(Node::log).collect();
+        let (scene, occurred) = (self.scene.clone(), std::mem::take(&mut self.occurred));
+        let histories: Vec<_> = self.clients.drain(..).map(Client::into_history).collect();
         let report = Report::of(
             plan,
             &scene,
             &self.truth.lock(),
-            histories,
+            &histories,
             occurred,
             (at, rest),
             logs,
@@ -308,5 +350,14 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for World {
+    /// Who reads along ends too when a run fails.
+    fn drop(&mut self) {
+        for stream in 0..self.scene.streams.len() {
+            self.desk.tell(stream, |duty| duty.ends = true);
+        }
     }
 }

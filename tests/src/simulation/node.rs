@@ -263,7 +263,7 @@ impl Lane {
                 self.partition.fail(SourceError::Unavailable);
             }
             (Some(asked), None) => {
-                let next = self.partition.next();
+                let next = self.partition.next_fetch();
                 self.answer = next.map(|next| self.read(&next, asked, now));
             }
             (Some(asked), Some(fetch)) => {

@@ -87,6 +87,7 @@ pub(super) struct Scripts {
     pub(super) manifest: Known,
     pub(super) flip: Known,
     pub(super) drop: Known,
+    pub(super) check: Known,
 }
 
 impl Scripts {
@@ -97,6 +98,7 @@ impl Scripts {
             manifest: known!("manifest.lua"),
             flip: known!("flip.lua"),
             drop: known!("drop.lua"),
+            check: known!("check.lua"),
         }
     }
 }

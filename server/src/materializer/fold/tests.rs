@@ -1,5 +1,7 @@
 //! The fold against a log and a cache that are lists here: what is asked, in which order, and what the headers say.
 
+mod together;
+
 use bytes::Bytes;
 
 use super::*;
