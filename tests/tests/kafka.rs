@@ -439,7 +439,7 @@ async fn partitions_that_are_added_are_seen_and_times_are_found() -> anyhow::Res
     let cluster = cluster(kafka);
     let missing = cluster.partitions("grown").await;
     assert!(
-        matches!(missing, Err(KafkaError::Missing(..))),
+        matches!(missing, Err(KafkaError::NoTopic(_))),
         "{missing:?}"
     );
     kafka.create_topic("grown", 2, &[]).await?;
