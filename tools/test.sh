@@ -4,7 +4,8 @@
 #   rust             unit tests, properties, the stored inputs of fuzzing, the gateway from end to end
 #   model            the model of the algorithms: a few seeds of each configuration hold, each deliberate bug is caught
 #   model-full       the same with MODEL_SEEDS (3,000) seeds of each configuration
-#   fleet            the fleet's oracle: it finds five seeded bugs; each fault in turn; FLEET_SECONDS (600) of them at random
+#   fleet            the fleet's oracle: it finds five seeded bugs; without a cache and with one, each fault in turn, and
+#                    FLEET_SECONDS (600) of them at random
 #   board browser    the board's unit tests; the board in Chromium, before a gateway
 #   instructions     the instructions of a delivery, beside those of the last release
 #   soak             two minutes of coming and going: memory, descriptors, losses
@@ -90,8 +91,10 @@ fleet() {
   for bug in lose double swap hide misplace; do
     "$target/debug/fleet" --bug "$bug" --seconds 20 || held=1
   done
-  "$target/debug/fleet" --fault each --seed "$FLEET_SEED" || held=1
-  "$target/debug/fleet" --fault random --seconds "$FLEET_SECONDS" --seed "$FLEET_SEED" || held=1
+  for cache in "" --cache; do
+    "$target/debug/fleet" $cache --fault each --seed "$FLEET_SEED" || held=1
+    "$target/debug/fleet" $cache --fault random --seconds "$FLEET_SECONDS" --seed "$FLEET_SEED" || held=1
+  done
   return "$held"
 }
 
