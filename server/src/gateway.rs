@@ -95,6 +95,30 @@ impl StartError {
     }
 }
 
+/// The engine of a process that was given none. Who serves nobody leaves the data directory to who does.
+fn own_engine(config: &Config, serves: bool) -> Result<Arc<Engine>, StartError> {
+    if serves {
+        engine::open(&config.embedded)
+    } else {
+        Ok(Arc::default())
+    }
+}
+
+/// Begins what keeps to the budget of memory, and what gives back to the system.
+fn keep_memory(
+    config: &Config,
+    app: &Arc<App>,
+    workers: &[WorkerHandle],
+    ends: &Ends,
+    control: &tokio::runtime::Handle,
+) {
+    let (stop, limit) = (|| ends.stop.clone(), config.limits.memory);
+    let budget = memory::keep(app.clone(), workers.to_vec(), limit, stop());
+    ends.tasks.spawn_on(budget, control);
+    ends.tasks
+        .spawn_on(heap::tend(app.clone(), stop()), control);
+}
+
 /// A running node.
 pub struct Gateway {
     /// None where it serves nobody.
@@ -154,29 +178,26 @@ impl Gateway {
         };
         let owns_engine = engine.is_none();
         let serves = config.roles.contains(&Role::Gateway);
-        let engine = match engine {
-            Some(engine) => engine,
-            None if serves => engine::open(&config.embedded)?,
-            // Whoever serves nobody leaves the data directory to who does.
-            None => Arc::default(),
-        };
+        let engine = engine.map_or_else(|| own_engine(config, serves), Ok)?;
         let materializers = Materializers::new(config, ground.clone());
         let factory = Factory::new(config, engine.clone(), streams.clone(), ground);
         let factory = Arc::new(factory);
-        let mut listeners = Vec::new();
         if serves {
             for stream in config.streams.iter().chain(&engine::kept(config, &engine)?) {
                 factory.make(stream)?;
             }
-            listeners = workers::bind(config)?;
         }
         for stream in &config.streams {
             materializers.begin(stream);
         }
-        let listener = listeners.first();
-        let address = listener
-            .map(|listener| local_address(listener, "the listener"))
-            .transpose()?;
+        let listeners = if serves {
+            workers::bind(config)?
+        } else {
+            Vec::new()
+        };
+        let first = listeners.first();
+        let address = first.map(|listener| local_address(listener, "the listener"));
+        let address = address.transpose()?;
         let counts: Vec<Arc<WorkerCounts>> = listeners.iter().map(|_| Arc::default()).collect();
         let app = Arc::new(app::app(config, streams, clock, counts, &factory)?);
         let node: Arc<str> = short_random()
@@ -211,15 +232,7 @@ impl Gateway {
         );
         let serve = admin::serve(admin, listener, ends.stop.clone());
         ends.tasks.spawn_on(serve, control.handle());
-        let budget = memory::keep(
-            app.clone(),
-            workers.clone(),
-            config.limits.memory,
-            ends.stop.clone(),
-        );
-        ends.tasks.spawn_on(budget, control.handle());
-        let heap = heap::tend(app.clone(), ends.stop.clone());
-        ends.tasks.spawn_on(heap, control.handle());
+        keep_memory(config, &app, &workers, &ends, control.handle());
         Ok(Self {
             address,
             admin_address,

@@ -32,11 +32,10 @@ pub use self::{
     status::{PartitionStatus, Phase, Statuses, StreamStatus},
 };
 use crate::{
-    cache::redis::RedisCache,
+    cache::redis::GuardedCache,
     clock::Clock,
     decode::Decoder,
     source::{Assignment, Source},
-    upstream::Upstream,
 };
 
 /// Before a task that should not have ended is begun anew.
@@ -45,9 +44,7 @@ const ANEW: Duration = Duration::from_secs(1);
 /// What all partitions of a stream are folded by.
 pub struct Ground {
     /// Where the fold is kept.
-    pub cache: Arc<RedisCache>,
-    /// The breaker before it.
-    pub redis: Arc<Upstream>,
+    pub cache: Arc<GuardedCache>,
     /// What the fold depends on.
     pub settings: FoldSettings,
     /// The node's clock.
@@ -127,7 +124,6 @@ where
     fn begin(&mut self, number: u32) {
         let Ground {
             cache,
-            redis,
             settings,
             clock,
         } = &self.ground;
@@ -135,7 +131,7 @@ where
             number,
             fold: Fold::new(settings.clone(), (self.decoder)(), clock.wall_ms()),
             source: (self.open)(number),
-            door: Door::new(cache.clone(), redis.clone(), *clock),
+            door: Door::new(cache.clone(), *clock),
             status: self.status.clone(),
             unread: false,
         };

@@ -5,6 +5,7 @@
 //! Keeps: I2 (a worker never reads a source) and, with the epoch it reports, I5.
 
 mod assignment;
+pub mod compaction;
 pub mod durable;
 pub mod embedded;
 pub mod hindered;

@@ -14,7 +14,7 @@ use tidegate::{
     },
 };
 use tidegate_tests::{
-    gateway::{Node, Setup, found, pace},
+    gateway::{Node, Setup, found},
     http,
     services::{kafka::Kafka, redis::Redis},
     websocket::Client,
@@ -268,7 +268,9 @@ async fn a_cache_that_is_gone_costs_resident_views_nothing_and_heals_by_itself()
 
 #[tokio::test]
 async fn many_who_ask_for_cold_channels_cost_one_read_of_each() -> anyhow::Result<()> {
+    // 10,000 subscriptions.
     const CHANNELS: usize = 100;
+    const CLIENTS: usize = 100;
     let kafka = Kafka::shared().await?;
     let mut fold = Fold::new(kafka, "fence-cold").await?;
     let names: Vec<_> = (0..CHANNELS).map(|number| format!("c{number}")).collect();
@@ -279,7 +281,7 @@ async fn many_who_ask_for_cold_channels_cost_one_read_of_each() -> anyhow::Resul
     fold.both(&records).await?;
     let node = fold.node("")?;
     let mut clients = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..CLIENTS {
         let mut client = Client::connect(&node).await?;
         for (id, name) in (1u64..).zip(&names) {
             let channel = format!("board/{name}");
@@ -405,8 +407,27 @@ async fn rows_of_another_fold_or_another_topic_are_not_served() -> anyhow::Resul
         Ok(Some(epoch(kafka, fold.topic).await?).filter(|epoch| *epoch != old))
     })
     .await?;
-    // Nothing of the old topic is shown as live meanwhile.
-    pace(1_500).await;
+    let at = node.gateway.admin_address();
+    found("the node reads the new topic", async || {
+        let page = http::get(at, "/inspect/partitions").await?.json()?;
+        let reads = page["partitions"][0]["epoch"] == fold.header.epoch.as_str();
+        Ok(reads.then_some(()))
+    })
+    .await?;
+    // Asked for behind that, so what comes before the answer was sent while the cache had only the old topic's fold.
+    client.send(&json!({"op": "ping"})).await?;
+    loop {
+        let message = client.next().await?;
+        let told = |epoch: &Epoch| {
+            message["position"]
+                .as_str()
+                .is_some_and(|at| at.contains(epoch.as_str()))
+        };
+        assert!(!told(&fold.header.epoch), "of the new topic: {message}");
+        if message["op"] == "pong" {
+            break;
+        }
+    }
     fold.header.generation = Generation::random();
     fold.header.applied = Offset::BEFORE_ALL.into();
     fold.fold(&[("JFK", "DL", Some("3"))], &offsets).await?;

@@ -162,10 +162,9 @@ fn views_whose_logs_are_trimmed_and_replaced_and_whose_nodes_restart() {
     );
 }
 
-/// Nodes that fold logs which are cleaned meanwhile, and which pause for longer than a tombstone is kept.
-#[test]
-fn views_that_nodes_fold_from_logs_that_are_compacted() {
-    let scene = Scene {
+/// Logs which are cleaned, and nodes which pause for longer than a tombstone is kept.
+fn compacted() -> Scene {
+    Scene {
         folds: true,
         compact: 20,
         deletes: 35,
@@ -173,9 +172,12 @@ fn views_that_nodes_fold_from_logs_that_are_compacted() {
         pause: 2,
         unpause: 5,
         ..Scene::view()
-    };
-    run(&scene, 1000);
-    let spread = Scene {
+    }
+}
+
+/// The same with views spread over their partitions, tails that are short, sockets that are slow.
+fn spread(scene: &Scene) -> Scene {
+    Scene {
         placement: Placement::Spread,
         channels: 2,
         rows: 8,
@@ -183,9 +185,14 @@ fn views_that_nodes_fold_from_logs_that_are_compacted() {
         tail: 8,
         slow: 60,
         max_rate: Some(4.0),
-        ..scene
-    };
-    let answers = run(&spread, 1000).answers;
+        ..scene.clone()
+    }
+}
+
+#[test]
+fn views_that_nodes_fold_from_logs_that_are_compacted() {
+    run(&compacted(), 1000);
+    let answers = run(&spread(&compacted()), 1000).answers;
     assert!(answers.of(Way::Changes) > 0, "{answers:?}");
 }
 
@@ -193,27 +200,12 @@ fn views_that_nodes_fold_from_logs_that_are_compacted() {
 #[test]
 fn views_that_come_from_a_cache() {
     let scene = Scene {
-        folds: true,
         cached: true,
         mishaps: 3,
-        compact: 20,
-        deletes: 35,
-        restart: 1,
-        pause: 2,
-        unpause: 5,
-        ..Scene::view()
+        ..compacted()
     };
     run(&scene, 1000);
-    let spread = Scene {
-        placement: Placement::Spread,
-        channels: 2,
-        rows: 8,
-        replace: 4,
-        tail: 8,
-        slow: 60,
-        max_rate: Some(4.0),
-        ..scene
-    };
+    let spread = spread(&scene);
     let answers = run(&spread, 1000).answers;
     assert!(answers.of(Way::Changes) > 0, "{answers:?}");
     // The tail does not reach back to the cache: the log is read in between.

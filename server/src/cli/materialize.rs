@@ -2,14 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{
-    serve::{log, run_until_told},
-    text,
-};
-use crate::{
-    config::{self, Config, Problem, Problems, Role},
-    gateway::Gateway,
-};
+use super::serve::run_until_told;
+use crate::config::{self, Config, Problem, Problems, Role};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Materialize {
@@ -24,15 +18,7 @@ pub(super) struct Materialize {
 impl Materialize {
     /// Folds until a signal ends it.
     pub(super) fn run(self) -> Result<(), String> {
-        let load = move || self.load();
-        let config = load().map_err(text)?;
-        log();
-        for warning in config.warnings() {
-            tracing::warn!("{warning}");
-        }
-        let gateway =
-            Gateway::start_reloadable(&config, None, Some(Box::new(load))).map_err(text)?;
-        run_until_told(gateway, None)
+        run_until_told(move || self.load(), None)
     }
 
     /// The configuration as it is written now, of a materializer and nothing else.

@@ -45,16 +45,7 @@ impl Serve {
     pub(super) fn run(self) -> Result<(), String> {
         let demo = self.demo.then(Demo::new).transpose()?;
         let token = demo.as_ref().map(Demo::token).transpose()?;
-        let load = move || self.load(demo.as_ref());
-        let config = load().map_err(text)?;
-        log();
-        for warning in config.warnings() {
-            tracing::warn!("{warning}");
-        }
-        // Not within the runtime: a node that cannot start takes down a runtime of its own, which is not allowed there.
-        let gateway =
-            Gateway::start_reloadable(&config, None, Some(Box::new(load))).map_err(text)?;
-        run_until_told(gateway, token)
+        run_until_told(move || self.load(demo.as_ref()), token)
     }
 
     /// The configuration as it is written now, with the arguments over it: at the start and at each reload.
@@ -76,12 +67,22 @@ impl Serve {
     }
 }
 
-/// Runs it until a signal ends it.
-pub(super) fn run_until_told(gateway: Gateway, demo_token: Option<String>) -> Result<(), String> {
+/// Starts what `load` says, which is asked again at each reload, and runs it until a signal ends it.
+pub(super) fn run_until_told(
+    load: impl Fn() -> Result<Config, config::Problems> + Send + Sync + 'static,
+    demo_token: Option<String>,
+) -> Result<(), String> {
+    let config = load().map_err(text)?;
+    log();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    // Not within the runtime: a node that cannot start takes down a runtime of its own, which is not allowed there.
+    let gateway = Gateway::start_reloadable(&config, None, Some(Box::new(load))).map_err(text)?;
     block_on(serve_until_told(gateway, demo_token))
 }
 
-pub(super) fn log() {
+fn log() {
     let filter = config::environment()
         .find(|(name, _)| name == "TIDEGATE_LOG")
         .map_or_else(|| "info".to_owned(), |(_, filter)| filter);

@@ -6,7 +6,7 @@ use crate::{
     cache::redis::{GuardedCache, RedisCache, RedisError, RedisOptions, Topology},
     config::{CacheConfig, StreamConfig},
     partition::{Backing, FenceSettings, FoldSettings},
-    upstream::{Limits, Upstream, Upstreams},
+    upstream::{Limits, Upstreams},
 };
 
 /// What the breaker before the cache is called: all streams' caches are on the same servers.
@@ -29,16 +29,6 @@ impl Caches {
         stream: &StreamConfig,
         upstreams: &Upstreams,
     ) -> Option<Arc<GuardedCache>> {
-        let (cache, upstream) = self.parts(stream, upstreams)?;
-        Some(Arc::new(GuardedCache::new(cache, upstream)))
-    }
-
-    /// The same, and its breaker by itself: for who has a loop of its own.
-    pub(super) fn parts(
-        &self,
-        stream: &StreamConfig,
-        upstreams: &Upstreams,
-    ) -> Option<(RedisCache, Arc<Upstream>)> {
         let options = self.0.as_ref().filter(|_| stream.cacheable().is_some())?;
         let refused =
             |error: &RedisError| tracing::error!(%error, stream = stream.name, "no cache");
@@ -49,7 +39,8 @@ impl Caches {
             time_out: options.timeout + GRACE,
             ..Limits::default()
         };
-        Some((cache, upstreams.open(UPSTREAM, limits)))
+        let upstream = upstreams.open(UPSTREAM, limits);
+        Some(Arc::new(GuardedCache::new(cache, upstream)))
     }
 }
 

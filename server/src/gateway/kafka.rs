@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::factory::{Ground, Reader};
 use crate::{
-    cache::redis::RedisCache,
+    cache::redis::GuardedCache,
     config::{KafkaConfig, MaterializerConfig, StreamConfig},
     materializer::StreamStatus,
     partition::FoldSettings,
     source::log::Log,
-    upstream::{Upstream, Upstreams},
+    upstream::Upstreams,
 };
 
 /// A partition's reader, how this node folds what it reads, and where it is published to.
@@ -39,8 +39,7 @@ pub(super) fn partitions(
     let cluster = cluster(config, kafka, upstreams)?;
     let shape = Arc::new(Shape::new(cluster, &kafka.topic, config.partitions));
     let fold = FoldSettings {
-        compacts_after: kafka.compacts_after,
-        tombstones_kept: kafka.tombstones_kept,
+        compaction: compaction(kafka),
         accepts_incomplete: kafka.incomplete_history,
     };
     let settings = AppenderSettings {
@@ -101,6 +100,14 @@ fn security(kafka: &KafkaConfig) -> Result<crate::source::kafka::Security, Strin
     Ok(Security { tls, sasl })
 }
 
+#[cfg(feature = "kafka")]
+const fn compaction(kafka: &KafkaConfig) -> crate::source::compaction::Compaction {
+    crate::source::compaction::Compaction {
+        after: kafka.compacts_after,
+        tombstones_kept: kafka.tombstones_kept,
+    }
+}
+
 /// Why a stream can't be published to from here, where it can't: what is written here must read back as what it was.
 #[cfg(feature = "kafka")]
 fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
@@ -144,7 +151,7 @@ pub(super) fn check(_: &KafkaConfig) -> Result<(), String> {
 #[cfg(feature = "kafka")]
 pub(super) fn materialize(
     (stream, kafka): (&StreamConfig, &KafkaConfig),
-    (cache, redis): (RedisCache, Arc<Upstream>),
+    cache: Arc<GuardedCache>,
     settings: &MaterializerConfig,
     (ground, stop): (&Ground, &CancellationToken),
 ) -> Option<Arc<StreamStatus>> {
@@ -154,12 +161,10 @@ pub(super) fn materialize(
     };
 
     let below = materializer::Ground {
-        cache: Arc::new(cache),
-        redis,
+        cache,
         settings: FoldSettings {
             fold_id: stream.fold_id(),
-            compacts_after: kafka.compacts_after,
-            tombstones_kept: kafka.tombstones_kept,
+            compaction: compaction(kafka),
         },
         clock: ground.clock,
     };
@@ -190,7 +195,7 @@ pub(super) fn materialize(
 #[cfg(not(feature = "kafka"))]
 pub(super) fn materialize(
     _: (&StreamConfig, &KafkaConfig),
-    _: (RedisCache, Arc<Upstream>),
+    _: Arc<GuardedCache>,
     _: &MaterializerConfig,
     _: (&Ground, &CancellationToken),
 ) -> Option<Arc<StreamStatus>> {

@@ -51,7 +51,7 @@ impl Materializers {
         };
         let stop = self.ground.stop.child_token();
         let below = (&self.ground, &stop);
-        let cache = self.caches.parts(stream, &self.ground.upstreams);
+        let cache = self.caches.of(stream, &self.ground.upstreams);
         let begun = cache.and_then(|cache| {
             super::kafka::materialize((stream, kafka), cache, &self.settings, below)
         });

@@ -13,7 +13,10 @@ use crate::{
     cache::redis::{Batch, DecimalOffset, Flipped, Generation, Header, Wrote},
     decode::Decoder,
     model::{Offset, Record},
-    source::{Fetch, ReadAt},
+    source::{
+        Fetch, ReadAt,
+        compaction::{Compaction, proven_by},
+    },
 };
 
 /// How much newer a proof must be before it alone is worth a write.
@@ -24,10 +27,8 @@ pub(super) const PROOF_EVERY: Duration = Duration::from_secs(5);
 pub struct FoldSettings {
     /// What its rows depend on beside the log, as one word.
     pub fold_id: String,
-    /// A record that is older may be gone because a newer one of its key has come.
-    pub compacts_after: Duration,
-    /// So long the log keeps a tombstone, at least.
-    pub tombstones_kept: Duration,
+    /// When the log loses what.
+    pub compaction: Compaction,
 }
 
 /// Why a partition is folded from its log's start.
@@ -142,7 +143,7 @@ impl Fold {
     /// Begins by asking the cache.
     pub(super) fn new(settings: FoldSettings, decoder: Decoder, now_ms: i64) -> Self {
         Self {
-            again: Again::new(settings.tombstones_kept, now_ms),
+            again: Again::new(settings.compaction.tombstones_kept, now_ms),
             settings,
             decoder,
             looking: Some(None),
@@ -287,11 +288,8 @@ impl Fold {
 
     /// Whether tombstones behind `applied` may have been cleaned away before they were read.
     fn outlasted(&self, header: &Header, when: ReadAt) -> bool {
-        is_older(
-            header.proven_ms,
-            when.answered_ms,
-            self.settings.tombstones_kept,
-        )
+        let compaction = &self.settings.compaction;
+        compaction.may_lack_tombstones(header.proven_ms, when.answered_ms)
     }
 
     /// The header that this fetch goes on from; of a fold that begins, its first.
@@ -332,10 +330,7 @@ impl Fold {
         fetch: &Fetch,
         when: ReadAt,
     ) -> Header {
-        let compacts_after = self.settings.compacts_after;
-        if first
-            .is_some_and(|first| is_older(first.append_time_ms, when.answered_ms, compacts_after))
-        {
+        if self.settings.compaction.may_have_torn(first, when) {
             header.settled = header.settled.max(fetch.head.into());
         }
         header
@@ -370,9 +365,7 @@ impl Fold {
                     tracing::debug!(%error, offset = %record.offset, "a record means nothing, and is passed over");
                 }
             }
-            // A producer's clock may be ahead, and nothing is proven that has not come yet.
-            let appended_ms = record.append_time_ms.min(rest.when.answered_ms);
-            (last, time) = (Some(offset), time.max(appended_ms));
+            (last, time) = (Some(offset), time.max(proven_by(&record, rest.when)));
         }
         let (fetch, header) = (&rest.fetch, &mut open.header);
         // Also of a place before `upto`: who read a log as far as there read all before it in that log.
@@ -504,7 +497,7 @@ impl Fold {
         );
         if slow {
             tracing::warn!(
-                took_ms, kept = ?self.settings.tombstones_kept,
+                took_ms, kept = ?self.settings.compaction.tombstones_kept,
                 "the fold took longer than the log keeps tombstones: its views are incomplete_history until one is quick enough"
             );
         }
@@ -555,12 +548,6 @@ impl Fold {
     pub(super) fn building(&self) -> Option<Why> {
         self.building.as_ref().map(|building| building.why)
     }
-}
-
-/// Whether this was so long ago, or longer.
-fn is_older(then_ms: i64, now_ms: i64, by: Duration) -> bool {
-    let by_ms = i128::try_from(by.as_millis()).unwrap_or(i128::MAX);
-    i128::from(now_ms) - i128::from(then_ms) >= by_ms
 }
 
 #[cfg(test)]

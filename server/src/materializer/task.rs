@@ -19,11 +19,11 @@ use super::{
     status::{PartitionStatus, Phase, StreamStatus},
 };
 use crate::{
-    cache::redis::{Patrolled, RedisCache, RedisError, RedisFault},
+    cache::redis::{GuardedCache, Patrolled, RedisCache, RedisError},
     clock::Clock,
     model::Offset,
     source::{ReadAt, Source},
-    upstream::{Backoff, Upstream, Verdict},
+    upstream::Backoff,
 };
 
 /// Bytes of one fetch, about.
@@ -60,8 +60,7 @@ pub(super) struct Task<S> {
 
 /// The cache, behind its breaker.
 pub(super) struct Door {
-    pub(super) cache: Arc<RedisCache>,
-    pub(super) redis: Arc<Upstream>,
+    pub(super) cache: Arc<GuardedCache>,
     pub(super) clock: Clock,
     backoff: Backoff,
     /// The servers were found fit since the last failure.
@@ -77,10 +76,9 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(cache: Arc<RedisCache>, redis: Arc<Upstream>, clock: Clock) -> Self {
+    pub(super) fn new(cache: Arc<GuardedCache>, clock: Clock) -> Self {
         Self {
             cache,
-            redis,
             clock,
             backoff: Backoff::new(AGAIN_MIN, AGAIN_MAX),
             checked: false,
@@ -90,23 +88,6 @@ impl Door {
             wrote_at: Instant::now(),
             wrong: None,
         }
-    }
-
-    /// Asks, once the breaker lets it. Every call has its own time-out.
-    async fn ask<T>(
-        &self,
-        asking: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, RedisError> {
-        let permit = self.redis.acquire().await;
-        let result = asking.await;
-        permit.settle(match &result {
-            Ok(_) => Verdict::Answered,
-            Err(error) if error.fault() == RedisFault::Unavailable => {
-                Verdict::Failed(error.what().to_owned())
-            }
-            Err(_) => Verdict::Declined,
-        });
-        result
     }
 
     /// Takes a result; after a failure waits, a little longer each time. None: it failed.
@@ -153,10 +134,11 @@ impl<S: Source> Task<S> {
         let Some((base, built)) = self.fold.to_flip() else {
             return;
         };
-        let flip = self.door.cache.flip(self.number, base.as_ref(), &built);
-        let flipped = self.door.ask(flip).await;
+        let (number, base, built) = (self.number, base.as_ref(), &built);
+        let asking = (self.door.cache).ask_patiently(|cache| cache.flip(number, base, built));
+        let flipped = asking.await;
         // One that failed is asked for again: it may have been done.
-        if let Some(flipped) = self.door.settle(flipped, self.number).await {
+        if let Some(flipped) = self.door.settle(flipped, number).await {
             self.fold.flipped(&flipped, self.door.clock.wall_ms());
             self.door.sweep_at = Instant::now();
         }
@@ -165,7 +147,7 @@ impl<S: Source> Task<S> {
     async fn look(&mut self) {
         let (door, number) = (&mut self.door, self.number);
         if !door.checked {
-            let checked = door.ask(door.cache.check()).await;
+            let checked = door.cache.ask_patiently(RedisCache::check).await;
             let Some(checked) = door.settle(checked, number).await else {
                 return;
             };
@@ -174,7 +156,7 @@ impl<S: Source> Task<S> {
             }
             door.checked = true;
         }
-        let header = door.ask(door.cache.header(number)).await;
+        let header = door.cache.ask_patiently(|cache| cache.header(number)).await;
         if let Some(header) = door.settle(header, number).await {
             self.fold.looked(header, door.clock.wall_ms());
         }
@@ -224,10 +206,10 @@ impl<S: Source> Task<S> {
                 header,
                 batch,
             } = &writing;
-            let write = door
-                .cache
-                .write(self.number, expected.as_ref(), header, batch);
-            let wrote = door.ask(write).await;
+            let (number, expected) = (self.number, expected.as_ref());
+            let asking =
+                (door.cache).ask_patiently(|cache| cache.write(number, expected, header, batch));
+            let wrote = asking.await;
             written.store(true, Ordering::Relaxed);
             wrote
         };
@@ -250,7 +232,9 @@ impl<S: Source> Task<S> {
     /// One step of clearing away what nobody needs; what fails is tried again later.
     async fn sweep(&mut self) {
         let door = &mut self.door;
-        let swept = door.ask(door.cache.sweep(self.number, ABANDONED)).await;
+        let number = self.number;
+        let asking = (door.cache).ask_patiently(|cache| cache.sweep(number, ABANDONED));
+        let swept = asking.await;
         let more = swept.is_ok_and(|swept| swept.more);
         door.sweep_at = Instant::now() + if more { SWEEP_ON } else { SWEEP_EVERY };
     }
@@ -263,10 +247,9 @@ impl<S: Source> Task<S> {
             return;
         };
         let after = door.patrolled.take();
-        let looking = door
-            .cache
-            .patrol(number, &seen.generation, after.as_deref());
-        match door.ask(looking).await {
+        let (generation, after) = (&seen.generation, after.as_deref());
+        let asking = (door.cache).ask_patiently(|cache| cache.patrol(number, generation, after));
+        match asking.await {
             Ok(Patrolled::Whole(Some(last))) => {
                 door.patrolled = Some(last);
                 door.patrol_at = Instant::now() + PATROL_ON;

@@ -10,7 +10,7 @@ use super::reading::Reading;
 use crate::{
     cache::redis::{CachedRow, DecimalOffset, Walk},
     model::{Change, Channel, Offset, RowId},
-    source::Fetch,
+    source::{Fetch, compaction::Compaction},
 };
 
 /// Channels that wait at the same time.
@@ -28,6 +28,8 @@ pub(super) struct Filling {
     /// Everything up to here is in the rows or in the changes.
     pub(super) filled: Offset,
     pub(super) changes: Vec<(Change, Offset)>,
+    /// The pass that is under way reads for it.
+    pub(super) is_in_pass: bool,
     /// Before this the changes are no state of the log.
     pub(super) settled: Offset,
 }
@@ -35,13 +37,18 @@ pub(super) struct Filling {
 #[derive(Debug, Default)]
 pub(super) struct Backfill {
     waiting: HashMap<Channel, Filling>,
-    /// Those of `waiting` for whom the pass reads.
-    pass: Vec<Channel>,
-    /// It has come so far.
-    at: Offset,
+    pass: Option<Pass>,
     /// A fetch is under way.
     asked: bool,
-    reading: Option<Reading>,
+}
+
+/// One reading of the log, for those who waited when it began.
+#[derive(Debug)]
+struct Pass {
+    /// It has come so far.
+    at: Offset,
+    reading: Reading,
+    /// Changes that it found for all of them.
     changes: usize,
 }
 
@@ -72,24 +79,33 @@ impl Backfill {
     }
 
     /// What the log is to be asked for now: what follows this. None where nobody waits, or it has been asked already.
-    pub(super) fn next(&mut self, settings: super::FoldSettings) -> Option<Offset> {
-        if self.asked || self.waiting.is_empty() {
+    pub(super) fn next(&mut self, compaction: Compaction) -> Option<Offset> {
+        if self.asked {
             return None;
         }
-        if self.pass.is_empty() {
-            let from = self.waiting.values().map(|filling| filling.filled).min()?;
-            let proven = self
-                .waiting
-                .values()
-                .map(|filling| filling.walk.proven_ms());
-            let mut reading = Reading::new(settings);
-            reading.begin(Offset::BEFORE_ALL, proven.min()?);
-            self.reading = Some(reading);
-            self.pass = self.waiting.keys().cloned().collect();
-            self.at = from;
+        if self.pass.is_none() {
+            self.pass = Some(self.begin(compaction)?);
         }
         self.asked = true;
-        Some(self.at)
+        self.pass.as_ref().map(|pass| pass.at)
+    }
+
+    fn begin(&mut self, compaction: Compaction) -> Option<Pass> {
+        let at = self.waiting.values().map(|filling| filling.filled).min()?;
+        let proven = self
+            .waiting
+            .values()
+            .map(|filling| filling.walk.proven_ms());
+        let mut reading = Reading::new(compaction);
+        reading.begin(Offset::BEFORE_ALL, proven.min()?);
+        for filling in self.waiting.values_mut() {
+            filling.is_in_pass = true;
+        }
+        Some(Pass {
+            at,
+            reading,
+            changes: 0,
+        })
     }
 
     /// The log did not answer: it is asked again.
@@ -100,55 +116,52 @@ impl Backfill {
     /// Takes what was read, decoded. Tells whether the log goes on from where the pass was, with nothing missing.
     pub(super) fn took(&mut self, fetch: &Fetch, changes: Vec<(Change, Offset)>) -> bool {
         self.asked = false;
-        let Some(reading) = self.reading.as_mut().filter(|_| !self.pass.is_empty()) else {
+        let Some(pass) = &mut self.pass else {
             return true;
         };
-        let missed = fetch.when.is_some_and(|when| reading.has_missed(when));
-        if missed || fetch.start > self.at {
+        let missed = fetch.when.is_some_and(|when| pass.reading.has_missed(when));
+        if missed || fetch.start > pass.at {
             return false;
         }
         if let Some(when) = fetch.when {
-            reading.applied(fetch, when);
+            pass.reading.applied(fetch, when);
         }
         for (change, offset) in changes {
             if let Some(filling) = self.waiting.get_mut(&change.channel)
-                && self.pass.contains(&change.channel)
+                && filling.is_in_pass
                 && offset > filling.filled
             {
                 filling.changes.push((change, offset));
-                self.changes += 1;
+                pass.changes += 1;
             }
         }
-        self.at = self.at.max(fetch.upto);
-        self.changes <= CHANGES_MAX
+        pass.at = pass.at.max(fetch.upto);
+        pass.changes <= CHANGES_MAX
     }
 
     /// Those whose rows and changes reach to where the tail begins by now.
     pub(super) fn finished(&mut self, floor: Offset) -> Vec<(Channel, Filling)> {
-        if self.pass.is_empty() || self.at < floor {
+        let Some(pass) = self.pass.take_if(|pass| pass.at >= floor) else {
             return Vec::new();
-        }
-        let settled = self
-            .reading
-            .take()
-            .map_or(Offset::BEFORE_ALL, |reading| reading.settled);
-        self.changes = 0;
-        let mut finished = Vec::new();
-        for channel in std::mem::take(&mut self.pass) {
-            if let Some(mut filling) = self.waiting.remove(&channel) {
-                filling.filled = filling.filled.max(self.at);
-                filling.settled = settled;
-                finished.push((channel, filling));
-            }
+        };
+        let mut finished = self.leave();
+        for (_, filling) in &mut finished {
+            filling.filled = filling.filled.max(pass.at);
+            filling.settled = pass.reading.settled;
         }
         finished
     }
 
     /// The pass can't be ended: all that waited for it are given back.
     pub(super) fn give_up(&mut self) -> Vec<Channel> {
-        (self.reading, self.changes) = (None, 0);
-        let pass = std::mem::take(&mut self.pass);
-        self.waiting.retain(|channel, _| !pass.contains(channel));
-        pass
+        self.pass = None;
+        let left = self.leave();
+        left.into_iter().map(|(channel, _)| channel).collect()
+    }
+
+    /// Those for whom the pass read.
+    fn leave(&mut self) -> Vec<(Channel, Filling)> {
+        let in_pass = |_: &Channel, filling: &mut Filling| filling.is_in_pass;
+        self.waiting.extract_if(in_pass).collect()
     }
 }

@@ -33,6 +33,7 @@ pub enum Backing {
 #[derive(Debug)]
 pub struct Fold {
     reading: Reading,
+    accepts_incomplete: bool,
     /// Events are kept by nobody but the tail.
     folds_rows: bool,
     /// The head when this was begun.
@@ -61,7 +62,8 @@ impl From<Arc<EmbeddedLog>> for Backing {
 impl From<FoldSettings> for Backing {
     fn from(settings: FoldSettings) -> Self {
         Self::Fold(Fold {
-            reading: Reading::new(settings),
+            reading: Reading::new(settings.compaction),
+            accepts_incomplete: settings.accepts_incomplete,
             folds_rows: false,
             since: Offset::BEFORE_ALL,
             log: None,
@@ -240,7 +242,7 @@ impl Backing {
 impl Fold {
     fn open(&mut self, fetch: &Fetch, start: Offset, mode: Mode) {
         let folds_rows = mode == Mode::View;
-        let whole = start == Offset::BEFORE_ALL || self.reading.settings.accepts_incomplete;
+        let whole = start == Offset::BEFORE_ALL || self.accepts_incomplete;
         let sent_ms = fetch.when.map_or(0, |when| when.sent_ms);
         let since = if folds_rows {
             fetch.head

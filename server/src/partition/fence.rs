@@ -102,7 +102,7 @@ pub struct Fence {
 impl Fence {
     pub(super) fn new(settings: FenceSettings) -> Self {
         Self {
-            reading: Reading::new(settings.fold),
+            reading: Reading::new(settings.fold.compaction),
             settings,
             log: None,
             header: None,
@@ -160,7 +160,9 @@ impl Fence {
         let goes_on = fetch.epoch == header.epoch
             && fetch.start <= applied_of(header)
             && !self
-                .reading
+                .settings
+                .fold
+                .compaction
                 .may_lack_tombstones(header.proven_ms, answered_ms);
         if goes_on {
             self.mark = self.mark_of(header);
@@ -305,7 +307,7 @@ impl Fence {
 
     /// What of the log is to be read for those whose rows are older than the tail.
     pub(super) fn next_backfill(&mut self) -> Option<Offset> {
-        self.backfill.next(self.settings.fold)
+        self.backfill.next(self.settings.fold.compaction)
     }
 
     /// Whether rows with this header may be joined.
@@ -313,7 +315,11 @@ impl Fence {
         self.log() == Some(&header.epoch)
             && self.mark == self.mark_of(header)
             && *header.fold_id == *self.settings.fold_id
-            && !self.reading.may_lack_tombstones(proven_ms, now_ms)
+            && !self
+                .settings
+                .fold
+                .compaction
+                .may_lack_tombstones(proven_ms, now_ms)
     }
 
     pub(super) fn report(&self) -> FenceReport {

@@ -171,6 +171,7 @@ impl Partition {
             since,
             filled,
             changes: Vec::new(),
+            is_in_pass: false,
             settled: Offset::BEFORE_ALL,
         };
         match &mut self.backing {
@@ -195,6 +196,7 @@ impl Partition {
             filled,
             changes,
             settled,
+            ..
         } = filling;
         let offset = |text: Option<&_>| text.map_or(Ok(Offset::BEFORE_ALL), Offset::try_from);
         let fence = offset(walk.fence())?.max(settled);

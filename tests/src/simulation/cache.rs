@@ -10,12 +10,12 @@ use tidegate::{
     decode::{Decoder, KeyPart},
     model::{Channel, Offset, RowId},
     partition::Load,
-    source::embedded::EmbeddedLog,
+    source::{ReadAt, compaction::proven_by, embedded::EmbeddedLog},
 };
 
 use super::{
     Dice, STREAM,
-    compaction::{COMPACTS_AFTER, Cleaned, TOMBSTONES_KEPT},
+    compaction::{COMPACTION, Cleaned},
 };
 
 /// What every fold is of.
@@ -247,7 +247,7 @@ impl Materializer {
         let current = state.kept.current.as_ref();
         let current = current.and_then(|name| state.kept.folds.get(name));
         let lost = current.is_some_and(|fold| fold.channels.values().any(|channel| channel.lost));
-        let outlasted = older(seen.proven_ms, now_ms, TOMBSTONES_KEPT);
+        let outlasted = COMPACTION.may_lack_tombstones(seen.proven_ms, now_ms);
         let start: DecimalOffset = log.extent().1.into();
         seen.epoch != *log.epoch()
             || seen.applied < start
@@ -282,16 +282,19 @@ impl Materializer {
             complete: complete && fetch.start == Offset::BEFORE_ALL,
             written_at_ms: now_ms,
         });
-        let times =
-            |record: Option<&tidegate::model::Record>| record.map(|record| record.append_time_ms);
-        if times(fetch.records.first()).is_some_and(|first| older(first, now_ms, COMPACTS_AFTER)) {
+        let when = ReadAt {
+            sent_ms: now_ms,
+            answered_ms: now_ms,
+        };
+        if COMPACTION.may_have_torn(fetch.records.first(), when) {
             header.settled = header.settled.max(at(fetch.head));
         }
         header.applied = at(fetch.upto);
+        let last = fetch.records.last().map(|last| proven_by(last, when));
         header.proven_ms = if fetch.upto >= fetch.head {
             now_ms
         } else {
-            times(fetch.records.last()).map_or(header.proven_ms, |last| last.max(header.proven_ms))
+            header.proven_ms.max(last.unwrap_or(i64::MIN))
         };
         (header, fetch)
     }
@@ -347,8 +350,4 @@ impl Cache {
         }
         true
     }
-}
-
-fn older(then_ms: i64, now_ms: i64, by: std::time::Duration) -> bool {
-    now_ms - then_ms >= i64::try_from(by.as_millis()).unwrap_or(i64::MAX)
 }

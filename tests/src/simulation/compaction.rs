@@ -10,13 +10,15 @@ use std::{
 
 use tidegate::{
     model::Offset,
-    source::{Fetch, embedded::EmbeddedLog},
+    source::{Fetch, compaction::Compaction, embedded::EmbeddedLog},
 };
 
-/// No record is cleaned away that is younger.
-pub(super) const COMPACTS_AFTER: Duration = Duration::from_millis(150);
-/// So long a tombstone stays after the cleaner first came by it (Kafka's `delete.retention.ms`).
-pub(super) const TOMBSTONES_KEPT: Duration = Duration::from_millis(1500);
+/// No record is cleaned away that is younger; so long a tombstone stays after the cleaner first came by it (Kafka's
+/// `delete.retention.ms`).
+pub(super) const COMPACTION: Compaction = Compaction {
+    after: Duration::from_millis(150),
+    tombstones_kept: Duration::from_millis(1500),
+};
 
 /// Bytes of one fetch, about.
 pub(super) const FETCH_BYTES: usize = 1500;
@@ -42,7 +44,7 @@ impl Cleaned {
         let cleanable: Vec<_> = whole
             .records
             .into_iter()
-            .filter(|record| old(record.append_time_ms, COMPACTS_AFTER))
+            .filter(|record| old(record.append_time_ms, COMPACTION.after))
             .collect();
         let newest: HashMap<_, _> = cleanable
             .iter()
@@ -53,7 +55,7 @@ impl Cleaned {
             let superseded = newest[&record.key] > record.offset;
             let over = record.value.is_none() && {
                 let seen_ms = *gone.seen_ms.entry(record.offset).or_insert(wall_ms);
-                old(seen_ms, TOMBSTONES_KEPT)
+                old(seen_ms, COMPACTION.tombstones_kept)
             };
             if superseded || over {
                 gone.offsets.insert(record.offset);

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Dice, STREAM, Scene,
     cache::{Cache, FOLD_ID, Loading},
-    compaction::{COMPACTS_AFTER, Cleaned, FETCH_BYTES, TOMBSTONES_KEPT},
+    compaction::{COMPACTION, Cleaned, FETCH_BYTES},
     pipe::{End, Pipe, Pipes},
 };
 
@@ -106,8 +106,7 @@ impl Node {
                 true,
             );
             let fold = FoldSettings {
-                compacts_after: COMPACTS_AFTER,
-                tombstones_kept: TOMBSTONES_KEPT,
+                compaction: COMPACTION,
                 accepts_incomplete: false,
             };
             let fold_id = FOLD_ID.into();

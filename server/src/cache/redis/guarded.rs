@@ -42,6 +42,26 @@ impl GuardedCache {
         }
         result
     }
+
+    /// The same, for a loop that has nothing else to do: waits until the breaker lets it.
+    ///
+    /// # Errors
+    /// What the cache says.
+    ///
+    /// # Cancel safety
+    /// What was asked may be done all the same.
+    pub async fn ask_patiently<'a, T, F>(
+        &'a self,
+        what: impl FnOnce(&'a RedisCache) -> F,
+    ) -> Result<T, RedisError>
+    where
+        F: Future<Output = Result<T, RedisError>>,
+    {
+        let permit = self.upstream.acquire().await;
+        let result = what(&self.cache).await;
+        permit.settle(verdict(&result));
+        result
+    }
 }
 
 /// A server that is there and can't do what is asked answers all the same.

@@ -72,8 +72,10 @@ fn record((offset, row, time_ms): &(u64, String, i64)) -> Record {
 fn fold(now_ms: i64) -> Fold {
     let settings = FoldSettings {
         fold_id: "f".to_owned(),
-        compacts_after: Duration::from_millis(LAG.unsigned_abs()),
-        tombstones_kept: Duration::from_millis(KEPT.unsigned_abs()),
+        compaction: Compaction {
+            after: Duration::from_millis(LAG.unsigned_abs()),
+            tombstones_kept: Duration::from_millis(KEPT.unsigned_abs()),
+        },
     };
     let part = |pointer: &str| KeyPart::Pointer(pointer.to_owned());
     let decoder = Decoder::new("s", part("/0"), Some(part("/1")), false);
