@@ -13,6 +13,7 @@ class Config:
     nodes: int = 2
     clients: int = 2
     ticks: int = 140
+    calm: int = 150               # ticks at the end, in which all must be well
     publish: float = 0.5          # records a tick
     deletes: float = 0.3
     holes: float = 0.2
@@ -97,7 +98,7 @@ def configurations():
         replace(base, name="harsh: small parts, slow sockets, truncations", part=1, rows=6, deletes=0.15, slow=0.7, truncate=0.02, cut=0.06, nodes=3, node_speed=0.35, publish=0.7, slo=25),
         replace(base, name="harsh: conflation, then a node that lags", slow=0.5, max_rate=6, cut=0.08, nodes=3, node_speed=0.25, publish=0.9, slo=30),
         replace(base, name="harsh: slow answers of the source", node_speed=0.12, slo=8, live_for=4, publish=0.8, pause=0.03, heartbeat=1, deletes=0.5),
-        replace(base, name="harsh: events, truncations, nodes that start behind", mode="events", partitions=1, channels=2, cache=False, tail=12, fetch=1, node_speed=0.3, restart=0.06, truncate=0.03, cut=0.15, reconnect=0.8, nodes=3, publish=0.8, slo=25, hold=60),
+        replace(base, name="harsh: events, truncations, nodes that start behind", mode="events", partitions=1, channels=2, cache=False, tail=12, fetch=1, node_speed=0.3, restart=0.06, truncate=0.03, cut=0.15, reconnect=0.8, nodes=3, publish=0.8, slo=25, hold=60, calm=600),
         replace(compacted, name="workers: view by_channel, compacted, stalls", **workers),
         replace(base, name="workers: view spread, truncations, trimmed, own folds", truncate=0.01, trim=0.01, placement="spread", channels=2, own_fold=True, **workers),
         replace(base, name="workers: three, slow, max_rate, grace, parts", slow=0.4, max_rate=4, grace=3, part=1, rows=6, publish=0.8, **{**workers, "workers": 3}),
