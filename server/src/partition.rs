@@ -15,7 +15,9 @@ mod join;
 mod letting_go;
 mod loading;
 mod misplaced;
+mod need;
 mod reading;
+mod resting;
 pub mod resume;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
@@ -36,6 +38,7 @@ pub use fence::{FenceReport, FenceSettings, Next};
 pub use join::Load;
 pub use loading::Cached;
 pub use misplaced::Misplaced;
+pub use need::Reads;
 pub use reading::FoldSettings;
 use resume::From;
 use tail::{Health, Proof, Tail, Wake};
@@ -240,6 +243,10 @@ pub struct Partition {
     unproven: Option<Proof>,
     health: Health,
     readable: bool,
+    /// It rested, and joins wait until it has come as far as the log.
+    waking: Option<resting::Waking>,
+    /// Where a log that it has not read yet is begun.
+    begins: Option<Offset>,
     joins: Vec<Join>,
     answers: Answers,
     held: ViewsHeld,
@@ -283,6 +290,8 @@ impl Partition {
             unproven: None,
             health: Health::default(),
             readable: false,
+            waking: None,
+            begins: None,
             joins: Vec::new(),
             answers: Answers::default(),
             evicted: 0,
@@ -311,7 +320,8 @@ impl Partition {
     /// After which offset the next fetch begins; none before the first.
     #[must_use]
     pub fn next_after(&self) -> Option<Offset> {
-        self.epoch.as_ref().map(|_| self.applied)
+        let applied = self.epoch.as_ref().map(|_| self.applied);
+        applied.or(self.begins)
     }
 
     /// Records that meant nothing.
@@ -358,7 +368,7 @@ impl Partition {
         }
         let other_log = self.backing.is_other_log(self.epoch.as_ref(), fetch);
         if self.epoch.is_none() && !self.backing.is_cache() {
-            self.open(fetch, fetch.start, now);
+            self.open(fetch, self.beginning(fetch), now);
         } else if other_log || self.applied < fetch.start || self.backing.has_missed(fetch) {
             let at = self
                 .backing
@@ -377,6 +387,7 @@ impl Partition {
         #[cfg(feature = "seeded-bugs")]
         let batch = self.seeded.pass(batch);
         self.tail.push(batch, self.applied, self.health, now);
+        self.come_to(fetch.head);
         self.forget_quiet(fetch.start, fetch.records.len());
     }
 
@@ -389,6 +400,7 @@ impl Partition {
 
     fn open(&mut self, fetch: &Fetch, at: Offset, now: Moment) {
         (self.applied, self.unproven) = (at, None);
+        (self.waking, self.begins) = (None, None);
         self.health = Health {
             last_record_at: now,
             ..Health::default()
@@ -485,6 +497,8 @@ impl Partition {
     /// A fetch failed.
     pub fn fail(&mut self, error: SourceError) {
         self.readable = false;
+        // What is known is better than nothing, and says how old it is.
+        (self.waking, self.begins) = (None, None);
         if self.health.trouble != Some(error.reason()) {
             self.health.trouble = Some(error.reason());
             self.tail.set_health(self.health);

@@ -115,6 +115,12 @@ pub struct Scene {
     pub compact: usize,
     /// Chance that a node starts anew.
     pub restart: usize,
+    /// Records that are read for one replay.
+    pub replay: usize,
+    /// Chance that a partition rests that nobody needs.
+    pub rest: usize,
+    /// How old an update may become in a tail.
+    pub tail_age: Duration,
     /// Records that a tail holds.
     pub tail: usize,
     /// Bytes of a row's padding: many make snapshots of several parts.
@@ -159,6 +165,9 @@ impl Scene {
             mishaps: 0,
             compact: 0,
             restart: 0,
+            replay: 60,
+            rest: 0,
+            tail_age: Duration::from_secs(1 << 30),
             tail: 40,
             padding: 0,
             outbox: OutboxMax {
@@ -192,6 +201,8 @@ pub struct Reached {
     pub expired: usize,
     /// Views whose rows were older than the tail, so that the log was read in between.
     pub backfilled: u64,
+    /// Partitions that rested, and were read again.
+    pub woken: u64,
 }
 
 impl Reached {
@@ -200,6 +211,7 @@ impl Reached {
         self.answers.add(other.answers);
         self.expired += other.expired;
         self.backfilled += other.backfilled;
+        self.woken += other.woken;
     }
 }
 
@@ -238,6 +250,7 @@ impl World {
             .iter()
             .for_each(|node| world.reached.answers.add(node.answers()));
         world.reached.backfilled = world.nodes.iter().map(Node::backfilled).sum();
+        world.reached.woken = world.nodes.iter().map(|node| node.woken).sum();
         Ok(world.reached)
     }
 
@@ -473,6 +486,9 @@ impl World {
         for n in 0..self.nodes.len() {
             let lags = n + 1 == self.nodes.len() && self.nodes.len() > 1;
             let reads = calm || self.dice.percent(if lags { self.scene.lag } else { 90 });
+            for told in self.nodes[n].rest_and_wake(self.scene.rest, now, &mut self.dice) {
+                self.tell(&told);
+            }
             self.nodes[n].step(reads, calm, now, &mut self.dice);
         }
         for n in 0..self.clients.len() {
