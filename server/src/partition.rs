@@ -16,7 +16,9 @@ mod join;
 mod letting_go;
 mod loading;
 mod misplaced;
+mod need;
 mod reading;
+mod resting;
 pub mod resume;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
@@ -38,6 +40,7 @@ pub use fence::{FenceReport, FenceSettings, Next};
 pub use join::Load;
 pub use loading::Cached;
 pub use misplaced::Misplaced;
+pub use need::Reads;
 pub use reading::FoldSettings;
 use resume::From;
 use stand_in::StandIn;
@@ -244,6 +247,10 @@ pub struct Partition {
     health: Health,
     readable: bool,
     stand_in: Option<StandIn>,
+    /// It rested, and joins wait until it has come as far as the log.
+    waking: Option<resting::Waking>,
+    /// Where a log that it has not read yet is begun.
+    begins: Option<Offset>,
     joins: Vec<Join>,
     answers: Answers,
     held: ViewsHeld,
@@ -288,6 +295,8 @@ impl Partition {
             health: Health::default(),
             readable: false,
             stand_in: None,
+            waking: None,
+            begins: None,
             joins: Vec::new(),
             answers: Answers::default(),
             evicted: 0,
@@ -317,7 +326,7 @@ impl Partition {
     #[must_use]
     pub fn next_after(&self) -> Option<Offset> {
         let epoch = self.epoch.as_ref().filter(|_| self.standing().is_none());
-        epoch.map(|_| self.applied)
+        epoch.map(|_| self.applied).or(self.begins)
     }
 
     /// Records that meant nothing.
@@ -365,7 +374,7 @@ impl Partition {
         }
         let other_log = self.backing.is_other_log(self.epoch.as_ref(), fetch);
         if self.epoch.is_none() && !self.backing.is_cache() {
-            self.open(fetch, fetch.start, now);
+            self.open(fetch, self.beginning(fetch), now);
         } else if other_log || self.applied < fetch.start || self.backing.has_missed(fetch) {
             let at = self
                 .backing
@@ -384,6 +393,7 @@ impl Partition {
         #[cfg(feature = "seeded-bugs")]
         let batch = self.seeded.pass(batch);
         self.tail.push(batch, self.applied, self.health, now);
+        self.come_to(fetch.head);
         self.forget_quiet(fetch.start, fetch.records.len());
     }
 
@@ -396,6 +406,7 @@ impl Partition {
 
     fn open(&mut self, fetch: &Fetch, at: Offset, now: Moment) {
         (self.applied, self.unproven) = (at, None);
+        (self.waking, self.begins) = (None, None);
         self.health = Health {
             last_record_at: now,
             ..Health::default()
@@ -492,6 +503,8 @@ impl Partition {
     /// A fetch failed.
     pub fn fail(&mut self, error: SourceError) {
         self.readable = false;
+        // What is known is better than nothing, and says how old it is.
+        (self.waking, self.begins) = (None, None);
         if self.health.trouble != Some(error.reason()) {
             self.health.trouble = Some(error.reason());
             self.tail.set_health(self.health);

@@ -13,7 +13,7 @@ pub mod hindered;
 pub mod kafka;
 pub mod log;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 pub use assignment::Assignment;
 
@@ -50,6 +50,17 @@ pub struct Fetch {
 
 /// A source's own word for where in a log's history something was read.
 pub type Lineage = Arc<str>;
+
+/// From where on a log is wanted by somebody who does not need all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What the log took within this time …
+    pub age: Duration,
+    /// … and, though it is older, what follows this …
+    pub behind: Option<Offset>,
+    /// … among so many of the newest offsets.
+    pub newest: u64,
+}
 
 /// Why a fetch did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +99,29 @@ pub trait Source: Send + 'static {
     /// The next fetch is asked for what follows `at`, up to where somebody else has read this log. It proves that the log still
     /// holds what was read up to there; where it does not, its answer has another epoch.
     fn resume(&mut self, _epoch: &Epoch, _at: Offset, _lineage: Option<&str>) {}
+
+    /// Where a reader begins that wants no more than this: behind this offset. None: at the earliest record. What was read before
+    /// is proven to be still in the log, or the next fetch's answer has another epoch.
+    ///
+    /// # Errors
+    /// The same as those of a fetch.
+    fn begin(
+        &mut self,
+        _wanted: Wanted,
+    ) -> impl Future<Output = Result<Option<Offset>, SourceError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
+    /// Whether it can be read, as far as that is known without reading.
+    ///
+    /// # Errors
+    /// The same as those of a fetch.
+    fn look(&mut self) -> impl Future<Output = Result<(), SourceError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Nobody reads it for now: it lets go of its connections, and of nothing that proves continuity.
+    fn rest(&mut self) {}
 
     /// Why the last fetch failed, in words for operators; none where the error says it all.
     fn failure(&self) -> Option<String> {

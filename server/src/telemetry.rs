@@ -97,19 +97,19 @@ pub const SOURCE_FETCHES: Metric = Metric {
     labels: &["stream", "partition", "outcome"],
     help: "Fetches from the log",
 };
-/// Offsets between the newest head seen and what this node has applied.
+/// Offsets between the newest head seen and what this node has applied; absent while the partition rests.
 pub const SOURCE_LAG: Metric = Metric {
     name: "source_lag_records",
     kind: Kind::Gauge,
     labels: PARTITION,
-    help: "Offsets between the newest head seen and what this node has applied",
+    help: "Offsets between the newest head seen and what this node has applied; absent while the partition rests",
 };
-/// The newest offset of the log that this node has seen.
+/// The newest offset of the log that this node has seen; absent while the partition rests.
 pub const SOURCE_HEAD: Metric = Metric {
     name: "source_head_offset",
     kind: Kind::Gauge,
     labels: PARTITION,
-    help: "The newest offset of the log that this node has seen",
+    help: "The newest offset of the log that this node has seen; absent while the partition rests",
 };
 /// The breaker of a dependency: 0 closed, 1 half-open, 2 open.
 pub const UPSTREAM_STATE: Metric = Metric {
@@ -209,19 +209,19 @@ pub const LOG_EXPIRED: Metric = Metric {
     labels: PARTITION,
     help: "Rows that the embedded log deleted, since nobody had changed them for row_ttl",
 };
-/// Age of the newest proof that this node has what the log has; absent before the first.
+/// Age of the newest proof that this node has what the log has; absent before the first, and while the partition rests.
 pub const VIEW_AGE: Metric = Metric {
     name: "view_age_seconds",
     kind: Kind::Gauge,
     labels: PARTITION,
-    help: "Age of the newest proof that this node has what the log has; absent before the first",
+    help: "Age of the newest proof that this node has what the log has; absent before the first, and while the partition rests",
 };
-/// 1 while every partition of the stream is live, else 0.
+/// 1 while every partition of the stream that is read is live, else 0.
 pub const VIEW_LIVE: Metric = Metric {
     name: "view_live_streams",
     kind: Kind::Gauge,
     labels: STREAM,
-    help: "1 while every partition of the stream is live, else 0",
+    help: "1 while every partition of the stream that is read is live, else 0",
 };
 /// Views that this node holds folded.
 pub const VIEW_RESIDENT: Metric = Metric {
@@ -278,6 +278,20 @@ pub const PARTITION_QUEUED: Metric = Metric {
     kind: Kind::Gauge,
     labels: PARTITION,
     help: "Requests in the partition's queue, not yet looked at",
+};
+/// Whether the partition is not read, since nobody needs it.
+pub const PARTITION_RESTING: Metric = Metric {
+    name: "partition_resting",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "1 while the partition is not read since nobody needs it, else 0",
+};
+/// Times that somebody needed a partition that was not read.
+pub const PARTITION_WAKINGS: Metric = Metric {
+    name: "partition_wakings",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Times that the partition was read again since somebody needed it",
 };
 /// Subscriptions that the partition answered, by what came of them.
 pub const PARTITION_ANSWERS: Metric = Metric {
@@ -598,7 +612,7 @@ pub const MATERIALIZER_PROOF: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 75] = [
+pub const ALL: [&Metric; 77] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_MISPLACED,
@@ -631,6 +645,8 @@ pub const ALL: [&Metric; 75] = [
     &PARTITION_QUEUED,
     &PARTITION_WAITING,
     &PARTITION_ANSWERS,
+    &PARTITION_RESTING,
+    &PARTITION_WAKINGS,
     &FANOUT_OFFERS,
     &FANOUT_NOTICES,
     &FANOUT_JOINS,

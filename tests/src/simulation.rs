@@ -115,6 +115,12 @@ pub struct Scene {
     pub compact: usize,
     /// Chance that a node starts anew.
     pub restart: usize,
+    /// Records that are read for one replay.
+    pub replay: usize,
+    /// Chance that a partition rests that nobody needs.
+    pub rest: usize,
+    /// How old an update may become in a tail.
+    pub tail_age: Duration,
     /// Records that a tail holds.
     pub tail: usize,
     /// Bytes of a row's padding: many make snapshots of several parts.
@@ -159,6 +165,9 @@ impl Scene {
             mishaps: 0,
             compact: 0,
             restart: 0,
+            replay: 60,
+            rest: 0,
+            tail_age: Duration::from_secs(1 << 30),
             tail: 40,
             padding: 0,
             outbox: OutboxMax {
@@ -194,6 +203,8 @@ pub struct Reached {
     pub backfilled: u64,
     /// Views that nodes folded from the log, since their cache was silent.
     pub folded_alone: u64,
+    /// Partitions that rested, and were read again.
+    pub woken: u64,
 }
 
 impl Reached {
@@ -203,6 +214,7 @@ impl Reached {
         self.expired += other.expired;
         self.backfilled += other.backfilled;
         self.folded_alone += other.folded_alone;
+        self.woken += other.woken;
     }
 }
 
@@ -244,6 +256,7 @@ impl World {
             world.reached.backfilled += report.backfilled;
             world.reached.folded_alone += report.folded_alone;
         }
+        world.reached.woken = world.nodes.iter().map(|node| node.woken).sum();
         Ok(world.reached)
     }
 
@@ -479,6 +492,9 @@ impl World {
         for n in 0..self.nodes.len() {
             let lags = n + 1 == self.nodes.len() && self.nodes.len() > 1;
             let reads = calm || self.dice.percent(if lags { self.scene.lag } else { 90 });
+            for told in self.nodes[n].rest_and_wake(self.scene.rest, now, &mut self.dice) {
+                self.tell(&told);
+            }
             self.nodes[n].step(reads, calm, now, &mut self.dice);
         }
         for n in 0..self.clients.len() {

@@ -249,6 +249,69 @@ fn events_of_logs_that_nodes_read_elsewhere() {
     run(&scene, 1000);
 }
 
+/// Few clients on many nodes, who are cut again and again: partitions that nobody needs rest, and wake when somebody comes.
+fn by_need(scene: &Scene) -> Scene {
+    Scene {
+        rest: 40,
+        nodes: 3,
+        partitions: 3,
+        cut: 10,
+        restart: 0,
+        lag: 50,
+        ticks: 200,
+        ..scene.clone()
+    }
+}
+
+/// What somebody is shown across a rest does not go back, and nothing of it is lost.
+#[test]
+fn views_whose_partitions_rest_while_nobody_needs_them() {
+    // Nodes fold the logs themselves, and go on where they rested.
+    let folds = by_need(&Scene {
+        replace: 4,
+        ..compacted()
+    });
+    let reached = run(&folds, 1000);
+    assert!(reached.woken > 0, "{reached:?}");
+    run(&spread(&folds), 1000);
+    // A cache has the rows: who rested for long begins with those, who did not goes on.
+    let cached = Scene {
+        cached: true,
+        mishaps: 3,
+        replay: 12,
+        ..folds
+    };
+    let reached = run(&cached, 1000);
+    assert!(reached.woken > 0, "{reached:?}");
+    assert!(reached.answers.of(Way::Tail) > 0, "{reached:?}");
+    assert!(reached.answers.of(Way::TooOld) > 0, "{reached:?}");
+    run(&spread(&cached), 1000);
+}
+
+#[test]
+fn events_whose_partitions_rest_while_nobody_needs_them() {
+    let scene = by_need(&Scene {
+        folds: true,
+        tail: 30,
+        tail_age: Duration::from_millis(600),
+        pause: 3,
+        replace: 4,
+        publish: 3,
+        ..Scene::events()
+    });
+    let reached = run(&scene, 1000);
+    assert!(reached.woken > 0, "{reached:?}");
+    assert!(reached.answers.of(Way::Tail) > 0, "{reached:?}");
+    assert!(reached.answers.of(Way::Gap) > 0, "{reached:?}");
+    let spread = Scene {
+        placement: Placement::Spread,
+        channels: 2,
+        ..scene
+    };
+    let reached = run(&spread, 1000);
+    assert!(reached.woken > 0, "{reached:?}");
+}
+
 /// One channel with many readers, of whom each turn writes to one or two: what comes meanwhile goes along with what is ahead.
 fn crowds(scene: &Scene) {
     let one_at_a_time = Scene {

@@ -104,19 +104,24 @@ fn stream_json(stream: &Stream, now: Moment) -> Value {
     })
 }
 
-/// A stream is as fresh as the least fresh of its partitions.
+/// A stream is as fresh as the least fresh of its partitions that are read.
 pub(super) fn freshness_of(stream: &Stream, now: Moment) -> Option<Freshness> {
-    let states = (0..stream.partitions.len()).map(|at| partition_freshness(stream, at, now));
+    let states = (0..stream.partitions.len()).filter_map(|at| partition_freshness(stream, at, now));
     least_fresh(states)
 }
 
-fn partition_freshness(stream: &Stream, at: usize, now: Moment) -> Freshness {
-    let health = stream.partitions[at].tail.here().health;
-    health.freshness(
+/// How fresh a partition is; none of one that is not read, since nobody needs it.
+fn partition_freshness(stream: &Stream, at: usize, now: Moment) -> Option<Freshness> {
+    let tail = &stream.partitions[at].tail;
+    if tail.resting().is_some() {
+        return None;
+    }
+    let freshness = tail.here().health.freshness(
         stream.options().freshness_slo,
         stream.options().expect_every,
         now,
-    )
+    );
+    Some(freshness)
 }
 
 fn freshness_json(freshness: Option<Freshness>) -> Value {
@@ -167,7 +172,7 @@ fn partition_json(asked: &Asked, now: Moment) -> Value {
         "stream": asked.stream.name,
         "partition": asked.number,
         "epoch": here.epoch.map(|epoch| epoch.as_str().to_owned()),
-        "freshness": freshness_json(Some(freshness)),
+        "freshness": freshness_json(freshness),
         "task": asked.inspection,
         "queued_requests": handle.requests.max_capacity() - handle.requests.capacity(),
         "tail": {

@@ -151,12 +151,17 @@ impl Scrape {
         let Some(task) = &asked.inspection else {
             return;
         };
-        let lag = task.head.saturating_sub(task.applied);
+        if task.resting_ms.is_none() {
+            let lag = task.head.saturating_sub(task.applied);
+            self.count(&names::SOURCE_LAG, &labels, lag);
+            self.count(&names::SOURCE_HEAD, &labels, task.head);
+        }
+        let resting = u64::from(task.resting_ms.is_some());
+        self.count(&names::PARTITION_RESTING, &labels, resting);
+        self.count(&names::PARTITION_WAKINGS, &labels, task.wakings);
         self.count(&names::SOURCE_RECORDS, &labels, task.records);
         self.count(&names::SOURCE_POISONED, &labels, task.poisoned);
         self.count(&names::SOURCE_MISPLACED, &labels, task.misplaced);
-        self.count(&names::SOURCE_LAG, &labels, lag);
-        self.count(&names::SOURCE_HEAD, &labels, task.head);
         self.count(&names::VIEW_RESIDENT, &labels, task.views as u64);
         self.count(&names::VIEW_ROWS, &labels, task.rows as u64);
         self.count(&names::VIEW_EVICTED, &labels, task.evicted);
@@ -226,7 +231,7 @@ impl Scrape {
         let (app, relaxed) = (&admin.app, std::sync::atomic::Ordering::Relaxed);
         for stream in app.streams.all() {
             let live = freshness_of(&stream, now)
-                .is_some_and(|freshness| freshness.state == FreshnessState::Live);
+                .is_none_or(|freshness| freshness.state == FreshnessState::Live);
             self.count(&names::VIEW_LIVE, &[&stream.name], u64::from(live));
         }
         let published = [

@@ -147,6 +147,7 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
         (&format!("{path}.view_max.bytes"), stream.view_max.bytes),
         record,
     );
+    check_eager(walk, path, stream);
     let key = format!("{path}.partitions");
     let spread = stream.placement == Placement::Spread;
     if spread && stream.partitions > SPREAD_PARTITIONS_MAX && walk.clean(&[&key]) {
@@ -196,6 +197,16 @@ fn check_default(walk: &Walk, path: &str, stream: &StreamConfig) {
         return;
     };
     walk.note(&keys[0], default.clone(), expected.to_owned());
+}
+
+/// What is read at no cost is always read.
+fn check_eager(walk: &Walk, path: &str, stream: &StreamConfig) {
+    let (key, kind) = (format!("{path}.eager"), format!("{path}.source.kind"));
+    let embedded = matches!(stream.source, SourceConfig::Embedded { .. });
+    if embedded && stream.eager == Some(false) && walk.clean(&[&key, &kind]) {
+        let expected = "true, or nothing: an embedded log is in this process and always read";
+        walk.note(&key, "false".into(), expected.into());
+    }
 }
 
 fn at_least(walk: &Walk, (path, bytes): (&str, usize), (than, least): (&str, usize)) {

@@ -40,6 +40,11 @@ pub struct StreamConfig {
     pub event_time: Option<Selector>,
     /// The newest updates of each partition that the node keeps.
     pub tail: TailConfig,
+    /// Whether its partitions are read also while nobody needs them; default: those of Kafka only where each node folds the views by
+    /// itself. Embedded ones always are.
+    pub eager: Option<bool>,
+    /// How long the others are read after the last who needed them has left, 1 s to 1 d; default 1 min.
+    pub linger: Duration,
     /// How old the newest proof of a live view may be, 100 ms to 1 h; default 5 s.
     pub freshness_slo: Duration,
     /// What happens to a line whose socket takes no more; default `conflate` for views, `drop_oldest` for events.
@@ -134,6 +139,8 @@ impl Default for StreamConfig {
                 bytes: 64 * MIB,
                 age: Duration::from_secs(600),
             },
+            eager: None,
+            linger: Duration::from_secs(60),
             freshness_slo: Duration::from_secs(5),
             slow_consumer: Policy::Conflate,
             view_max: ViewMax {
@@ -175,6 +182,9 @@ const SEEDED_BUGS: [(&str, crate::model::SeededBug); 5] = [
 pub(super) const AGES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=DURATION_MAX;
 /// Why a channel or a row is in the key.
 const WHY: &str = "tombstones have no value and embedded records no headers";
+/// Bounds of how long partitions are read that nobody needs.
+const LINGERS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// The shortest duration that makes sense for freshness.
 pub(super) const SHORTEST: Duration = Duration::from_millis(100);
 
@@ -195,6 +205,18 @@ impl StreamConfig {
             (SourceConfig::Kafka(kafka), Mode::View, CacheUse::Shared) => Some(kafka),
             _ => None,
         }
+    }
+
+    /// How long its partitions are read that nobody needs any more; none: always. Views that this node folds by itself it would have
+    /// to fold while somebody waits; `cached` ones, and events, begin close to the log's end.
+    #[must_use]
+    pub fn lingers(&self, cached: bool) -> Option<Duration> {
+        let folded_here = self.mode == Mode::View && !cached;
+        let eager = match self.source {
+            SourceConfig::Embedded { .. } => true,
+            SourceConfig::Kafka(_) => self.eager.unwrap_or(folded_here),
+        };
+        (!eager).then_some(self.linger)
     }
 
     /// What its rows depend on beside the records, as one word: rows that were folded under another one are of no use.
@@ -283,6 +305,10 @@ impl StreamConfig {
                     .unwrap_or(default.tail.bytes),
                 age: tail.duration("age", AGES).unwrap_or(default.tail.age),
             },
+            eager: section.flag("eager"),
+            linger: section
+                .duration("linger", LINGERS)
+                .unwrap_or(default.linger),
             freshness_slo: section
                 .duration("freshness_slo", SHORTEST..=Duration::from_secs(3600))
                 .unwrap_or(default.freshness_slo),
@@ -413,6 +439,45 @@ fn read_event_time(section: &mut Section<'_>) -> Option<Selector> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn by_need_is_read_what_can_be_begun_anew_in_no_time() {
+        let stream = |kafka: bool, mode, eager| {
+            let source = if kafka {
+                SourceConfig::Kafka(KafkaConfig {
+                    brokers: Vec::new(),
+                    security: Box::default(),
+                    topic: String::new(),
+                    timeout: Duration::ZERO,
+                    publish_timeout: Duration::ZERO,
+                    compacts_after: Duration::ZERO,
+                    tombstones_kept: Duration::ZERO,
+                    incomplete_history: false,
+                    folds_alone: 0,
+                })
+            } else {
+                StreamConfig::default().source
+            };
+            StreamConfig {
+                source,
+                mode,
+                eager,
+                ..StreamConfig::default()
+            }
+        };
+        let linger = Some(Duration::from_secs(60));
+        let check = |kafka, mode, eager, cached, expected| {
+            let lingers = stream(kafka, mode, eager).lingers(cached);
+            assert_eq!(lingers, expected, "{kafka} {mode:?} {eager:?} {cached}");
+        };
+        check(true, Mode::View, None, true, linger);
+        check(true, Mode::Events, None, false, linger);
+        check(true, Mode::View, None, false, None);
+        check(true, Mode::View, Some(false), false, linger);
+        check(true, Mode::View, Some(true), true, None);
+        check(true, Mode::Events, Some(true), false, None);
+        check(false, Mode::View, Some(false), false, None);
+    }
 
     #[test]
     fn a_fold_is_named_by_what_its_rows_depend_on() {

@@ -96,6 +96,7 @@ fn the_examples_of_the_default_text_are_valid() {
     let mut defaults = config.stream_defaults.named("departures");
     defaults.event_time = Some(Selector::Value("/ts".into()));
     defaults.row_ttl = units::parse_duration("1d");
+    defaults.eager = Some(true);
     defaults.expect_every = units::parse_duration("1m");
     defaults.default = Some("{}".into());
     assert_eq!(config.streams, [defaults]);

@@ -27,7 +27,7 @@ use crate::{
     decode::{Decoder, KeyPart},
     model::{self, Placement},
     partition::{
-        Backing, Cached, Misplaced, Partition, Settings,
+        Backing, Cached, Misplaced, Partition, Reads, Settings,
         tail::{Tail, TailMax},
         task::{self, Request},
     },
@@ -221,7 +221,7 @@ impl Factory {
             hindrance: watch::Sender::default(),
         });
         for start in starts {
-            self.run(start, config.freshness_slo, &stream.hindrance, &stop);
+            self.run(start, self.reads(config), &stream.hindrance, &stop);
         }
         let made = Made {
             config: config.clone(),
@@ -268,9 +268,9 @@ impl Factory {
         stream.options.store(Arc::new(options(config)));
         for partition in &stream.partitions {
             partition.tail.bound(tail_max(config));
-            let every = Request::ProveEvery(proof_every(config.freshness_slo));
-            // A partition that has ended proves nothing more.
-            drop(partition.requests.send(every).await);
+            let read = Request::Read(self.reads(config));
+            // A partition that has ended reads nothing more.
+            drop(partition.requests.send(read).await);
         }
         if let Some(made) = self.all_made().get_mut(&config.name) {
             made.config = config.clone();
@@ -337,7 +337,7 @@ impl Factory {
     fn run(
         &self,
         start: Start,
-        freshness_slo: Duration,
+        reads: Reads,
         hindrance: &watch::Sender<Hindrance>,
         stop: &CancellationToken,
     ) {
@@ -347,17 +347,25 @@ impl Factory {
             cached,
             requests,
         } = start;
-        let (every, hand) = (proof_every(freshness_slo), hindrance.subscribe());
+        let hand = hindrance.subscribe();
         match source {
             Reader::Embedded(source) => {
                 let source = Hindered::new(source, hand, self.clock);
-                self.drive((partition, source, requests), cached, every, stop);
+                self.drive((partition, source, requests), cached, reads, stop);
             }
             #[cfg(feature = "kafka")]
             Reader::Kafka(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
-                self.drive((partition, source, requests), cached, every, stop);
+                self.drive((partition, source, requests), cached, reads, stop);
             }
+        }
+    }
+
+    /// How the stream's partitions are read.
+    fn reads(&self, config: &StreamConfig) -> Reads {
+        Reads {
+            prove_every: proof_every(config.freshness_slo),
+            linger: config.lingers(self.caches.hold(config)),
         }
     }
 
@@ -365,7 +373,7 @@ impl Factory {
         &self,
         (partition, source, requests): (Partition, impl Source, mpsc::Receiver<Request>),
         cached: Option<Cached>,
-        every: Duration,
+        reads: Reads,
         stop: &CancellationToken,
     ) {
         let run = task::run(
@@ -374,7 +382,7 @@ impl Factory {
             cached,
             requests,
             self.clock,
-            every,
+            reads,
             stop.clone(),
         );
         self.tasks.spawn_on(run, &self.handle);

@@ -126,6 +126,9 @@ impl Partition {
         let Some(epoch) = &self.epoch else {
             return (None, !self.readable && self.health.trouble.is_some());
         };
+        if self.is_waking() {
+            return (None, false);
+        }
         let known = Known {
             mode: self.settings.mode,
             epoch,
@@ -203,6 +206,9 @@ impl Partition {
     }
 
     fn start(&self, join: &Join) -> Option<Begin> {
+        if self.applied < self.backing.settled() {
+            return None;
+        }
         let updates = match join.from {
             From::History(n) => self.tail.last(&join.channel, n as usize),
             _ => Vec::new(),
@@ -300,7 +306,7 @@ impl Partition {
 
     /// A view for a single answer.
     pub fn view_now(&mut self, channel: &Channel, now: Moment) -> Option<ViewAt> {
-        let here = self.at(self.applied)?;
+        let here = self.at(self.applied).filter(|_| !self.is_waking())?;
         self.view(channel, Offset::BEFORE_ALL, now)?;
         let view = self.views.get(channel).map(View::rows);
         let rows = view

@@ -249,11 +249,13 @@ impl Fold {
         } else {
             Offset::BEFORE_ALL
         };
+        // Until then events come that are older than whoever joins now.
+        let settled = since.max(fetch.head);
         self.folds_rows = folds_rows;
         self.log = Some((fetch.epoch.clone(), start));
         self.since = since;
         self.flaw = (folds_rows && !whole).then_some(StaleReason::IncompleteHistory);
-        self.reading.begin(since, sent_ms);
+        self.reading.begin(settled, sent_ms);
     }
 
     /// A fold that lacks the log's beginning is another one than that of the whole, or than one that lacks less.

@@ -263,6 +263,20 @@ impl Fence {
         }
     }
 
+    /// Nobody needs its partition: what was asked of the cache is not answered any more.
+    pub(super) fn rest(&mut self) {
+        self.wanted.clear();
+        self.waiting.clear();
+        (self.jumping, self.loading) = (None, 0);
+        self.backfill = Backfill::default();
+    }
+
+    /// Before the log is read again the cache is asked how far its fold is by now.
+    pub(super) const fn wake(&mut self) {
+        self.answers = None;
+        self.alone.answered();
+    }
+
     /// The cache was asked, and did not answer.
     pub(super) fn did_not_answer(&mut self, now: Moment) {
         self.answers = Some(false);

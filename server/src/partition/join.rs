@@ -51,7 +51,10 @@ impl Partition {
     #[must_use]
     pub fn is_to_begin(&self) -> bool {
         match &self.backing {
-            Backing::Cache(fence) => fence.is_to_begin(self.next_after()),
+            Backing::Cache(fence) => {
+                let applied = self.next_after().filter(|_| !self.has_just_woken());
+                fence.is_to_begin(applied)
+            }
             Backing::Log(_) | Backing::Fold(_) => false,
         }
     }
@@ -78,9 +81,12 @@ impl Partition {
 
     /// The cache was asked for its header: it has this, or none.
     pub fn saw_header(&mut self, header: Option<Header>) {
+        let far = header
+            .as_ref()
+            .is_some_and(|header| self.is_far_behind(header));
         let (tail, idle) = (&self.tail, self.views.is_empty());
         if let Backing::Cache(fence) = &mut self.backing {
-            fence.saw(header, |at| at >= tail.floor(), idle);
+            fence.saw(header, |at| !far && at >= tail.floor(), far || idle);
         }
     }
 

@@ -73,6 +73,20 @@ impl<S: Source> Loading<S> {
         }));
     }
 
+    /// Nobody needs the partition: nothing is asked any more.
+    pub(super) fn rest(&mut self) {
+        self.asked.clear();
+    }
+
+    /// Its log is read again, as by a source like this one.
+    pub(super) fn wake(&mut self, source: &S) {
+        self.rest();
+        if self.cached.is_some() && self.reader.is_none() {
+            self.reader = source.another();
+        }
+        self.ask_header(Duration::ZERO);
+    }
+
     /// Reads a channel.
     pub(super) fn begin(&mut self, channel: Channel, generation: Generation) {
         let Some(cached) = self.cached.clone() else {

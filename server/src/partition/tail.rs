@@ -168,6 +168,8 @@ struct Inner {
     applied: Offset,
     held: Held,
     health: Health,
+    /// Since when its partition is not read.
+    resting: Option<Moment>,
 }
 
 impl Tail {
@@ -276,6 +278,37 @@ impl Tail {
         let mut inner = self.inner();
         inner.floor = inner.applied;
         inner.held = Held::default();
+    }
+
+    /// Its partition is not read from now on: it holds nothing, and nothing is known of freshness.
+    pub(super) fn rest(&self, now: Moment) {
+        self.clear();
+        let mut inner = self.inner();
+        (inner.health, inner.resting) = (Health::default(), Some(now));
+    }
+
+    /// Its partition is read again.
+    pub(super) fn wake(&self) {
+        self.inner().resting = None;
+    }
+
+    /// Since when its partition is not read, while it is not.
+    #[must_use]
+    pub fn resting(&self) -> Option<Moment> {
+        self.inner().resting
+    }
+
+    /// Whether some worker has a lane here. Who comes asks its partition for a join, whatever this says.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        let wakes = self.wakes.lock();
+        !wakes.unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// How old an update may become here.
+    pub(super) fn age(&self) -> Duration {
+        let max = self.max.lock();
+        max.unwrap_or_else(PoisonError::into_inner).age
     }
 
     /// Only the health has changed.

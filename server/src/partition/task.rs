@@ -9,13 +9,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Answers, Cached, FenceReport, Join, Partition, Skipped, ViewAt,
+    Answers, Cached, FenceReport, Join, Partition, Reads, Skipped, ViewAt,
     loading::{Loading, Says},
+    need::Need,
 };
 use crate::{
     clock::Clock,
     model::{Channel, Moment, Position},
-    source::Source,
+    source::{Source, SourceError},
 };
 
 /// Bytes of one fetch, about: a batch of the tail.
@@ -62,8 +63,15 @@ pub enum Request {
     Evict(Vec<Channel>, oneshot::Sender<usize>),
     /// How it is doing.
     Inspect(oneshot::Sender<Inspection>),
-    /// To fetch at least so often from now on, so that proofs are young enough.
-    ProveEvery(Duration),
+    /// To be read so from now on.
+    Read(Reads),
+}
+
+impl Request {
+    /// Whether the log has to be read for it.
+    const fn needs_the_log(&self) -> bool {
+        matches!(self, Self::Join(_) | Self::View { .. })
+    }
 }
 
 /// How a partition is doing, for operators.
@@ -99,6 +107,10 @@ pub struct Inspection {
     pub last_skipped: Option<Skipped>,
     /// Joins and long-polls that wait.
     pub waiting: usize,
+    /// For how many milliseconds it has not been read, since nobody needed it; none while it is read.
+    pub resting_ms: Option<u64>,
+    /// Times that it was read again, since somebody did.
+    pub wakings: u64,
     /// What came of the joins.
     pub answers: Answers,
     /// The cache that its views are read from, where there is one.
@@ -135,9 +147,13 @@ impl Counts {
         let (since, message) = self.failing.as_ref()?;
         Some(Failing {
             message: message.clone(),
-            for_ms: u64::try_from(now.since(*since).as_millis()).unwrap_or(u64::MAX),
+            for_ms: millis(now.since(*since)),
         })
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 struct Watcher {
@@ -153,7 +169,7 @@ pub async fn run<S: Source>(
     cached: Option<Cached>,
     requests: mpsc::Receiver<Request>,
     clock: Clock,
-    proof_every: Duration,
+    reads: Reads,
     stop: CancellationToken,
 ) {
     let task = Task {
@@ -166,7 +182,8 @@ pub async fn run<S: Source>(
         counts: Counts::default(),
         came_at: Moment::default(),
         clock,
-        proof_every,
+        prove_every: reads.prove_every,
+        need: Need::new(reads.linger),
     };
     tokio::select! {
         biased;
@@ -186,7 +203,8 @@ struct Task<S> {
     /// When records came last.
     came_at: Moment,
     clock: Clock,
-    proof_every: Duration,
+    prove_every: Duration,
+    need: Need,
 }
 
 /// What a fetch says of the next one.
@@ -201,17 +219,23 @@ struct Pace {
 impl<S: Source> Task<S> {
     /// Returns when nobody can ask it anything any more.
     async fn run(mut self) {
+        let mut rests = self.need.is_by_need() && self.looks_well().await;
         loop {
+            if rests && self.rest().await.is_none() {
+                return;
+            }
             let pace = self.fetch().await;
             while let Some(says) = self.loading.ready() {
                 self.hear(says);
             }
             self.look_again();
             // Answered behind a fetch that was sent after they came: so the first proof goes out with the answer.
-            for request in std::mem::take(&mut self.taken) {
-                self.take(request);
-            }
+            self.take_all();
             self.load();
+            rests = self.is_unneeded();
+            if rests {
+                continue;
+            }
             if pace.behind {
                 // The workers on this runtime get their turn.
                 tokio::task::yield_now().await;
@@ -221,7 +245,80 @@ impl<S: Source> Task<S> {
         }
     }
 
+    /// Whether nobody needs it any more. While its source fails it is needed: else its breaker would stay open, and what is wrong
+    /// unsaid.
+    fn is_unneeded(&mut self) -> bool {
+        let waits = !self.watchers.is_empty() || !self.requests.is_empty();
+        let needed = waits || self.counts.failing.is_some() || self.partition.is_needed();
+        self.need.is_over(needed, self.clock.now())
+    }
+
+    /// Whether what nobody needs yet could be read: nothing is read for that, but the topic is looked at.
+    async fn looks_well(&mut self) -> bool {
+        let looked = self.source.look().await;
+        looked.map_err(|error| self.failed(error)).is_ok()
+    }
+
+    /// Reads nothing until somebody needs it; none when nobody can ask any more.
+    async fn rest(&mut self) -> Option<()> {
+        let now = self.clock.now();
+        self.need.rest(now);
+        self.partition.rest(now);
+        self.loading.rest();
+        self.source.rest();
+        loop {
+            let count = self
+                .requests
+                .recv_many(&mut self.taken, REQUESTS_BATCH)
+                .await;
+            if count == 0 {
+                return None;
+            }
+            if self.taken.iter().any(Request::needs_the_log) {
+                break;
+            }
+            self.take_all();
+            if !self.need.is_by_need() {
+                break;
+            }
+        }
+        self.need.wake();
+        self.partition.wake();
+        self.loading.wake(&self.source);
+        // What they have already says where the log is begun.
+        self.take_all();
+        Some(())
+    }
+
+    fn take_all(&mut self) {
+        for request in std::mem::take(&mut self.taken) {
+            self.take(request);
+        }
+    }
+
+    /// Asks where a log is begun that has not been read yet, where that is not its beginning.
+    async fn begin(&mut self) -> Result<(), SourceError> {
+        let Some(wanted) = self.partition.wanted() else {
+            return Ok(());
+        };
+        if let Some(at) = self.source.begin(wanted).await? {
+            self.partition.begin_behind(at);
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, error: SourceError) {
+        let why = self.source.failure();
+        let why = why.unwrap_or_else(|| error.to_string());
+        self.counts.fail(why, self.clock.now());
+        self.partition.fail(error);
+    }
+
     async fn fetch(&mut self) -> Pace {
+        if let Err(error) = self.begin().await {
+            self.failed(error);
+            return Pace::default();
+        }
         let asked_at = self.clock.now();
         let Some(next) = self.partition.next_fetch() else {
             return Pace::default();
@@ -245,10 +342,7 @@ impl<S: Source> Task<S> {
                 Pace { behind, hurried }
             }
             Err(error) => {
-                let why = self.source.failure();
-                let why = why.unwrap_or_else(|| error.to_string());
-                self.counts.fail(why, self.clock.now());
-                self.partition.fail(error);
+                self.failed(error);
                 #[cfg(feature = "seeded-bugs")]
                 self.partition.hide_failure(asked_at, self.clock.now());
                 Pace::default()
@@ -258,7 +352,7 @@ impl<S: Source> Task<S> {
 
     /// Waits until there is a reason for another fetch; none when nobody can ask any more. What the cache says is taken meanwhile.
     async fn wait(&mut self, hurried: bool) -> Option<()> {
-        let until = Instant::now() + self.proof_every;
+        let until = Instant::now() + self.prove_every;
         loop {
             let load_at = self.partition.load_at().map(|at| self.clock.instant(at));
             tokio::select! {
@@ -316,6 +410,9 @@ impl<S: Source> Task<S> {
 
     fn take(&mut self, request: Request) {
         let now = self.clock.now();
+        if request.needs_the_log() {
+            self.need.asked();
+        }
         match request {
             Request::Join(join) => self.partition.join(join, now),
             Request::View {
@@ -335,7 +432,10 @@ impl<S: Source> Task<S> {
                     .unwrap_or_default();
             }
             Request::Inspect(reply) => drop(reply.send(self.inspect())),
-            Request::ProveEvery(every) => self.proof_every = every,
+            Request::Read(reads) => {
+                self.prove_every = reads.prove_every;
+                self.need.bound(reads.linger);
+            }
         }
     }
 
@@ -367,6 +467,8 @@ impl<S: Source> Task<S> {
             failing: self.counts.failing(self.clock.now()),
             last_skipped: partition.last_skipped().cloned(),
             waiting: partition.waiting() + self.watchers.len(),
+            resting_ms: self.need.resting(self.clock.now()).map(millis),
+            wakings: self.need.wakings(),
             answers: partition.answers(),
             cache: partition.fence_report(),
         }

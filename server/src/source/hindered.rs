@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Fetch, Source, SourceError};
+use super::{Fetch, Source, SourceError, Wanted};
 use crate::{
     clock::Clock,
     model::{Epoch, Offset},
@@ -53,6 +53,21 @@ impl<S: Source> Source for Hindered<S> {
 
     fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>) {
         self.source.resume(epoch, at, lineage);
+    }
+
+    async fn begin(&mut self, wanted: Wanted) -> Result<Option<Offset>, SourceError> {
+        if self.hindrance.borrow_and_update().paused {
+            return Err(SourceError::Paused);
+        }
+        self.source.begin(wanted).await
+    }
+
+    async fn look(&mut self) -> Result<(), SourceError> {
+        self.source.look().await
+    }
+
+    fn rest(&mut self) {
+        self.source.rest();
     }
 
     fn failure(&self) -> Option<String> {

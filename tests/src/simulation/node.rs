@@ -5,14 +5,14 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use tidegate::{
     auth::{Claims, GrantSpec, Permission},
     decode::{Decoder, KeyPart},
-    model::Moment,
+    model::{Moment, Offset},
     partition::{
         Answers, Backing, FenceReport, FenceSettings, FoldSettings, Next, Partition, Settings,
         tail::{Tail, TailMax},
         task::Request,
     },
     protocol::{ErrorCode, PublishMessage, Refusal},
-    source::{Fetch, ReadAt, SourceError, embedded::EmbeddedLog, log::Log},
+    source::{Fetch, ReadAt, SourceError, Wanted, embedded::EmbeddedLog, log::Log},
     streams::{PartitionHandle, Stream, StreamOptions},
     telemetry::WorkerCounts,
     worker::{self, Opening, Outside, Worker},
@@ -61,6 +61,8 @@ struct Lane {
     log: Arc<EmbeddedLog>,
     /// Where nobody else folds the log.
     cleaned: Option<Cleaned>,
+    /// Nobody needs it: it is not read.
+    resting: bool,
     asked: Option<Moment>,
     answer: Option<Fetch>,
     cache: Option<Cache>,
@@ -72,6 +74,8 @@ struct Lane {
 pub(super) struct Node {
     pub(super) number: usize,
     pub(super) paused: bool,
+    /// Partitions that rested, and were read again.
+    pub(super) woken: u64,
     lanes: Vec<Lane>,
     worker: Worker<Pipes, Rest>,
     claims: Arc<Claims>,
@@ -89,14 +93,14 @@ impl Node {
         for ((partition, (log, cleaned)), cache) in (0u32..).zip(logs).zip(caches) {
             let tail = Tail::new(TailMax {
                 bytes: scene.tail * (WEIGHT + scene.padding * 2),
-                age: Duration::from_secs(1 << 30),
+                age: scene.tail_age,
             });
             let (sender, requests) = mpsc::channel(1 << 12);
             let settings = Settings {
                 stream: STREAM.to_owned(),
                 partition,
                 mode: scene.mode,
-                replay_records: 60,
+                replay_records: scene.replay,
                 hold: Duration::from_secs(2),
             };
             let decoder = Decoder::new(
@@ -131,6 +135,7 @@ impl Node {
                 requests,
                 log: log.clone(),
                 cleaned: scene.folds.then(|| cleaned.clone()),
+                resting: false,
                 asked: None,
                 answer: None,
                 cache: scene.cached.then(|| cache.clone()),
@@ -184,6 +189,7 @@ impl Node {
         Self {
             number,
             paused: false,
+            woken: 0,
             lanes,
             worker,
             claims,
@@ -225,9 +231,30 @@ impl Node {
             .expect("a simulated socket can be watched");
     }
 
+    /// Partitions that nobody needs may rest; those that somebody asks for wake. Tells which.
+    pub(super) fn rest_and_wake(
+        &mut self,
+        chance: usize,
+        now: Moment,
+        dice: &mut Dice,
+    ) -> Vec<String> {
+        let mut told = Vec::new();
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.resting && !lane.requests.is_empty() {
+                lane.wake(now);
+                self.woken += 1;
+                told.push(format!("node {}: partition {at} wakes", self.number));
+            } else if chance > 0 && !lane.resting && lane.is_unneeded() && dice.percent(chance) {
+                lane.rest(now);
+                told.push(format!("node {}: partition {at} rests", self.number));
+            }
+        }
+        told
+    }
+
     /// One tick. `reads`: the source is asked, or answers, or its answer is taken.
     pub(super) fn step(&mut self, reads: bool, calm: bool, now: Moment, dice: &mut Dice) {
-        for lane in &mut self.lanes {
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.resting) {
             if reads {
                 lane.step_source(self.paused, now);
                 if calm {
@@ -236,11 +263,7 @@ impl Node {
                 }
             }
             lane.step_cache(self.paused, calm, now, dice);
-            while let Ok(request) = lane.requests.try_recv() {
-                if let Request::Join(join) = request {
-                    lane.partition.join(join, now);
-                }
-            }
+            lane.take_joins(now);
             if calm || dice.percent(70) {
                 lane.partition.step(now);
             }
@@ -254,6 +277,46 @@ impl Node {
 }
 
 impl Lane {
+    fn take_joins(&mut self, now: Moment) {
+        while let Ok(request) = self.requests.try_recv() {
+            if let Request::Join(join) = request {
+                self.partition.join(join, now);
+            }
+        }
+    }
+
+    fn is_unneeded(&self) -> bool {
+        self.requests.is_empty() && !self.partition.is_needed()
+    }
+
+    /// What it asked is not answered any more.
+    fn rest(&mut self, now: Moment) {
+        self.partition.rest(now);
+        (self.resting, self.asked, self.answer, self.filling) = (true, None, None, None);
+        self.loads.clear();
+    }
+
+    fn wake(&mut self, now: Moment) {
+        self.resting = false;
+        self.partition.wake();
+        self.take_joins(now);
+    }
+
+    /// Where a log is begun that is not read from its beginning: by the times of its records, or where somebody resumes.
+    fn begin(&self, wanted: Wanted, now: Moment) -> Offset {
+        let log = self.log.read(None, usize::MAX).expect("a log in memory");
+        let age_ms = i64::try_from(wanted.age.as_millis()).unwrap_or(i64::MAX);
+        let since_ms = wall_ms(now).saturating_sub(age_ms);
+        let old = log
+            .records
+            .iter()
+            .rfind(|record| record.append_time_ms < since_ms);
+        let by_time = old.map_or(log.start, |record| record.offset);
+        let newest = log.head.number().saturating_sub(wanted.newest);
+        let asked = wanted.behind.map(|at| at.max(Offset::new(newest)));
+        by_time.min(asked.unwrap_or(by_time)).max(log.start)
+    }
+
     /// A fetch is sent, answered, and taken, at three moments.
     fn step_source(&mut self, paused: bool, now: Moment) {
         match (self.asked, self.answer.take()) {
@@ -263,6 +326,9 @@ impl Lane {
                 self.partition.fail(SourceError::Unavailable);
             }
             (Some(asked), None) => {
+                if let Some(wanted) = self.partition.wanted() {
+                    self.partition.begin_behind(self.begin(wanted, now));
+                }
                 let next = self.partition.next_fetch();
                 self.answer = next.map(|next| self.read(&next, asked, now));
             }

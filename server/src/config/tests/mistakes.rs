@@ -125,6 +125,13 @@ fn streams_are_checked() {
         ],
     );
     check(
+        &stream("eager = false\nlinger = \"1ms\""),
+        &[
+            "streams[0].linger: found \"1ms\", expected a duration from 1s to 1d, such as \"5s\"",
+            "streams[0].eager: found false, expected true, or nothing: an embedded log is in this process and always read",
+        ],
+    );
+    check(
         &stream("source = { kind = \"kafka\" }"),
         &[
             "streams[0].source.brokers: found nothing, expected brokers as \"host:port\", at least one",

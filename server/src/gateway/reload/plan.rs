@@ -303,6 +303,8 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
         row,
         event_time,
         tail,
+        eager,
+        linger,
         freshness_slo,
         slow_consumer,
         view_max,
@@ -326,6 +328,8 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
     seen.fixed(&at("row_ttl"), row_ttl, &new.row_ttl);
     seen.fixed(&at("default"), default, &new.default);
     let mut differs = seen.live(&at("tail"), tail, &new.tail);
+    differs |= seen.live(&at("eager"), eager, &new.eager);
+    differs |= seen.live(&at("linger"), linger, &new.linger);
     differs |= seen.live(&at("freshness_slo"), freshness_slo, &new.freshness_slo);
     differs |= seen.live(&at("slow_consumer"), slow_consumer, &new.slow_consumer);
     differs | seen.live(&at("expect_every"), expect_every, &new.expect_every)

@@ -223,7 +223,7 @@ impl Leader {
     }
 
     /// The offset of a time; -1 when there is none.
-    async fn offset(
+    pub(super) async fn offset(
         &mut self,
         topic: &str,
         partition: u32,

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     clock::Clock,
     model::{Epoch, Offset},
-    source::{Fetch, Lineage, ReadAt, Source, SourceError},
+    source::{Fetch, Lineage, ReadAt, Source, SourceError, Wanted},
     upstream::State,
 };
 
@@ -215,6 +215,28 @@ impl KafkaSource {
         }
     }
 
+    /// Where what is wanted begins. What was read before is looked for first: where it is gone, the log gets another name.
+    async fn find(&mut self, wanted: Wanted) -> Result<Offset, KafkaError> {
+        let leader = self.lead().await?;
+        let (topic, leader_epoch) = (leader.topic, leader.leader_epoch);
+        match self.log.filter(|log| log.topic == topic) {
+            Some(log) => drop(self.fetch_log(log, leader_epoch, 1).await?),
+            None => self.log = None,
+        }
+        let age_ms = i64::try_from(wanted.age.as_millis()).unwrap_or(i64::MAX);
+        let since_ms = self.clock.wall_ms().saturating_sub(age_ms).max(0);
+        let (start, end) = self.extent().await?;
+        let (topic, partition) = (self.topic.clone(), self.partition);
+        let leader = self.lead().await?;
+        let by_time = match leader.offset(&topic, partition, since_ms).await? {
+            none if none < 0 => end,
+            found => found.min(end),
+        };
+        let newest = end.saturating_sub(i64::try_from(wanted.newest).unwrap_or(i64::MAX));
+        let asked = wanted.behind.map(|at| next_after(at).max(newest));
+        Ok(next_to(by_time.min(asked.unwrap_or(by_time)).max(start)))
+    }
+
     /// The log is another one: what the caller knows of the old one means nothing in it.
     async fn begin_anew(&mut self, went_back: Option<i32>) -> Result<Fetch, KafkaError> {
         let (start, end) = self.extent().await?;
@@ -384,6 +406,22 @@ impl Source for KafkaSource {
                 Err(SourceError::Unavailable)
             }
         }
+    }
+
+    async fn begin(&mut self, wanted: Wanted) -> Result<Option<Offset>, SourceError> {
+        if self.backoff.waits() {
+            return Err(SourceError::Unavailable);
+        }
+        let cluster = self.cluster.clone();
+        let found = cluster.in_time(self.find(wanted)).await;
+        found.map(Some).map_err(|error| {
+            self.fail(&error);
+            SourceError::Unavailable
+        })
+    }
+
+    fn rest(&mut self) {
+        self.disconnect();
     }
 
     fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>) {

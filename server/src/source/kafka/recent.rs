@@ -91,8 +91,9 @@ impl Recent {
     /// The record with this id was appended here.
     pub(super) fn appended(&self, epoch: &Epoch, id: &Arc<str>, offset: Offset, now_ms: i64) {
         let mut seen = self.seen();
-        // Of another log the reader will tell.
-        if seen.epoch.as_ref() == Some(epoch) && seen.ids.known(id, now_ms).is_none() {
+        // Where nobody reads, its own records are all that it knows. Of another log the reader will tell.
+        let named = seen.epoch.get_or_insert_with(|| epoch.clone());
+        if named == epoch && seen.ids.known(id, now_ms).is_none() {
             seen.ids.insert(id.clone(), offset, now_ms);
         }
     }
@@ -158,6 +159,16 @@ mod tests {
         );
         assert_eq!(recent.known("c", 0), None);
         assert_eq!(read(&recent, "f", &[(1, "a")], 600_002), [1]);
+    }
+
+    #[test]
+    fn where_nobody_reads_what_was_appended_here_is_known() {
+        let (recent, epoch) = (Recent::new(true), Epoch::new("e").unwrap());
+        recent.appended(&epoch, &"a".into(), Offset::new(7), 0);
+        assert_eq!(recent.known("a", 1), Some((epoch, Offset::new(7))));
+        // Read later, it is no repeat of itself; of another log nothing is known.
+        assert_eq!(read(&recent, "e", &[(7, "a"), (9, "a")], 1), [7]);
+        assert_eq!(read(&recent, "f", &[(9, "a")], 1), [9]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{KafkaCluster, KafkaError, KafkaSource, Recent};
 use crate::{
     model::{Epoch, Offset},
-    source::{Fetch, Source, SourceError},
+    source::{Fetch, Source, SourceError, Wanted},
 };
 
 /// Between two looks at how many partitions a topic has …
@@ -149,12 +149,26 @@ impl Whole {
 
 impl Source for Whole {
     async fn fetch(&mut self, after: Option<Offset>, bytes: usize) -> Result<Fetch, SourceError> {
+        self.look().await?;
+        self.source.fetch(after, bytes).await
+    }
+
+    async fn begin(&mut self, wanted: Wanted) -> Result<Option<Offset>, SourceError> {
+        self.look().await?;
+        self.source.begin(wanted).await
+    }
+
+    async fn look(&mut self) -> Result<(), SourceError> {
         self.refused = true;
         if !self.shape.is_right().await {
             return Err(SourceError::Unavailable);
         }
         self.refused = false;
-        self.source.fetch(after, bytes).await
+        Ok(())
+    }
+
+    fn rest(&mut self) {
+        self.source.rest();
     }
 
     fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>) {
