@@ -109,6 +109,11 @@ impl Process {
         })
     }
 
+    /// Its number.
+    pub(crate) const fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Sends a signal; who is gone takes none, and need not.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|random|none]… [--bug NAME] [--cache]`.
+//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|long|random|none]… [--bug NAME] [--cache]`.
 //!
 //! Ends with a line `N passed, M failed`. With `--bug` the run passes only if the oracle finds that bug and calls it by its name.
 
@@ -7,7 +7,7 @@ use std::{io::Write, process::ExitCode, time::Duration};
 use anyhow::{Context, bail};
 use tidegate_tests::fleet::{Bug, Fault, Faults, Plan};
 
-const USAGE: &str = "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|random|none]… [--bug NAME] [--cache]";
+const USAGE: &str = "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|long|random|none]… [--bug NAME] [--cache]";
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -42,7 +42,8 @@ fn parse(words: &[String]) -> anyhow::Result<Plan> {
             }
             "--fault" if value == "random" => plan.faults = Faults::Random,
             "--fault" if value == "none" => {}
-            "--fault" if value == "each" => faults.extend(Fault::of(plan.cache)),
+            "--fault" if value == "each" => faults.extend(Fault::of(&plan, false)),
+            "--fault" if value == "long" => faults.extend(Fault::of(&plan, true)),
             "--fault" => {
                 faults.push(Fault::named(value).with_context(|| format!("no fault {value}"))?);
             }

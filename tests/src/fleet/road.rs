@@ -32,6 +32,11 @@ pub(super) enum Weather {
     Storm,
 }
 
+impl Weather {
+    /// What seems long to people, and is shorter than anybody's patience.
+    pub(super) const SLOW: Self = Self::Slow(Duration::from_millis(250));
+}
+
 /// A road. It is closed when it is dropped.
 pub(super) struct Road {
     pub(super) port: u16,

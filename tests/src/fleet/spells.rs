@@ -59,7 +59,14 @@ impl Delays {
                     (later.connection, later.channel) == (spell.connection, spell.channel)
                 };
                 let next = spells[number + 1..].iter().find(same);
-                if let Some(next) = next.filter(|next| next.from >= fault.until) {
+                // What another fault hid meanwhile says nothing of this one.
+                let hidden = |next: &&Spell| {
+                    let others = occurred.iter().filter(|other| other.from >= fault.until);
+                    others
+                        .filter(|other| other.from < next.from)
+                        .any(|other| other.hides(spell.node, stream))
+                };
+                if let Some(next) = next.filter(|next| next.from >= fault.until && !hidden(next)) {
                     self.to_live.0.push(next.from - fault.until);
                 }
             }

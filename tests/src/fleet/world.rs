@@ -16,7 +16,7 @@ use super::{
     faults::{Fault, Occurred},
     judge,
     nodes::{GATEWAY, MATERIALIZER, Node},
-    report::Report,
+    report::{Ending, Report},
     road::Road,
     scene::{HEARTBEAT_MS, Ms, Scene},
     truth::{Telling, Truth},
@@ -52,6 +52,10 @@ pub(super) struct World {
     pub(super) desk: Arc<Desk>,
     pub(super) dice: Dice,
     pub(super) occurred: Vec<Occurred>,
+    /// What was measured on the way.
+    pub(super) figures: Vec<String>,
+    /// What nodes did not do that they should, and no client can see.
+    blames: Vec<String>,
     clients: Vec<Arc<Client>>,
     orders: watch::Sender<Order>,
     living: JoinSet<()>,
@@ -104,6 +108,8 @@ impl World {
             desk,
             dice: Dice::new(plan.seed),
             occurred: Vec::new(),
+            figures: Vec::new(),
+            blames: Vec::new(),
             clients: Vec::new(),
             orders: watch::Sender::new(Order::Roam),
             living: JoinSet::new(),
@@ -198,15 +204,33 @@ impl World {
 
     fn start_clients(&mut self, count: usize) {
         let addresses: Vec<SocketAddr> = self.nodes.iter().map(|node| node.address).collect();
-        for number in 0..count {
-            let character = Character::roll(number, &self.scene, &mut self.dice);
-            let client = Client::new(character, self.scene.clone(), addresses.clone(), self.clock);
-            let client = Arc::new(client);
-            let dice = Dice::new(self.dice.next());
-            self.living
-                .spawn(client.clone().live(dice, self.orders.subscribe()));
-            self.clients.push(client);
+        for _ in 0..count {
+            self.come(addresses.clone(), |number, world| {
+                Character::roll(number, &world.scene, &mut world.dice)
+            });
         }
+    }
+
+    /// One client more, which knows these nodes.
+    pub(super) fn come(
+        &mut self,
+        addresses: Vec<SocketAddr>,
+        character: impl FnOnce(usize, &mut Self) -> Character,
+    ) -> Arc<Client> {
+        let character = character(self.clients.len(), self);
+        let client = Client::new(character, self.scene.clone(), addresses, self.clock);
+        let client = Arc::new(client);
+        let dice = Dice::new(self.dice.next());
+        self.living
+            .spawn(client.clone().live(dice, self.orders.subscribe()));
+        self.clients.push(client.clone());
+        client
+    }
+
+    /// Something is wrong that no client can see.
+    pub(super) fn blame(&mut self, what: String) {
+        self.tell(&what);
+        self.blames.push(what);
     }
 
     /// What happens now, for whoever waits.
@@ -229,7 +253,7 @@ impl World {
             Faults::Random => {
                 while Instant::now() < ends {
                     self.pause().await;
-                    let faults = Fault::of(plan.cache);
+                    let faults = Fault::of(plan, false);
                     let fault = faults[self.dice.below(faults.len())];
                     fault.occur(&mut self).await?;
                 }
@@ -316,18 +340,18 @@ impl World {
         self.tell("what the clients saw is judged");
         let processes = self.nodes.iter().chain(&self.materializers);
         let logs = processes.map(Node::log).collect();
-        let (scene, occurred) = (self.scene.clone(), std::mem::take(&mut self.occurred));
-        let histories: Vec<_> = self.clients.drain(..).map(Client::into_history).collect();
-        let report = Report::of(
-            plan,
-            &scene,
-            &self.truth.lock(),
-            &histories,
-            occurred,
-            (at, rest),
+        let scene = self.scene.clone();
+        let ending = Ending {
+            at,
+            rest,
+            occurred: std::mem::take(&mut self.occurred),
+            figures: std::mem::take(&mut self.figures),
+            blames: std::mem::take(&mut self.blames),
             logs,
-        );
-        Ok(report)
+        };
+        let histories: Vec<_> = self.clients.drain(..).map(Client::into_history).collect();
+        let truth = self.truth.lock();
+        Ok(Report::of(plan, &scene, &truth, &histories, ending))
     }
 
     /// What is left of the logs, read once more from their beginning.
