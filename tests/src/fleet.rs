@@ -20,6 +20,7 @@ mod road;
 mod scene;
 mod sockets;
 mod spells;
+mod store;
 mod truth;
 mod world;
 mod writer;

@@ -4,6 +4,7 @@
 //! list of its own: no fault permits anything but bad news, another epoch where the truth has one, and gaps where events are
 //! gone; the judge holds every run to the same.
 
+mod lag;
 mod logs;
 mod outage;
 mod processes;
@@ -15,9 +16,9 @@ use tokio::time::sleep;
 
 use super::{
     Plan,
-    road::Weather,
+    road::{Road, Weather},
     scene::{Ms, TOMBSTONES_KEPT_MS},
-    world::{NODES, World},
+    world::{MATERIALIZERS, NODES, World},
 };
 
 /// What is long.
@@ -52,6 +53,8 @@ pub enum Fault {
     RoadFog,
     /// Connections on the road from a node to the broker are reset.
     RoadStorm,
+    /// A node falls behind the others by ten thousand records.
+    Lag,
     /// A topic is deleted, and made anew.
     TopicAnew,
     /// A log of events loses its oldest records while a node sleeps.
@@ -70,6 +73,12 @@ pub enum Fault {
     CacheEmpty,
     /// Redis goes back to what it held a while ago.
     CacheOlder,
+    /// The road from a node or a materializer to Redis is slow.
+    CacheSlow,
+    /// Nothing passes on the road from a node or a materializer to Redis.
+    CacheFog,
+    /// Connections on the road from a node or a materializer to Redis are reset.
+    CacheStorm,
     /// A materializer crashes, and is started again.
     MaterializerKill,
     /// A materializer stops doing anything, and goes on when the other has long had its partitions.
@@ -91,7 +100,7 @@ enum Needs {
 
 impl Fault {
     /// All of them, by their names.
-    const ALL: [(Self, &'static str, Needs); 26] = [
+    const ALL: [(Self, &'static str, Needs); 30] = [
         (Self::NodeKill, "node-kill", Needs::Nodes),
         (Self::NodeFreeze, "node-freeze", Needs::Nodes),
         (Self::NodeSleep, "node-sleep", Needs::Nodes),
@@ -105,6 +114,7 @@ impl Fault {
         (Self::RoadSlow, "road-slow", Needs::Nodes),
         (Self::RoadFog, "road-fog", Needs::Nodes),
         (Self::RoadStorm, "road-storm", Needs::Nodes),
+        (Self::Lag, "lag", Needs::Nodes),
         (Self::TopicAnew, "topic-anew", Needs::Nodes),
         (Self::Retention, "retention", Needs::Nodes),
         (Self::RetentionOfView, "retention-of-view", Needs::Nodes),
@@ -114,6 +124,9 @@ impl Fault {
         (Self::LongCacheFreeze, "long-cache-freeze", Needs::Cache),
         (Self::CacheEmpty, "cache-empty", Needs::Cache),
         (Self::CacheOlder, "cache-older", Needs::Cache),
+        (Self::CacheSlow, "cache-slow", Needs::Cache),
+        (Self::CacheFog, "cache-fog", Needs::Cache),
+        (Self::CacheStorm, "cache-storm", Needs::Cache),
         (Self::MaterializerKill, "materializer-kill", Needs::Cache),
         (
             Self::MaterializerFreeze,
@@ -190,12 +203,14 @@ impl Fault {
         self.happen(world, (node, stream), lasts)
             .await
             .with_context(|| self.name())?;
+        let until = world.clock.now();
         world.occurred.push(Occurred {
             fault: self,
             node,
             stream,
             from,
-            until: world.clock.now(),
+            back: world.back.take().unwrap_or(until),
+            until,
         });
         Ok(())
     }
@@ -243,9 +258,13 @@ impl Fault {
                 sleep(lasts).await;
                 world.nodes[node].hinder(name, "resume").await?;
             }
-            Self::RoadSlow => storm(world, node, Weather::SLOW, lasts).await,
-            Self::RoadFog => storm(world, node, Weather::Fog, lasts).await,
-            Self::RoadStorm => storm(world, node, Weather::Storm, lasts).await,
+            Self::RoadSlow => storm(&world.roads[node], Weather::SLOW, lasts).await,
+            Self::RoadFog => storm(&world.roads[node], Weather::Fog, lasts).await,
+            Self::RoadStorm => storm(&world.roads[node], Weather::Storm, lasts).await,
+            Self::CacheSlow => storm(road_to_cache(world)?, Weather::SLOW, lasts).await,
+            Self::CacheFog => storm(road_to_cache(world)?, Weather::Fog, lasts).await,
+            Self::CacheStorm => storm(road_to_cache(world)?, Weather::Storm, lasts).await,
+            Self::Lag => lag::lag(world, (node, stream), lasts).await?,
             Self::TopicAnew => logs::anew(world, stream, lasts).await?,
             Self::Retention | Self::RetentionOfView => {
                 world.nodes[node].freeze();
@@ -281,10 +300,17 @@ impl Needs {
     }
 }
 
-async fn storm(world: &World, node: usize, weather: Weather, lasts: Duration) {
-    world.roads[node].set(weather);
+/// The road of any process.
+fn road_to_cache(world: &mut World) -> anyhow::Result<&Road> {
+    let process = world.dice.below(NODES + MATERIALIZERS);
+    world.tell(&format!("  of process {process}"));
+    Ok(&world.store()?.roads[process])
+}
+
+async fn storm(road: &Road, weather: Weather, lasts: Duration) {
+    road.set(weather);
     sleep(lasts).await;
-    world.roads[node].set(Weather::Fair);
+    road.set(Weather::Fair);
 }
 
 /// A fault that there was.
@@ -294,17 +320,19 @@ pub(super) struct Occurred {
     pub(super) node: usize,
     pub(super) stream: usize,
     pub(super) from: Ms,
+    /// Since when it takes nothing away any more.
+    pub(super) back: Ms,
     pub(super) until: Ms,
 }
 
 impl Occurred {
-    /// Whether a node can't see a stream's log while it lasts.
+    /// Whether a node can't see a stream's log until it is [`Occurred::back`].
     pub(super) fn hides(&self, node: usize, stream: usize) -> bool {
         match self.fault {
             Fault::BrokerKill | Fault::BrokerFreeze | Fault::LongBrokerFreeze | Fault::BothDown => {
                 true
             }
-            Fault::RoadFog | Fault::RoadStorm => node == self.node,
+            Fault::RoadFog | Fault::RoadStorm | Fault::Lag => node == self.node,
             Fault::Pause => (node, stream) == (self.node, self.stream),
             _ => false,
         }
@@ -319,6 +347,7 @@ impl fmt::Display for Occurred {
             stream,
             from,
             until,
+            ..
         } = self;
         write!(
             f,

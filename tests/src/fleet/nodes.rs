@@ -3,6 +3,7 @@
 //! Does: that, and keeps what they log. Owns: the processes, and a folder for each. Never knows: clients, the log.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -165,6 +166,19 @@ impl Node {
             all.extend(numbers.map(|number| (name.to_owned(), number)));
         }
         Ok(all)
+    }
+
+    /// Up to where it has applied each partition of a stream, by its number.
+    pub(super) async fn applied(&self, stream: &str) -> anyhow::Result<Vec<u64>> {
+        let path = format!("/inspect/partitions?stream={stream}");
+        let answer = http::get(self.admin, &path).await?.json()?;
+        let partitions = answer["partitions"].as_array().context("partitions")?;
+        let applied = |partition: &serde_json::Value| {
+            let number = partition["partition"].as_u64()?;
+            Some((number, partition["tail"]["applied"].as_u64()?))
+        };
+        let all: Option<BTreeMap<_, _>> = partitions.iter().map(applied).collect();
+        Ok(all.context("what is applied")?.into_values().collect())
     }
 
     /// What it has used so far.

@@ -50,7 +50,7 @@ impl Delays {
         for fault in occurred {
             for (number, spell) in spells.iter().enumerate() {
                 let stream = scene.channels[spell.channel].1;
-                let ended = fault.from < spell.until && spell.until <= fault.until && !spell.cut;
+                let ended = fault.from < spell.until && spell.until <= fault.back && !spell.cut;
                 if !ended || spell.from > fault.from || !fault.hides(spell.node, stream) {
                     continue;
                 }
@@ -61,13 +61,13 @@ impl Delays {
                 let next = spells[number + 1..].iter().find(same);
                 // What another fault hid meanwhile says nothing of this one.
                 let hidden = |next: &&Spell| {
-                    let others = occurred.iter().filter(|other| other.from >= fault.until);
+                    let others = occurred.iter().filter(|other| other.from >= fault.back);
                     others
                         .filter(|other| other.from < next.from)
                         .any(|other| other.hides(spell.node, stream))
                 };
-                if let Some(next) = next.filter(|next| next.from >= fault.until && !hidden(next)) {
-                    self.to_live.0.push(next.from - fault.until);
+                if let Some(next) = next.filter(|next| next.from >= fault.back && !hidden(next)) {
+                    self.to_live.0.push(next.from - fault.back);
                 }
             }
         }

@@ -338,6 +338,12 @@ impl Life {
         all.next_back().map(|((_, offset), _)| *offset)
     }
 
+    /// How many records a partition has behind an offset.
+    pub(super) fn count_behind(&self, partition: u32, after: u64) -> usize {
+        let behind = (partition, after + 1)..=(partition, u64::MAX);
+        self.read.range(behind).count()
+    }
+
     fn start(&self, partition: u32) -> u64 {
         let starts = self
             .starts

@@ -19,14 +19,11 @@ use super::{
     report::{Ending, Report},
     road::Road,
     scene::{HEARTBEAT_MS, Ms, Scene},
+    store::Store,
     truth::{Telling, Truth},
     writer::{Desk, read_along, record_of, write},
 };
-use crate::{
-    binary,
-    services::{kafka::Kafka, redis::Redis},
-    simulation::Dice,
-};
+use crate::{binary, services::kafka::Kafka, simulation::Dice};
 
 /// How long all may take to come to rest.
 const REST: Duration = Duration::from_secs(40);
@@ -48,10 +45,12 @@ pub(super) struct World {
     pub(super) roads: Vec<Road>,
     pub(super) nodes: Vec<Node>,
     pub(super) materializers: Vec<Node>,
-    pub(super) redis: Option<Redis>,
+    pub(super) store: Option<Store>,
     pub(super) desk: Arc<Desk>,
     pub(super) dice: Dice,
     pub(super) occurred: Vec<Occurred>,
+    /// Since when that is there again which a fault took away.
+    pub(super) back: Option<Ms>,
     /// What was measured on the way.
     pub(super) figures: Vec<String>,
     /// What nodes did not do that they should, and no client can see.
@@ -104,10 +103,11 @@ impl World {
             roads,
             nodes: Vec::new(),
             materializers: Vec::new(),
-            redis: None,
+            store: None,
             desk,
             dice: Dice::new(plan.seed),
             occurred: Vec::new(),
+            back: None,
             figures: Vec::new(),
             blames: Vec::new(),
             clients: Vec::new(),
@@ -179,22 +179,22 @@ impl World {
         );
         let bug = plan.bug.map(super::Bug::word);
         if plan.cache {
-            let redis = Redis::start(&["--maxmemory-policy", "noeviction"]).await?;
-            sections += &format!(
-                "[cache]\nredis = [\"{}\"]\ntimeout = \"500ms\"\n[materializer]\nsession_timeout = \"6s\"\n",
-                redis.url()
-            );
-            self.redis = Some(redis);
+            let store = Store::start(NODES + MATERIALIZERS).await?;
+            sections += "[materializer]\nsession_timeout = \"6s\"\n";
             let streams = self.scene.streams_text(&self.kafka.address(), None);
-            for _ in 0..MATERIALIZERS {
+            for process in NODES..NODES + MATERIALIZERS {
+                let sections = sections.clone() + &store.section(process);
                 let mut process = Node::new(program, MATERIALIZER, (&sections, &streams))?;
                 process.start().await?;
                 self.materializers.push(process);
             }
+            self.store = Some(store);
         }
-        for road in &self.roads {
+        for (process, road) in self.roads.iter().enumerate() {
             let broker = format!("127.0.0.1:{}", road.port);
             let streams = self.scene.streams_text(&broker, bug);
+            let cache = self.store.as_ref().map(|store| store.section(process));
+            let sections = sections.clone() + &cache.unwrap_or_default();
             let mut node = Node::new(program, GATEWAY, (&sections, &streams))?;
             node.start().await?;
             self.nodes.push(node);
@@ -225,6 +225,16 @@ impl World {
             .spawn(client.clone().live(dice, self.orders.subscribe()));
         self.clients.push(client.clone());
         client
+    }
+
+    /// The cache.
+    pub(super) fn store(&mut self) -> anyhow::Result<&mut Store> {
+        self.store.as_mut().context("this fleet has no cache")
+    }
+
+    /// What the fault took away is there again, also for others.
+    pub(super) fn is_back(&mut self) {
+        self.back.get_or_insert(self.clock.now());
     }
 
     /// Something is wrong that no client can see.
@@ -305,9 +315,17 @@ impl World {
         let (began, deadline) = (self.clock.now(), Instant::now() + self.patience);
         self.tell("all is written");
         let mut restless: Vec<_> = self.clients.iter().collect();
+        let mut last = String::new();
         while Instant::now() < deadline {
-            restless.retain(|client| !self.rests(client));
+            restless.retain(|client| match self.unsettled(client) {
+                Some(why) => {
+                    last = format!("client {}: {why}", client.character.number);
+                    true
+                }
+                None => false,
+            });
             if restless.is_empty() {
+                self.tell(&format!("all is at rest; last was {last}"));
                 return Ok(Some(self.clock.now() - began));
             }
             sleep(LOOK).await;
@@ -315,13 +333,14 @@ impl World {
         Ok(None)
     }
 
-    /// Whether a client shows all that the logs come to, and shows it as live. Each need do so once: on a busy machine two
+    /// Why a client does not show all that the logs come to, or not as live. Each need do so once: on a busy machine two
     /// hundred leases overlap late.
-    fn rests(&self, client: &Client) -> bool {
+    fn unsettled(&self, client: &Client) -> Option<String> {
         let (truth, now) = (self.truth.lock(), self.clock.now());
-        let why =
-            client.find(|channel, held| judge::unsettled(&self.scene, &truth, channel, held, now));
-        why.is_none()
+        client.find(|channel, held| {
+            let why = judge::unsettled(&self.scene, &truth, channel, held, now)?;
+            Some(format!("{} {why}", self.scene.channels[channel].0))
+        })
     }
 
     /// Ends everything, compares the logs, and judges.

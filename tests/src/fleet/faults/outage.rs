@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use tidegate::model::Mode;
 use tokio::time::{Instant, sleep};
 
@@ -43,11 +43,7 @@ pub(super) async fn both(world: &mut World, lasts: Duration) -> anyhow::Result<(
     let seen = resident(world).await?;
     let before = usages(world)?;
     let began = Instant::now();
-    world
-        .redis
-        .as_mut()
-        .context("a fleet without a cache has no Redis")?
-        .kill()?;
+    world.store()?.redis.kill()?;
     world.kafka.kill()?;
     let gone = world.clock.now();
     sleep(lasts).await;
@@ -64,9 +60,7 @@ pub(super) async fn both(world: &mut World, lasts: Duration) -> anyhow::Result<(
             world.blame(format!("node {node} is not ready while all is down"));
         }
     }
-    if let Some(redis) = world.redis.as_mut() {
-        redis.restart().await?;
-    }
+    world.store()?.redis.restart().await?;
     world.kafka.restart().await
 }
 

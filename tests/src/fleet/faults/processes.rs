@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use tokio::time::{Instant, sleep};
 
 use super::Fault;
@@ -16,8 +16,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// What happens to Redis.
 pub(super) async fn redis(fault: Fault, world: &mut World, lasts: Duration) -> anyhow::Result<()> {
-    let redis = world.redis.as_mut();
-    let redis = redis.context("a fleet without a cache has no Redis")?;
+    let redis = &mut world.store()?.redis;
     match fault {
         Fault::CacheFreeze | Fault::LongCacheFreeze => {
             redis.freeze()?;
