@@ -15,7 +15,7 @@ use anyhow::Context;
 use tokio::time::sleep;
 
 use super::{
-    Plan,
+    Cache, Plan,
     road::{Road, Weather},
     scene::{Ms, TOMBSTONES_KEPT_MS},
     world::{MATERIALIZERS, NODES, World},
@@ -61,6 +61,10 @@ pub enum Fault {
     Retention,
     /// A log of a view does.
     RetentionOfView,
+    /// The broker that leads a partition loses its power, and is started again when the others lead all.
+    LeaderKill,
+    /// The broker that leads a partition stops doing anything, until the others lead all and for a while.
+    LeaderFreeze,
     /// Transactions, of which some are aborted.
     Transactions,
     /// Redis loses its power and all that it held, and is started again.
@@ -69,6 +73,8 @@ pub enum Fault {
     CacheFreeze,
     /// Redis does so for half a minute.
     LongCacheFreeze,
+    /// A primary loses its power, and is started again when its replica has taken its place.
+    CacheFailover,
     /// Redis is emptied.
     CacheEmpty,
     /// Redis goes back to what it held a while ago.
@@ -94,13 +100,19 @@ pub enum Fault {
 enum Needs {
     /// What every fleet has.
     Nodes,
+    /// Several brokers.
+    Brokers,
     /// A cache, and so materializers.
     Cache,
+    /// A cache that is one server.
+    OneRedis,
+    /// A cache whose servers have replicas.
+    Replicas,
 }
 
 impl Fault {
     /// All of them, by their names.
-    const ALL: [(Self, &'static str, Needs); 30] = [
+    const ALL: [(Self, &'static str, Needs); 33] = [
         (Self::NodeKill, "node-kill", Needs::Nodes),
         (Self::NodeFreeze, "node-freeze", Needs::Nodes),
         (Self::NodeSleep, "node-sleep", Needs::Nodes),
@@ -118,15 +130,18 @@ impl Fault {
         (Self::TopicAnew, "topic-anew", Needs::Nodes),
         (Self::Retention, "retention", Needs::Nodes),
         (Self::RetentionOfView, "retention-of-view", Needs::Nodes),
+        (Self::LeaderKill, "leader-kill", Needs::Brokers),
+        (Self::LeaderFreeze, "leader-freeze", Needs::Brokers),
         (Self::Transactions, "transactions", Needs::Nodes),
-        (Self::CacheKill, "cache-kill", Needs::Cache),
+        (Self::CacheKill, "cache-kill", Needs::OneRedis),
         (Self::CacheFreeze, "cache-freeze", Needs::Cache),
         (Self::LongCacheFreeze, "long-cache-freeze", Needs::Cache),
+        (Self::CacheFailover, "cache-failover", Needs::Replicas),
         (Self::CacheEmpty, "cache-empty", Needs::Cache),
-        (Self::CacheOlder, "cache-older", Needs::Cache),
-        (Self::CacheSlow, "cache-slow", Needs::Cache),
-        (Self::CacheFog, "cache-fog", Needs::Cache),
-        (Self::CacheStorm, "cache-storm", Needs::Cache),
+        (Self::CacheOlder, "cache-older", Needs::OneRedis),
+        (Self::CacheSlow, "cache-slow", Needs::OneRedis),
+        (Self::CacheFog, "cache-fog", Needs::OneRedis),
+        (Self::CacheStorm, "cache-storm", Needs::OneRedis),
         (Self::MaterializerKill, "materializer-kill", Needs::Cache),
         (
             Self::MaterializerFreeze,
@@ -138,7 +153,7 @@ impl Fault {
             "long-materializer-freeze",
             Needs::Cache,
         ),
-        (Self::BothDown, "both-down", Needs::Cache),
+        (Self::BothDown, "both-down", Needs::OneRedis),
     ];
 
     /// Those that a fleet can meet; the long ones, or the others.
@@ -261,10 +276,13 @@ impl Fault {
             Self::RoadSlow => storm(&world.roads[node], Weather::SLOW, lasts).await,
             Self::RoadFog => storm(&world.roads[node], Weather::Fog, lasts).await,
             Self::RoadStorm => storm(&world.roads[node], Weather::Storm, lasts).await,
-            Self::CacheSlow => storm(road_to_cache(world)?, Weather::SLOW, lasts).await,
-            Self::CacheFog => storm(road_to_cache(world)?, Weather::Fog, lasts).await,
-            Self::CacheStorm => storm(road_to_cache(world)?, Weather::Storm, lasts).await,
+            Self::CacheSlow => storm([road_to_cache(world)?], Weather::SLOW, lasts).await,
+            Self::CacheFog => storm([road_to_cache(world)?], Weather::Fog, lasts).await,
+            Self::CacheStorm => storm([road_to_cache(world)?], Weather::Storm, lasts).await,
             Self::Lag => lag::lag(world, (node, stream), lasts).await?,
+            Self::LeaderKill | Self::LeaderFreeze => {
+                processes::leader(self, world, stream, lasts).await?;
+            }
             Self::TopicAnew => logs::anew(world, stream, lasts).await?,
             Self::Retention | Self::RetentionOfView => {
                 world.nodes[node].freeze();
@@ -283,6 +301,7 @@ impl Fault {
             Self::CacheKill
             | Self::CacheFreeze
             | Self::LongCacheFreeze
+            | Self::CacheFailover
             | Self::CacheEmpty
             | Self::CacheOlder => processes::redis(self, world, lasts).await?,
         }
@@ -295,7 +314,12 @@ impl Needs {
     fn has(self, plan: &Plan) -> bool {
         match self {
             Self::Nodes => true,
-            Self::Cache => plan.cache,
+            Self::Brokers => plan.brokers > 1,
+            Self::Cache => plan.cache.is_some(),
+            Self::OneRedis => plan.cache == Some(Cache::One),
+            Self::Replicas => {
+                matches!(plan.cache, Some(Cache::Sentinel | Cache::Cluster))
+            }
         }
     }
 }
@@ -304,13 +328,13 @@ impl Needs {
 fn road_to_cache(world: &mut World) -> anyhow::Result<&Road> {
     let process = world.dice.below(NODES + MATERIALIZERS);
     world.tell(&format!("  of process {process}"));
-    Ok(&world.store()?.roads[process])
+    world.store()?.road(process)
 }
 
-async fn storm(road: &Road, weather: Weather, lasts: Duration) {
-    road.set(weather);
+async fn storm(roads: impl IntoIterator<Item = &Road> + Clone, weather: Weather, lasts: Duration) {
+    roads.clone().into_iter().for_each(|road| road.set(weather));
     sleep(lasts).await;
-    road.set(Weather::Fair);
+    roads.into_iter().for_each(|road| road.set(Weather::Fair));
 }
 
 /// A fault that there was.
@@ -329,9 +353,12 @@ impl Occurred {
     /// Whether a node can't see a stream's log until it is [`Occurred::back`].
     pub(super) fn hides(&self, node: usize, stream: usize) -> bool {
         match self.fault {
-            Fault::BrokerKill | Fault::BrokerFreeze | Fault::LongBrokerFreeze | Fault::BothDown => {
-                true
-            }
+            Fault::BrokerKill
+            | Fault::BrokerFreeze
+            | Fault::LongBrokerFreeze
+            | Fault::LeaderKill
+            | Fault::LeaderFreeze
+            | Fault::BothDown => true,
             Fault::RoadFog | Fault::RoadStorm | Fault::Lag => node == self.node,
             Fault::Pause => (node, stream) == (self.node, self.stream),
             _ => false,

@@ -144,8 +144,8 @@ impl Report {
         };
         writeln!(
             text,
-            "seed {}, {} nodes, {} clients, cache {}, faults {faults}, bug {:?}",
-            plan.seed, plan.nodes, plan.clients, plan.cache, plan.bug
+            "seed {}, {} nodes, {} brokers, {} clients, cache {:?}, faults {faults}, bug {:?}",
+            plan.seed, plan.nodes, plan.brokers, plan.clients, plan.cache, plan.bug
         )?;
         writeln!(
             text,

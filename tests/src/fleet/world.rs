@@ -17,7 +17,7 @@ use super::{
     judge,
     nodes::{GATEWAY, MATERIALIZER, Node},
     report::{Ending, Report},
-    road::Road,
+    road::{Road, Weather},
     scene::{HEARTBEAT_MS, Ms, Scene},
     store::Store,
     truth::{Telling, Truth},
@@ -42,7 +42,8 @@ pub(super) struct World {
     pub(super) truth: Arc<Telling>,
     pub(super) clock: Clock,
     pub(super) kafka: Kafka,
-    pub(super) roads: Vec<Road>,
+    /// From each node to each broker.
+    pub(super) roads: Vec<Vec<Road>>,
     pub(super) nodes: Vec<Node>,
     pub(super) materializers: Vec<Node>,
     pub(super) store: Option<Store>,
@@ -76,23 +77,26 @@ impl World {
         let scene = Arc::new(Scene::new());
         let mut roads = Vec::new();
         for _ in 0..NODES {
-            roads.push(Road::open().await?);
+            let mut of_node = Vec::new();
+            for _ in 0..plan.brokers {
+                of_node.push(Road::open().await?);
+            }
+            roads.push(of_node);
         }
-        let mut ports = [0; NODES];
-        ports
-            .iter_mut()
-            .zip(&roads)
-            .for_each(|(port, road)| *port = road.port);
-        let kafka = Kafka::start_behind(ports).await?;
-        for (number, road) in roads.iter().enumerate() {
-            road.leads_to(kafka.door(number).parse()?);
+        let ports = |broker: usize| roads.iter().map(|of_node| of_node[broker].port).collect();
+        let ports: Vec<Vec<u16>> = (0..plan.brokers).map(ports).collect();
+        let kafka = Kafka::start_behind(&ports).await?;
+        for (node, of_node) in roads.iter().enumerate() {
+            for (broker, road) in of_node.iter().enumerate() {
+                road.leads_to(kafka.door(broker, node).parse()?);
+            }
         }
         let clock = Clock::start();
         let truth = Arc::new(Telling::new(Truth::new(&scene)));
         let desk = Arc::new(Desk::new(
             scene.clone(),
             truth.clone(),
-            kafka.address(),
+            kafka.addresses().join(","),
             clock,
         ));
         let mut world = Self {
@@ -178,10 +182,10 @@ impl World {
             "heartbeat = \"{HEARTBEAT_MS}ms\"\n[limits]\nrecord_bytes = \"4KiB\"\nresume_hold = \"2s\"\n"
         );
         let bug = plan.bug.map(super::Bug::word);
-        if plan.cache {
-            let store = Store::start(NODES + MATERIALIZERS).await?;
+        if let Some(cache) = plan.cache {
+            let store = Store::start(cache, NODES + MATERIALIZERS).await?;
             sections += "[materializer]\nsession_timeout = \"6s\"\n";
-            let streams = self.scene.streams_text(&self.kafka.address(), None);
+            let streams = self.scene.streams_text(&self.kafka.addresses(), None);
             for process in NODES..NODES + MATERIALIZERS {
                 let sections = sections.clone() + &store.section(process);
                 let mut process = Node::new(program, MATERIALIZER, (&sections, &streams))?;
@@ -190,9 +194,10 @@ impl World {
             }
             self.store = Some(store);
         }
-        for (process, road) in self.roads.iter().enumerate() {
-            let broker = format!("127.0.0.1:{}", road.port);
-            let streams = self.scene.streams_text(&broker, bug);
+        for (process, roads) in self.roads.iter().enumerate() {
+            let brokers = roads.iter().map(|road| format!("127.0.0.1:{}", road.port));
+            let brokers: Vec<_> = brokers.collect();
+            let streams = self.scene.streams_text(&brokers, bug);
             let cache = self.store.as_ref().map(|store| store.section(process));
             let sections = sections.clone() + &cache.unwrap_or_default();
             let mut node = Node::new(program, GATEWAY, (&sections, &streams))?;
@@ -230,6 +235,11 @@ impl World {
     /// The cache.
     pub(super) fn store(&mut self) -> anyhow::Result<&mut Store> {
         self.store.as_mut().context("this fleet has no cache")
+    }
+
+    /// The weather on all roads from a node to brokers.
+    pub(super) fn weather(&self, node: usize, weather: Weather) {
+        self.roads[node].iter().for_each(|road| road.set(weather));
     }
 
     /// What the fault took away is there again, also for others.

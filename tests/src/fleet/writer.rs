@@ -50,7 +50,7 @@ pub(super) struct Duty {
 pub(super) struct Desk {
     pub(super) scene: Arc<Scene>,
     pub(super) truth: Arc<Telling>,
-    pub(super) broker: String,
+    pub(super) brokers: String,
     pub(super) clock: Clock,
     numbers: AtomicU64,
     /// Records of each stream that are on their way.
@@ -62,7 +62,7 @@ impl Desk {
     pub(super) fn new(
         scene: Arc<Scene>,
         truth: Arc<Telling>,
-        broker: String,
+        brokers: String,
         clock: Clock,
     ) -> Self {
         let begin = || {
@@ -78,7 +78,7 @@ impl Desk {
             numbers: AtomicU64::new(1),
             scene,
             truth,
-            broker,
+            brokers,
             clock,
         }
     }
@@ -103,7 +103,7 @@ impl Desk {
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
-            .set("bootstrap.servers", &self.broker)
+            .set("bootstrap.servers", &self.brokers)
             .set("log_level", "0")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "250")

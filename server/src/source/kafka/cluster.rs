@@ -167,6 +167,19 @@ impl KafkaCluster {
         })
     }
 
+    /// The same, once that one knows how much of its log is decided. Who has just become the leader may know of less than was
+    /// read from the one before it. Asked for the log's end it says so, and refuses; a fetch it answers as if there were no more,
+    /// which would prove a head that is too low.
+    pub(super) async fn leader_that_knows_its_end(
+        &self,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Leader, KafkaError> {
+        let mut leader = self.leader(topic, partition).await?;
+        leader.offset(topic, partition, LATEST).await?;
+        Ok(leader)
+    }
+
     /// Connects to any broker, in turn, so that one that is gone is not asked again and again.
     pub(super) async fn any(&self) -> Result<Connection, KafkaError> {
         let mut all = self.settings.brokers.clone();

@@ -104,12 +104,15 @@ impl KafkaError {
 
 /// What a broker's word means to an operator.
 fn words(error: &ResponseError) -> String {
-    use ResponseError::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
+    use ResponseError::{ClusterAuthorizationFailed, OffsetNotAvailable, TopicAuthorizationFailed};
     let hint = match error {
         TopicAuthorizationFailed => {
             ": permit this node Describe and Read of the topic, and Write where it publishes"
         }
         ClusterAuthorizationFailed => ": permit this node IdempotentWrite",
+        OffsetNotAvailable => {
+            ": it has just become the leader, and does not know yet how much is decided"
+        }
         _ => "",
     };
     format!("{error:?}{hint}")

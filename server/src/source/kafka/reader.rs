@@ -2,7 +2,7 @@
 //!
 //! A fetch is one request to the partition's leader, sent when it is asked for. Waiting for more is another request on a
 //! connection of its own, which the broker answers when there is something: it only wakes, and what it brought is fetched
-//! again, so that a fetch never waits behind it. Who fails waits before the next try, a little longer each time.
+//! again, so that a fetch never waits behind it. A leader is read from once it knows how much of its log is decided. Who fails waits before the next try, a little longer each time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -296,7 +296,10 @@ impl KafkaSource {
             .as_ref()
             .is_none_or(|leader| leader.connection.is_busy())
         {
-            self.leader = Some(self.cluster.leader(&self.topic, self.partition).await?);
+            let finding = self
+                .cluster
+                .leader_that_knows_its_end(&self.topic, self.partition);
+            self.leader = Some(finding.await?);
         }
         let leader = self.leader.as_mut();
         leader.ok_or_else(|| KafkaError::Leaderless(self.topic.to_string(), self.partition))

@@ -26,10 +26,10 @@ pub(super) async fn lag(
     (node, stream): (usize, usize),
     lasts: Duration,
 ) -> anyhow::Result<()> {
-    world.roads[node].set(Weather::Fog);
+    world.weather(node, Weather::Fog);
     let behind = fall_behind(world, node, stream).await;
     sleep(lasts).await;
-    world.roads[node].set(Weather::Fair);
+    world.weather(node, Weather::Fair);
     world.is_back();
     let name = world.scene.streams[stream].name;
     let figure = format!("node {node} was {} records of {name} behind", behind?);

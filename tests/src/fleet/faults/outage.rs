@@ -43,7 +43,7 @@ pub(super) async fn both(world: &mut World, lasts: Duration) -> anyhow::Result<(
     let seen = resident(world).await?;
     let before = usages(world)?;
     let began = Instant::now();
-    world.store()?.redis.kill()?;
+    world.store()?.one()?.kill()?;
     world.kafka.kill()?;
     let gone = world.clock.now();
     sleep(lasts).await;
@@ -60,7 +60,7 @@ pub(super) async fn both(world: &mut World, lasts: Duration) -> anyhow::Result<(
             world.blame(format!("node {node} is not ready while all is down"));
         }
     }
-    world.store()?.redis.restart().await?;
+    world.store()?.one()?.restart().await?;
     world.kafka.restart().await
 }
 

@@ -1,4 +1,4 @@
-//! What happens to Redis and to materializers.
+//! What happens to the leader among brokers, to Redis and to materializers.
 //!
 //! Does: kills, freezes, empties, wakes. Owns: nothing.
 
@@ -14,24 +14,54 @@ use crate::fleet::world::{MATERIALIZERS, World};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What happens to the broker that leads a stream's first partition.
+pub(super) async fn leader(
+    fault: Fault,
+    world: &mut World,
+    stream: usize,
+    lasts: Duration,
+) -> anyhow::Result<()> {
+    let topic = world.scene.streams[stream].name;
+    let broker = world.kafka.leader_of(topic, 0).await?;
+    world.tell(&format!("  broker {broker}"));
+    if fault == Fault::LeaderKill {
+        world.kafka.kill_one(broker)?;
+    } else {
+        world.kafka.freeze_one(broker);
+    }
+    let moved = world.kafka.until_it_leads_nothing(broker).await;
+    world.is_back();
+    sleep(lasts).await;
+    world.kafka.thaw();
+    moved?;
+    // Also waits for one that had been frozen to have all again.
+    world.kafka.restart().await
+}
+
 /// What happens to Redis.
 pub(super) async fn redis(fault: Fault, world: &mut World, lasts: Duration) -> anyhow::Result<()> {
-    let redis = &mut world.store()?.redis;
+    let store = world.store()?;
     match fault {
         Fault::CacheFreeze | Fault::LongCacheFreeze => {
+            let redis = store.primary().await?;
             redis.freeze()?;
             sleep(lasts).await;
+            // Its replica may have taken its place: then it learns that it leads nothing any more.
             redis.thaw()?;
+            store.settle().await?;
         }
+        Fault::CacheFailover => store.fail_over(lasts).await?,
         Fault::CacheEmpty => {
-            redis.cli(&["flushall"]).await?;
+            store.primary().await?.cli(&["flushall"]).await?;
         }
         Fault::CacheOlder => {
+            let redis = store.one()?;
             let backup = redis.back_up().await?;
             sleep(lasts).await;
             redis.go_back_to(&backup).await?;
         }
         _ => {
+            let redis = store.one()?;
             redis.kill()?;
             sleep(lasts).await;
             redis.restart().await?;
