@@ -213,6 +213,7 @@ fn properties(folder: &Path, at: usize, all: &[Ports]) -> String {
          share.coordinator.state.topic.min.isr={in_sync}\n\
          group.initial.rebalance.delay.ms=0\n\
          auto.create.topics.enable=false\n\
-         log.cleaner.backoff.ms=200\n{among_others}"
+         log.cleaner.backoff.ms=200\n\
+         log.cleaner.dedupe.buffer.size=8388608\n{among_others}"
     )
 }
