@@ -291,11 +291,14 @@ impl KafkaSource {
 
     /// The leader, connected.
     async fn lead(&mut self) -> Result<&mut Leader, KafkaError> {
-        if self
-            .leader
-            .as_ref()
-            .is_none_or(|leader| leader.connection.is_busy())
-        {
+        // Who has been followed by another may answer all the same, and know nothing of what that one took.
+        let is_of_use = |leader: &Leader| {
+            let (topic, epoch) = (leader.topic, leader.leader_epoch);
+            let cluster = &self.cluster;
+            !leader.connection.is_busy()
+                && !cluster.is_over(&self.topic, topic, self.partition, epoch)
+        };
+        if !self.leader.as_ref().is_some_and(is_of_use) {
             let finding = self
                 .cluster
                 .leader_that_knows_its_end(&self.topic, self.partition);
