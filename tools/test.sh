@@ -4,8 +4,9 @@
 #   rust             unit tests, properties, the stored inputs of fuzzing, the gateway from end to end
 #   model            the model of the algorithms: a few seeds of each configuration hold, each deliberate bug is caught
 #   model-full       the same with MODEL_SEEDS (3,000) seeds of each configuration
-#   fleet            the fleet's oracle: it finds five seeded bugs; without a cache and with one, each fault in turn, and
-#                    FLEET_SECONDS (600) of them at random
+#   fleet            the fleet's oracle: it finds five seeded bugs; without a cache and with one, each fault in turn, the long
+#                    ones, and FLEET_SECONDS (600) of them at random; with three brokers, with sentinels, with a cluster
+#                    of Redis, what only these have
 #   board browser    the board's unit tests; the board in Chromium, before a gateway
 #   instructions     the instructions of a delivery, beside those of the last release
 #   soak             two minutes of coming and going: memory, descriptors, losses
@@ -91,9 +92,15 @@ fleet() {
   for bug in lose double swap hide misplace; do
     "$target/debug/fleet" --bug "$bug" --seconds 20 || held=1
   done
-  for cache in "" --cache; do
-    "$target/debug/fleet" $cache --fault each --seed "$FLEET_SEED" || held=1
+  for cache in "" "--cache one"; do
+    "$target/debug/fleet" $cache --fault each --fault long --seed "$FLEET_SEED" || held=1
     "$target/debug/fleet" $cache --fault random --seconds "$FLEET_SECONDS" --seed "$FLEET_SEED" || held=1
+  done
+  leaders="--fault leader-kill --fault leader-freeze --fault broker-kill"
+  "$target/debug/fleet" --brokers 3 $leaders $leaders --seed "$FLEET_SEED" || held=1
+  of_cache="--fault cache-failover --fault cache-freeze --fault cache-empty --fault materializer-kill"
+  for cache in sentinel cluster; do
+    "$target/debug/fleet" --cache "$cache" $of_cache $of_cache --seed "$FLEET_SEED" || held=1
   done
   return "$held"
 }

@@ -20,6 +20,7 @@ mod road;
 mod scene;
 mod sockets;
 mod spells;
+mod store;
 mod truth;
 mod world;
 mod writer;
@@ -81,6 +82,30 @@ impl Bug {
     }
 }
 
+/// What the fleet's cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// One Redis.
+    One,
+    /// A primary and its replica, which three sentinels watch.
+    Sentinel,
+    /// A cluster of three primaries, each with a replica.
+    Cluster,
+}
+
+impl Cache {
+    /// By its word on the command line.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        match word {
+            "one" => Some(Self::One),
+            "sentinel" => Some(Self::Sentinel),
+            "cluster" => Some(Self::Cluster),
+            _ => None,
+        }
+    }
+}
+
 /// Which faults a run has.
 #[derive(Clone, Debug)]
 pub enum Faults {
@@ -103,8 +128,10 @@ pub struct Plan {
     pub length: Duration,
     /// The faults of that time.
     pub faults: Faults,
-    /// Whether the nodes read views from Redis, where two materializers fold them.
-    pub cache: bool,
+    /// How many brokers; what several keep, all of them keep.
+    pub brokers: usize,
+    /// The Redis from which the nodes read views, and where two materializers fold them.
+    pub cache: Option<Cache>,
     /// A bug that the nodes have.
     pub bug: Option<Bug>,
     /// Whether it says on the way what happens.
@@ -112,7 +139,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Three nodes, 200 clients, no faults, no bugs.
+    /// Three nodes, one broker, 200 clients, no faults, no bugs.
     #[must_use]
     pub fn calm(seed: u64, length: Duration) -> Self {
         Self {
@@ -121,7 +148,8 @@ impl Plan {
             clients: 200,
             length,
             faults: Faults::InTurn(Vec::new()),
-            cache: false,
+            brokers: 1,
+            cache: None,
             bug: None,
             tells: false,
         }

@@ -54,14 +54,20 @@ pub(crate) fn folder(service: &str) -> anyhow::Result<PathBuf> {
 
 /// Ports of the loopback that nobody listens on.
 pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut held = Vec::new();
     let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
+    ports.copy_from_slice(&some_ports(N)?);
     Ok(ports)
+}
+
+/// So many of them.
+fn some_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    // All are held until each is known, so that they differ.
+    let held = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)));
+    let held: Vec<_> = held.collect::<Result<_, _>>()?;
+    let ports = held.iter().map(|listener| listener.local_addr());
+    Ok(ports
+        .map(|at| at.map(|at| at.port()))
+        .collect::<Result<_, _>>()?)
 }
 
 /// What runs a service: it says the service's pid, and ends it when it is told to, or when nobody is left to tell it, even if
@@ -107,6 +113,11 @@ impl Process {
             keeper,
             pid: Pid::from_raw(pid),
         })
+    }
+
+    /// Its number.
+    pub(crate) const fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// Sends a signal; who is gone takes none, and need not.

@@ -1,11 +1,12 @@
-//! A fleet of three nodes on a real broker, before the oracle: calm, under a handful of faults, and a minute of them at random.
+//! A fleet of three nodes on a real broker, before the oracle: calm, under a handful of faults, with a cache and a handful of its
+//! faults, and a minute of them at random.
 //!
-//! `make test-full` has every fault in turn, ten minutes at random, and the bugs that the oracle must find first
-//! (`tools/test.sh fleet`).
+//! `make test-full` has every fault in turn, ten minutes at random, several brokers, sentinels, a cluster of Redis, and the bugs that the
+//! oracle must find first (`tools/test.sh fleet`).
 
 use std::time::Duration;
 
-use tidegate_tests::fleet::{Fault, Faults, Plan};
+use tidegate_tests::fleet::{Cache, Fault, Faults, Plan};
 use tokio::sync::Semaphore;
 
 /// One fleet at a time: each takes the whole machine.
@@ -36,6 +37,19 @@ async fn a_handful_of_faults_is_told_for_what_it_is() -> anyhow::Result<()> {
     ];
     let mut plan = Plan::calm(2, Duration::ZERO);
     plan.faults = Faults::InTurn(faults.to_vec());
+    holds(plan).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handful_of_faults_of_the_cache_shows_nobody_anything_wrong() -> anyhow::Result<()> {
+    let faults = [
+        Fault::CacheKill,
+        Fault::MaterializerKill,
+        Fault::CacheFog,
+        Fault::BothDown,
+    ];
+    let mut plan = Plan::calm(4, Duration::ZERO);
+    (plan.cache, plan.faults) = (Some(Cache::One), Faults::InTurn(faults.to_vec()));
     holds(plan).await
 }
 

@@ -17,7 +17,7 @@ use tidegate::{
 };
 use tidegate_tests::{
     gateway::{SOON, found},
-    services::kafka::{Kafka, Outcome, PASSWORD, STRANGER, USER},
+    services::kafka::{Doubt, Kafka, Outcome, PASSWORD, STRANGER, USER},
 };
 use tokio::time::{Instant, timeout};
 
@@ -302,6 +302,37 @@ async fn every_fetch_that_succeeds_proves_the_head_that_was_there() -> anyhow::R
         );
         reader.after = Some(fetch.upto);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_leader_that_does_not_know_its_end_proves_nothing() -> anyhow::Result<()> {
+    let doubt = Doubt::open().await?;
+    let kafka = Kafka::start_behind(&[vec![doubt.port]]).await?;
+    doubt.leads_to(&kafka.door(0, 0))?;
+    kafka.create_topic("doubted", 1, &[]).await?;
+    produce(&kafka, "doubted", &numbers(0..10)).await?;
+    let cluster = Arc::new(KafkaCluster::new(ClusterSettings {
+        brokers: vec![format!("127.0.0.1:{}", doubt.port)],
+        security: Security::default(),
+        timeout: SOON,
+    }));
+    let mut reader = Reader::new(&kafka, "doubted");
+    reader.source = KafkaSource::new(cluster.clone(), "doubted", 0);
+    reader.count(10).await?;
+    // Who goes on from there finds the leader anew, and nothing more to read: the broker answers fetches as ever.
+    reader.source = KafkaSource::new(cluster, "doubted", 0);
+    doubt.set(true);
+    for _ in 0..3 {
+        let fetch = timeout(SOON, reader.fetch()).await?;
+        ensure!(fetch.is_err(), "{fetch:?}");
+        let why = reader.source.failure().unwrap_or_default();
+        ensure!(why.contains("just become the leader"), "{why}");
+        timeout(SOON, reader.source.changed()).await?;
+    }
+    doubt.set(false);
+    let fetch = reader.until("the end", |_, _| true).await?;
+    ensure!(fetch.upto == fetch.head, "{fetch:?}");
     Ok(())
 }
 

@@ -1,13 +1,13 @@
-//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|random|none]… [--bug NAME] [--cache]`.
+//! Runs a fleet before the oracle: `fleet [--seconds N] [--seed S] [--clients N] [--brokers 1|3] [--brokers 1|3] [--fault NAME|each|long|random|none]… [--bug NAME] [--cache one|sentinel|cluster]`.
 //!
 //! Ends with a line `N passed, M failed`. With `--bug` the run passes only if the oracle finds that bug and calls it by its name.
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-use tidegate_tests::fleet::{Bug, Fault, Faults, Plan};
+use tidegate_tests::fleet::{Bug, Cache, Fault, Faults, Plan};
 
-const USAGE: &str = "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|random|none]… [--bug NAME] [--cache]";
+const USAGE: &str = "usage: fleet [--seconds N] [--seed S] [--clients N] [--fault NAME|each|long|random|none]… [--bug NAME] [--cache one|sentinel|cluster]";
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -23,10 +23,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 fn parse(words: &[String]) -> anyhow::Result<Plan> {
     let mut plan = Plan::calm(1, Duration::from_secs(20));
     plan.tells = true;
-    let mut faults = Vec::new();
-    let (cache, words): (Vec<_>, Vec<_>) =
-        words.iter().cloned().partition(|word| word == "--cache");
-    plan.cache = !cache.is_empty();
+    let mut wanted = Vec::new();
     for pair in words.chunks(2) {
         let [option, value] = pair else {
             bail!("{pair:?}: an option without its value");
@@ -34,19 +31,30 @@ fn parse(words: &[String]) -> anyhow::Result<Plan> {
         match option.as_str() {
             "--seconds" => plan.length = Duration::from_secs(value.parse()?),
             "--seed" => plan.seed = value.parse()?,
+            "--brokers" => plan.brokers = value.parse()?,
             "--clients" => plan.clients = value.parse()?,
+            "--cache" => {
+                plan.cache =
+                    Some(Cache::named(value).with_context(|| format!("no cache {value}"))?);
+            }
             "--bug" => {
                 let mut bugs = Bug::ALL.into_iter();
                 let found = bugs.find(|bug| bug.word() == value.as_str());
                 plan.bug = Some(found.with_context(|| format!("no bug {value}"))?);
             }
-            "--fault" if value == "random" => plan.faults = Faults::Random,
-            "--fault" if value == "none" => {}
-            "--fault" if value == "each" => faults.extend(Fault::of(plan.cache)),
-            "--fault" => {
-                faults.push(Fault::named(value).with_context(|| format!("no fault {value}"))?);
-            }
+            "--fault" => wanted.push(value.as_str()),
             other => bail!("no option {other}"),
+        }
+    }
+    // What "each" means depends on all the other words.
+    let mut faults = Vec::new();
+    for word in wanted {
+        match word {
+            "random" => plan.faults = Faults::Random,
+            "none" => {}
+            "each" => faults.extend(Fault::of(&plan, false)),
+            "long" => faults.extend(Fault::of(&plan, true)),
+            name => faults.push(Fault::named(name).with_context(|| format!("no fault {name}"))?),
         }
     }
     if plan.bug == Some(Bug::Hide) && faults.is_empty() {

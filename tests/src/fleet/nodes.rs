@@ -3,6 +3,7 @@
 //! Does: that, and keeps what they log. Owns: the processes, and a folder for each. Never knows: clients, the log.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,13 +11,18 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::Signal,
+    unistd::{SysconfVar, sysconf},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     http,
     services::{Process, folder, free_ports},
 };
+
+use super::scene::Ms;
 
 /// How long a start or an end may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +40,15 @@ pub(super) struct Node {
     program: PathBuf,
     role: &'static str,
     process: Option<Process>,
+}
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    /// Time of processors, since it began.
+    pub(super) busy_ms: Ms,
+    /// Memory that it holds.
+    pub(super) resident_kib: u64,
 }
 
 /// What serves clients.
@@ -131,6 +146,58 @@ impl Node {
         let answer = http::post(self.admin, &format!("/streams/{stream}/{how}"), &[]).await?;
         anyhow::ensure!(answer.status == 200, "{how}: {}", answer.body);
         Ok(())
+    }
+
+    /// Whether it says that it is ready.
+    pub(super) async fn is_ready(&self) -> bool {
+        let answer = http::get(self.admin, "/ready").await;
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// The partitions that a materializer has been given, by stream.
+    pub(super) async fn given(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let answer = http::get(self.admin, "/inspect/materializer").await?;
+        let answer = answer.json()?;
+        let mut all = Vec::new();
+        for stream in answer["streams"].as_array().context("streams")? {
+            let name = stream["stream"].as_str().context("a stream's name")?;
+            let given = stream["given"].as_array().context("what is given")?;
+            let numbers = given.iter().filter_map(serde_json::Value::as_u64);
+            all.extend(numbers.map(|number| (name.to_owned(), number)));
+        }
+        Ok(all)
+    }
+
+    /// Up to where it has applied each partition of a stream, by its number.
+    pub(super) async fn applied(&self, stream: &str) -> anyhow::Result<Vec<u64>> {
+        let path = format!("/inspect/partitions?stream={stream}");
+        let answer = http::get(self.admin, &path).await?.json()?;
+        let partitions = answer["partitions"].as_array().context("partitions")?;
+        let applied = |partition: &serde_json::Value| {
+            let number = partition["partition"].as_u64()?;
+            Some((number, partition["tail"]["applied"].as_u64()?))
+        };
+        let all: Option<BTreeMap<_, _>> = partitions.iter().map(applied).collect();
+        Ok(all.context("what is applied")?.into_values().collect())
+    }
+
+    /// What it has used so far.
+    pub(super) fn usage(&self) -> anyhow::Result<Usage> {
+        let process = self.process.as_ref().context("the node does not run")?;
+        let folder = PathBuf::from(format!("/proc/{}", process.pid()));
+        let stat = fs::read_to_string(folder.join("stat"))?;
+        // Behind the name, which may hold anything, come the state and eleven more, then the ticks of both kinds.
+        let (_, behind) = stat.rsplit_once(')').context("a process's name")?;
+        let ticks = behind.split_whitespace().skip(11).take(2);
+        let ticks: Ms = ticks.filter_map(|word| word.parse::<Ms>().ok()).sum();
+        let a_second = sysconf(SysconfVar::CLK_TCK)?.context("ticks of a second")?;
+        let status = fs::read_to_string(folder.join("status"))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let words = resident.and_then(|rest| rest.split_whitespace().next());
+        Ok(Usage {
+            busy_ms: ticks * 1000 / a_second,
+            resident_kib: words.context("a process's memory")?.parse()?,
+        })
     }
 
     /// What it logged.

@@ -18,6 +18,19 @@ const TOLD: usize = 6;
 /// Lines of each node's log that go with a failing run.
 const LOGGED: usize = 40;
 
+/// How a run ended, beside what its clients saw.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) at: Ms,
+    /// How long it took until all was at rest, if it came to that.
+    pub(super) rest: Option<Ms>,
+    pub(super) occurred: Vec<Occurred>,
+    pub(super) figures: Vec<String>,
+    pub(super) blames: Vec<String>,
+    /// What each process logged.
+    pub(super) logs: Vec<String>,
+}
+
 /// What a run came to.
 #[derive(Debug)]
 pub struct Report {
@@ -26,6 +39,8 @@ pub struct Report {
     pub verdicts: Vec<Verdict>,
     /// Where the log itself contradicts what it acknowledged: then the verdicts mean nothing.
     pub contradictions: Vec<String>,
+    /// What nodes did not do that they should, and no client can see.
+    pub blames: Vec<String>,
     /// Records in the logs, messages that clients heard, connections.
     pub records: usize,
     messages: usize,
@@ -34,6 +49,7 @@ pub struct Report {
     occurred: Vec<Occurred>,
     rest: Option<Ms>,
     delays: Delays,
+    figures: Vec<String>,
     logs: Vec<String>,
 }
 
@@ -43,27 +59,29 @@ impl Report {
         scene: &Scene,
         truth: &Truth,
         histories: &[History],
-        occurred: Vec<Occurred>,
-        (at, rest): (Ms, Option<Ms>),
-        logs: Vec<String>,
+        ending: Ending,
     ) -> Self {
         let mut report = Self {
             plan: plan.clone(),
             verdicts: Vec::new(),
             contradictions: truth.contradictions.clone(),
+            blames: ending.blames,
             records: truth.len(),
             messages: 0,
             connections: 0,
             outcomes: BTreeMap::new(),
-            occurred,
-            rest,
+            occurred: ending.occurred,
+            rest: ending.rest,
             delays: Delays::default(),
-            logs,
+            figures: ending.figures,
+            logs: ending.logs,
         };
         for history in histories {
             report.count(history);
             report.delays.add(scene, history, &report.occurred);
-            report.verdicts.extend(judge(scene, truth, history, at));
+            report
+                .verdicts
+                .extend(judge(scene, truth, history, ending.at));
         }
         report
     }
@@ -103,6 +121,7 @@ impl Report {
     pub fn holds(&self) -> bool {
         let kinds = self.by_kind();
         self.contradictions.is_empty()
+            && self.blames.is_empty()
             && match self.plan.bug {
                 None => kinds.is_empty(),
                 Some(bug) => kinds.contains_key(&bug.kind()),
@@ -125,8 +144,8 @@ impl Report {
         };
         writeln!(
             text,
-            "seed {}, {} nodes, {} clients, cache {}, faults {faults}, bug {:?}",
-            plan.seed, plan.nodes, plan.clients, plan.cache, plan.bug
+            "seed {}, {} nodes, {} brokers, {} clients, cache {:?}, faults {faults}, bug {:?}",
+            plan.seed, plan.nodes, plan.brokers, plan.clients, plan.cache, plan.bug
         )?;
         writeln!(
             text,
@@ -142,6 +161,9 @@ impl Report {
         if !self.occurred.is_empty() {
             writeln!(text, "{}", self.delays)?;
         }
+        for figure in &self.figures {
+            writeln!(text, "  {figure}")?;
+        }
         match self.rest {
             Some(rest) => writeln!(
                 text,
@@ -150,6 +172,9 @@ impl Report {
             None => writeln!(text, "not at rest")?,
         }
         writeln!(text, "verdicts: {:?}", self.by_kind())?;
+        for blame in self.blames.iter().take(TOLD) {
+            writeln!(text, "{blame}")?;
+        }
         for contradiction in self.contradictions.iter().take(TOLD) {
             writeln!(text, "the log contradicts itself: {contradiction}")?;
         }

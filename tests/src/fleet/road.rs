@@ -1,4 +1,4 @@
-//! The road from a node to the broker, with the weather that there is: a small TCP proxy.
+//! The road from a process to a service, with the weather that there is: a small TCP proxy.
 //!
 //! Does: takes connections, carries bytes both ways; delays them, holds them back, breaks them. Owns: its port and what passes
 //! through. Never knows: what is said.
@@ -32,11 +32,16 @@ pub(super) enum Weather {
     Storm,
 }
 
+impl Weather {
+    /// What seems long to people, and is shorter than anybody's patience.
+    pub(super) const SLOW: Self = Self::Slow(Duration::from_millis(250));
+}
+
 /// A road. It is closed when it is dropped.
 pub(super) struct Road {
     pub(super) port: u16,
     weather: watch::Sender<Weather>,
-    broker: watch::Sender<Option<SocketAddr>>,
+    service: watch::Sender<Option<SocketAddr>>,
     _tasks: JoinSet<()>,
 }
 
@@ -45,20 +50,20 @@ impl Road {
     pub(super) async fn open() -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        let (weather, broker) = (watch::Sender::new(Weather::Fair), watch::Sender::new(None));
+        let (weather, service) = (watch::Sender::new(Weather::Fair), watch::Sender::new(None));
         let mut tasks = JoinSet::new();
-        tasks.spawn(take(listener, broker.subscribe(), weather.subscribe()));
+        tasks.spawn(take(listener, service.subscribe(), weather.subscribe()));
         Ok(Self {
             port,
             weather,
-            broker,
+            service,
             _tasks: tasks,
         })
     }
 
     /// From now on it leads there.
-    pub(super) fn leads_to(&self, broker: SocketAddr) {
-        self.broker.send_replace(Some(broker));
+    pub(super) fn leads_to(&self, service: SocketAddr) {
+        self.service.send_replace(Some(service));
     }
 
     /// The weather changes.
@@ -69,7 +74,7 @@ impl Road {
 
 async fn take(
     listener: TcpListener,
-    broker: watch::Receiver<Option<SocketAddr>>,
+    service: watch::Receiver<Option<SocketAddr>>,
     weather: watch::Receiver<Weather>,
 ) {
     let mut carried = JoinSet::new();
@@ -78,7 +83,7 @@ async fn take(
             Some(_) = carried.join_next() => {}
             taken = listener.accept() => {
                 let Ok((near, _)) = taken else { continue };
-                let at = *broker.borrow();
+                let at = *service.borrow();
                 if let Some(at) = at {
                     carried.spawn(carry(near, at, weather.clone()));
                 }
@@ -87,9 +92,9 @@ async fn take(
     }
 }
 
-async fn carry(near: TcpStream, broker: SocketAddr, weather: watch::Receiver<Weather>) {
+async fn carry(near: TcpStream, service: SocketAddr, weather: watch::Receiver<Weather>) {
     let both = async {
-        let Ok(far) = TcpStream::connect(broker).await else {
+        let Ok(far) = TcpStream::connect(service).await else {
             return;
         };
         near.set_nodelay(true).unwrap_or_default();

@@ -178,7 +178,7 @@ impl Scene {
     }
 
     /// The streams of a node's configuration, as it reads them from these brokers.
-    pub(super) fn streams_text(&self, broker: &str, bug: Option<&str>) -> String {
+    pub(super) fn streams_text(&self, brokers: &[String], bug: Option<&str>) -> String {
         let text = self.streams.iter().map(|stream| {
             let mode = if stream.mode == Mode::View { "view" } else { "events" };
             let placement = match stream.placement {
@@ -190,7 +190,7 @@ impl Scene {
             format!(
                 "[[streams]]\nname = \"{name}\"\nmode = \"{mode}\"\nplacement = \"{placement}\"\n\
                  partitions = {partitions}\ntail = {tail}\nfreshness_slo = \"{SLO_MS}ms\"\n\
-                 source = {{ kind = \"kafka\", brokers = [\"{broker}\"], compacts_after = \"{COMPACTS_AFTER_MS}ms\", \
+                 source = {{ kind = \"kafka\", brokers = {brokers:?}, compacts_after = \"{COMPACTS_AFTER_MS}ms\", \
                  tombstones_kept = \"{TOMBSTONES_KEPT_MS}ms\" }}\n{bug}"
             )
         });

@@ -50,7 +50,7 @@ impl Delays {
         for fault in occurred {
             for (number, spell) in spells.iter().enumerate() {
                 let stream = scene.channels[spell.channel].1;
-                let ended = fault.from < spell.until && spell.until <= fault.until && !spell.cut;
+                let ended = fault.from < spell.until && spell.until <= fault.back && !spell.cut;
                 if !ended || spell.from > fault.from || !fault.hides(spell.node, stream) {
                     continue;
                 }
@@ -59,8 +59,15 @@ impl Delays {
                     (later.connection, later.channel) == (spell.connection, spell.channel)
                 };
                 let next = spells[number + 1..].iter().find(same);
-                if let Some(next) = next.filter(|next| next.from >= fault.until) {
-                    self.to_live.0.push(next.from - fault.until);
+                // What another fault hid meanwhile says nothing of this one.
+                let hidden = |next: &&Spell| {
+                    let others = occurred.iter().filter(|other| other.from >= fault.back);
+                    others
+                        .filter(|other| other.from < next.from)
+                        .any(|other| other.hides(spell.node, stream))
+                };
+                if let Some(next) = next.filter(|next| next.from >= fault.back && !hidden(next)) {
+                    self.to_live.0.push(next.from - fault.back);
                 }
             }
         }

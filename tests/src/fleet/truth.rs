@@ -78,6 +78,8 @@ pub(super) struct Life {
     starts: Vec<(u32, u64)>,
     /// Acknowledged, by partition and offset: the channel, the row, the value.
     acknowledged: BTreeMap<(u32, u64), Said>,
+    /// Acknowledged, nobody knows where: a broker that has a record already, since its first acknowledgement was lost, does not say.
+    somewhere: Vec<(u32, Said)>,
     /// Read, the same.
     read: BTreeMap<(u32, u64), Said>,
 }
@@ -106,6 +108,7 @@ impl Truth {
             strands: BTreeMap::new(),
             starts: Vec::new(),
             acknowledged: BTreeMap::new(),
+            somewhere: Vec::new(),
             read: BTreeMap::new(),
         });
     }
@@ -134,7 +137,7 @@ impl Truth {
         self.lives[stream].last().is_some_and(Life::is_trimmed)
     }
 
-    /// Who wrote a record was given its offset.
+    /// Who wrote a record was given its offset, or 0, before which nothing is: then it is somewhere.
     pub(super) fn acknowledge(
         &mut self,
         (stream, life): (usize, usize),
@@ -142,7 +145,12 @@ impl Truth {
         (channel, row, value): Said,
     ) {
         let record = (channel, row, value);
-        if let Some(life) = self.lives[stream].get_mut(life) {
+        let Some(life) = self.lives[stream].get_mut(life) else {
+            return;
+        };
+        if offset == 0 {
+            life.somewhere.push((partition, record));
+        } else {
             life.acknowledged.insert((partition, offset), record);
         }
     }
@@ -188,10 +196,8 @@ impl Truth {
         let lives = self.lives.iter().flatten();
         lives
             .map(|life| {
-                life.acknowledged
-                    .keys()
-                    .filter(|at| !life.read.contains_key(at))
-                    .count()
+                let known = life.acknowledged.keys();
+                known.filter(|at| !life.read.contains_key(at)).count() + life.nowhere().count()
             })
             .sum()
     }
@@ -224,6 +230,15 @@ impl Truth {
                     Some(_) => {}
                 }
             }
+        }
+        for life in self.lives.iter().flatten() {
+            let nowhere = life.nowhere().map(|written| {
+                format!(
+                    "acknowledged and not in the log: {} {written:?}",
+                    life.epoch
+                )
+            });
+            wrong.extend(nowhere);
         }
         self.contradictions.extend(wrong);
     }
@@ -336,6 +351,22 @@ impl Life {
     pub(super) fn head(&self, partition: u32) -> Option<u64> {
         let mut all = self.read.range((partition, 0)..=(partition, u64::MAX));
         all.next_back().map(|((_, offset), _)| *offset)
+    }
+
+    /// What must be somewhere and is not; of deletes, which all say the same, there may always be another.
+    fn nowhere(&self) -> impl Iterator<Item = &(u32, Said)> {
+        let values = self.somewhere.iter();
+        let values = values.filter(|(_, (_, _, value))| value.is_some());
+        values.filter(|(partition, record)| {
+            let mut read = self.read.range((*partition, 0)..=(*partition, u64::MAX));
+            !read.any(|(_, read)| read == record)
+        })
+    }
+
+    /// How many records a partition has behind an offset.
+    pub(super) fn count_behind(&self, partition: u32, after: u64) -> usize {
+        let behind = (partition, after + 1)..=(partition, u64::MAX);
+        self.read.range(behind).count()
     }
 
     fn start(&self, partition: u32) -> u64 {

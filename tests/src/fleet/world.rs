@@ -16,17 +16,14 @@ use super::{
     faults::{Fault, Occurred},
     judge,
     nodes::{GATEWAY, MATERIALIZER, Node},
-    report::Report,
-    road::Road,
+    report::{Ending, Report},
+    road::{Road, Weather},
     scene::{HEARTBEAT_MS, Ms, Scene},
+    store::Store,
     truth::{Telling, Truth},
     writer::{Desk, read_along, record_of, write},
 };
-use crate::{
-    binary,
-    services::{kafka::Kafka, redis::Redis},
-    simulation::Dice,
-};
+use crate::{binary, services::kafka::Kafka, simulation::Dice};
 
 /// How long all may take to come to rest.
 const REST: Duration = Duration::from_secs(40);
@@ -45,13 +42,20 @@ pub(super) struct World {
     pub(super) truth: Arc<Telling>,
     pub(super) clock: Clock,
     pub(super) kafka: Kafka,
-    pub(super) roads: Vec<Road>,
+    /// From each node to each broker.
+    pub(super) roads: Vec<Vec<Road>>,
     pub(super) nodes: Vec<Node>,
     pub(super) materializers: Vec<Node>,
-    pub(super) redis: Option<Redis>,
+    pub(super) store: Option<Store>,
     pub(super) desk: Arc<Desk>,
     pub(super) dice: Dice,
     pub(super) occurred: Vec<Occurred>,
+    /// Since when that is there again which a fault took away.
+    pub(super) back: Option<Ms>,
+    /// What was measured on the way.
+    pub(super) figures: Vec<String>,
+    /// What nodes did not do that they should, and no client can see.
+    blames: Vec<String>,
     clients: Vec<Arc<Client>>,
     orders: watch::Sender<Order>,
     living: JoinSet<()>,
@@ -73,23 +77,26 @@ impl World {
         let scene = Arc::new(Scene::new());
         let mut roads = Vec::new();
         for _ in 0..NODES {
-            roads.push(Road::open().await?);
+            let mut of_node = Vec::new();
+            for _ in 0..plan.brokers {
+                of_node.push(Road::open().await?);
+            }
+            roads.push(of_node);
         }
-        let mut ports = [0; NODES];
-        ports
-            .iter_mut()
-            .zip(&roads)
-            .for_each(|(port, road)| *port = road.port);
-        let kafka = Kafka::start_behind(ports).await?;
-        for (number, road) in roads.iter().enumerate() {
-            road.leads_to(kafka.door(number).parse()?);
+        let ports = |broker: usize| roads.iter().map(|of_node| of_node[broker].port).collect();
+        let ports: Vec<Vec<u16>> = (0..plan.brokers).map(ports).collect();
+        let kafka = Kafka::start_behind(&ports).await?;
+        for (node, of_node) in roads.iter().enumerate() {
+            for (broker, road) in of_node.iter().enumerate() {
+                road.leads_to(kafka.door(broker, node).parse()?);
+            }
         }
         let clock = Clock::start();
         let truth = Arc::new(Telling::new(Truth::new(&scene)));
         let desk = Arc::new(Desk::new(
             scene.clone(),
             truth.clone(),
-            kafka.address(),
+            kafka.addresses().join(","),
             clock,
         ));
         let mut world = Self {
@@ -100,10 +107,13 @@ impl World {
             roads,
             nodes: Vec::new(),
             materializers: Vec::new(),
-            redis: None,
+            store: None,
             desk,
             dice: Dice::new(plan.seed),
             occurred: Vec::new(),
+            back: None,
+            figures: Vec::new(),
+            blames: Vec::new(),
             clients: Vec::new(),
             orders: watch::Sender::new(Order::Roam),
             living: JoinSet::new(),
@@ -172,23 +182,24 @@ impl World {
             "heartbeat = \"{HEARTBEAT_MS}ms\"\n[limits]\nrecord_bytes = \"4KiB\"\nresume_hold = \"2s\"\n"
         );
         let bug = plan.bug.map(super::Bug::word);
-        if plan.cache {
-            let redis = Redis::start(&["--maxmemory-policy", "noeviction"]).await?;
-            sections += &format!(
-                "[cache]\nredis = [\"{}\"]\ntimeout = \"500ms\"\n[materializer]\nsession_timeout = \"6s\"\n",
-                redis.url()
-            );
-            self.redis = Some(redis);
-            let streams = self.scene.streams_text(&self.kafka.address(), None);
-            for _ in 0..MATERIALIZERS {
+        if let Some(cache) = plan.cache {
+            let store = Store::start(cache, NODES + MATERIALIZERS).await?;
+            sections += "[materializer]\nsession_timeout = \"6s\"\n";
+            let streams = self.scene.streams_text(&self.kafka.addresses(), None);
+            for process in NODES..NODES + MATERIALIZERS {
+                let sections = sections.clone() + &store.section(process);
                 let mut process = Node::new(program, MATERIALIZER, (&sections, &streams))?;
                 process.start().await?;
                 self.materializers.push(process);
             }
+            self.store = Some(store);
         }
-        for road in &self.roads {
-            let broker = format!("127.0.0.1:{}", road.port);
-            let streams = self.scene.streams_text(&broker, bug);
+        for (process, roads) in self.roads.iter().enumerate() {
+            let brokers = roads.iter().map(|road| format!("127.0.0.1:{}", road.port));
+            let brokers: Vec<_> = brokers.collect();
+            let streams = self.scene.streams_text(&brokers, bug);
+            let cache = self.store.as_ref().map(|store| store.section(process));
+            let sections = sections.clone() + &cache.unwrap_or_default();
             let mut node = Node::new(program, GATEWAY, (&sections, &streams))?;
             node.start().await?;
             self.nodes.push(node);
@@ -198,15 +209,48 @@ impl World {
 
     fn start_clients(&mut self, count: usize) {
         let addresses: Vec<SocketAddr> = self.nodes.iter().map(|node| node.address).collect();
-        for number in 0..count {
-            let character = Character::roll(number, &self.scene, &mut self.dice);
-            let client = Client::new(character, self.scene.clone(), addresses.clone(), self.clock);
-            let client = Arc::new(client);
-            let dice = Dice::new(self.dice.next());
-            self.living
-                .spawn(client.clone().live(dice, self.orders.subscribe()));
-            self.clients.push(client);
+        for _ in 0..count {
+            self.come(addresses.clone(), |number, world| {
+                Character::roll(number, &world.scene, &mut world.dice)
+            });
         }
+    }
+
+    /// One client more, which knows these nodes.
+    pub(super) fn come(
+        &mut self,
+        addresses: Vec<SocketAddr>,
+        character: impl FnOnce(usize, &mut Self) -> Character,
+    ) -> Arc<Client> {
+        let character = character(self.clients.len(), self);
+        let client = Client::new(character, self.scene.clone(), addresses, self.clock);
+        let client = Arc::new(client);
+        let dice = Dice::new(self.dice.next());
+        self.living
+            .spawn(client.clone().live(dice, self.orders.subscribe()));
+        self.clients.push(client.clone());
+        client
+    }
+
+    /// The cache.
+    pub(super) fn store(&mut self) -> anyhow::Result<&mut Store> {
+        self.store.as_mut().context("this fleet has no cache")
+    }
+
+    /// The weather on all roads from a node to brokers.
+    pub(super) fn weather(&self, node: usize, weather: Weather) {
+        self.roads[node].iter().for_each(|road| road.set(weather));
+    }
+
+    /// What the fault took away is there again, also for others.
+    pub(super) fn is_back(&mut self) {
+        self.back.get_or_insert(self.clock.now());
+    }
+
+    /// Something is wrong that no client can see.
+    pub(super) fn blame(&mut self, what: String) {
+        self.tell(&what);
+        self.blames.push(what);
     }
 
     /// What happens now, for whoever waits.
@@ -229,7 +273,7 @@ impl World {
             Faults::Random => {
                 while Instant::now() < ends {
                     self.pause().await;
-                    let faults = Fault::of(plan.cache);
+                    let faults = Fault::of(plan, false);
                     let fault = faults[self.dice.below(faults.len())];
                     fault.occur(&mut self).await?;
                 }
@@ -281,9 +325,17 @@ impl World {
         let (began, deadline) = (self.clock.now(), Instant::now() + self.patience);
         self.tell("all is written");
         let mut restless: Vec<_> = self.clients.iter().collect();
+        let mut last = String::new();
         while Instant::now() < deadline {
-            restless.retain(|client| !self.rests(client));
+            restless.retain(|client| match self.unsettled(client) {
+                Some(why) => {
+                    last = format!("client {}: {why}", client.character.number);
+                    true
+                }
+                None => false,
+            });
             if restless.is_empty() {
+                self.tell(&format!("all is at rest; last was {last}"));
                 return Ok(Some(self.clock.now() - began));
             }
             sleep(LOOK).await;
@@ -291,13 +343,14 @@ impl World {
         Ok(None)
     }
 
-    /// Whether a client shows all that the logs come to, and shows it as live. Each need do so once: on a busy machine two
+    /// Why a client does not show all that the logs come to, or not as live. Each need do so once: on a busy machine two
     /// hundred leases overlap late.
-    fn rests(&self, client: &Client) -> bool {
+    fn unsettled(&self, client: &Client) -> Option<String> {
         let (truth, now) = (self.truth.lock(), self.clock.now());
-        let why =
-            client.find(|channel, held| judge::unsettled(&self.scene, &truth, channel, held, now));
-        why.is_none()
+        client.find(|channel, held| {
+            let why = judge::unsettled(&self.scene, &truth, channel, held, now)?;
+            Some(format!("{} {why}", self.scene.channels[channel].0))
+        })
     }
 
     /// Ends everything, compares the logs, and judges.
@@ -316,18 +369,18 @@ impl World {
         self.tell("what the clients saw is judged");
         let processes = self.nodes.iter().chain(&self.materializers);
         let logs = processes.map(Node::log).collect();
-        let (scene, occurred) = (self.scene.clone(), std::mem::take(&mut self.occurred));
-        let histories: Vec<_> = self.clients.drain(..).map(Client::into_history).collect();
-        let report = Report::of(
-            plan,
-            &scene,
-            &self.truth.lock(),
-            &histories,
-            occurred,
-            (at, rest),
+        let scene = self.scene.clone();
+        let ending = Ending {
+            at,
+            rest,
+            occurred: std::mem::take(&mut self.occurred),
+            figures: std::mem::take(&mut self.figures),
+            blames: std::mem::take(&mut self.blames),
             logs,
-        );
-        Ok(report)
+        };
+        let histories: Vec<_> = self.clients.drain(..).map(Client::into_history).collect();
+        let truth = self.truth.lock();
+        Ok(Report::of(plan, &scene, &truth, &histories, ending))
     }
 
     /// What is left of the logs, read once more from their beginning.

@@ -28,6 +28,8 @@ use crate::simulation::Dice;
 
 /// Records of a stream that wait for their acknowledgement, at most.
 const WAITING_MAX: usize = 50;
+/// The same where as many as possible are written.
+const FAST_WAITING_MAX: usize = 2000;
 /// Of a hundred records of views so many delete.
 const DELETES: usize = 20;
 /// Longest padding of a value.
@@ -48,7 +50,7 @@ pub(super) struct Duty {
 pub(super) struct Desk {
     pub(super) scene: Arc<Scene>,
     pub(super) truth: Arc<Telling>,
-    pub(super) broker: String,
+    pub(super) brokers: String,
     pub(super) clock: Clock,
     numbers: AtomicU64,
     /// Records of each stream that are on their way.
@@ -60,7 +62,7 @@ impl Desk {
     pub(super) fn new(
         scene: Arc<Scene>,
         truth: Arc<Telling>,
-        broker: String,
+        brokers: String,
         clock: Clock,
     ) -> Self {
         let begin = || {
@@ -76,7 +78,7 @@ impl Desk {
             numbers: AtomicU64::new(1),
             scene,
             truth,
-            broker,
+            brokers,
             clock,
         }
     }
@@ -101,12 +103,22 @@ impl Desk {
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
-            .set("bootstrap.servers", &self.broker)
+            .set("bootstrap.servers", &self.brokers)
             .set("log_level", "0")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "250")
             .set("topic.metadata.refresh.interval.ms", "2000");
         config
+    }
+
+    /// A producer that never gives up.
+    fn producer(&self) -> anyhow::Result<FutureProducer> {
+        let mut config = self.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", "0")
+            .set("linger.ms", "2");
+        Ok(config.create()?)
     }
 
     /// A reader of all of a topic.
@@ -143,12 +155,7 @@ pub(super) async fn write(desk: Arc<Desk>, stream: usize, mut dice: Dice) -> any
         let full = acknowledged.len() >= WAITING_MAX;
         if !duty.holds && !duty.ends && !full {
             if producer.as_ref().is_none_or(|(life, _)| *life != duty.life) {
-                let mut config = desk.client();
-                config
-                    .set("enable.idempotence", "true")
-                    .set("message.timeout.ms", "0")
-                    .set("linger.ms", "2");
-                producer = Some((duty.life, config.create()?));
+                producer = Some((duty.life, desk.producer()?));
             }
             if let Some((life, producer)) = &producer {
                 write_one(&desk, stream, *life, producer, &mut dice, &mut acknowledged);
@@ -166,6 +173,26 @@ pub(super) async fn write(desk: Arc<Desk>, stream: usize, mut dice: Dice) -> any
             _ = acknowledged.join_next(), if full => {}
         }
     }
+}
+
+/// Writes so many records more to a stream, as fast as it goes, until the broker has them all.
+pub(super) async fn write_fast(
+    desk: &Arc<Desk>,
+    stream: usize,
+    count: usize,
+    dice: &mut Dice,
+) -> anyhow::Result<()> {
+    let life = desk.duties[stream].borrow().life;
+    let producer = desk.producer()?;
+    let mut acknowledged = JoinSet::new();
+    for _ in 0..count {
+        write_one(desk, stream, life, &producer, dice, &mut acknowledged);
+        if acknowledged.len() >= FAST_WAITING_MAX {
+            acknowledged.join_next().await;
+        }
+    }
+    while acknowledged.join_next().await.is_some() {}
+    Ok(())
 }
 
 fn write_one(

@@ -1,18 +1,15 @@
-//! A Kafka broker of one node, with a client of its own: librdkafka, which shares no line with the server's.
+//! A Kafka broker of one node, or a cluster of some, with a client of its own: librdkafka, which shares no line with the server's.
 //!
-//! Does: formats and starts it (KRaft, small), makes and changes topics, writes records, in transactions too, reads them back,
-//! kills, restarts, freezes, loses data. Owns: the broker. Never knows: Tidegate.
+//! Does: starts it, makes and changes topics, writes records, in transactions too, reads them back,
+//! kills, restarts, freezes, loses data. Owns: the brokers. Never knows: Tidegate.
 //!
 //! It has two listeners: one in the clear, where everybody may do everything, and one with TLS and SASL, where [`USER`] may do
 //! everything and [`STRANGER`] nothing.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-    time::Duration,
-};
+mod broker;
+mod doubt;
+
+use std::{fs, sync::OnceLock, time::Duration};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
@@ -22,38 +19,28 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     message::{Header, Headers, OwnedHeaders, ToBytes},
+    metadata::{Metadata, MetadataTopic},
     producer::{BaseRecord, FutureProducer, FutureRecord, Producer, ThreadedProducer},
 };
 use tokio::time::Instant;
 
-use super::{Process, folder, free_ports, root, set_up};
+pub use self::doubt::Doubt;
+
+use self::broker::{Broker, Ports};
+use super::{set_up, some_ports};
 
 /// The longest that a start, or anything that a client asks of the broker, may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same of several brokers: who comes back must fetch all that he missed, and all three start as slowly as one machine has them do.
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(180);
 /// Between two tries.
 const AGAIN: Duration = Duration::from_millis(100);
-/// A virtual machine that begins quickly and stays small.
-const JAVA: [&str; 5] = [
-    "-Xms128m",
-    "-Xmx256m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-Xshare:auto",
-];
 /// Who may do everything.
 pub const USER: &str = "node";
 /// Who is known, and may do nothing.
 pub const STRANGER: &str = "stranger";
 /// The password of both.
 pub const PASSWORD: &str = "a=password of the tests";
-/// Any 16 bytes: the cluster's name for itself.
-const CLUSTER: &str = "dGlkZWdhdGUtdGVzdHMtMQ";
-const LOGGING: &str = "appender.console.type=Console\n\
-    appender.console.name=STDOUT\n\
-    appender.console.layout.type=PatternLayout\n\
-    appender.console.layout.pattern=[%d] %p %m (%c)%n\n\
-    rootLogger.level=WARN\n\
-    rootLogger.appenderRef.stdout.ref=STDOUT\n";
 
 /// How a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,13 +66,9 @@ pub struct Read {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-/// A broker.
+/// A broker, or a cluster of some.
 pub struct Kafka {
-    folder: PathBuf,
-    port: u16,
-    secure_port: u16,
-    doors: Vec<u16>,
-    process: Option<Process>,
+    brokers: Vec<Broker>,
     admin: AdminClient<DefaultClientContext>,
 }
 
@@ -95,33 +78,38 @@ impl Kafka {
     /// # Errors
     /// When it can't be installed or does not answer.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_behind([]).await
+        Self::start_behind(&[Vec::new()]).await
     }
 
-    /// Starts one that is reached through these ports too, by whoever takes connections there to [`Kafka::door`]: clients that
-    /// come that way are told to come that way again.
+    /// Starts a broker for each of these, which is reached through these ports too, by whoever takes connections there to
+    /// [`Kafka::door`]: clients that come that way are told to come that way again. What several brokers keep, all of them keep.
     ///
     /// # Errors
     /// As [`Kafka::start`].
-    pub async fn start_behind<const N: usize>(ports_before: [u16; N]) -> anyhow::Result<Self> {
+    pub async fn start_behind(ports_before: &[Vec<u16>]) -> anyhow::Result<Self> {
         set_up("kafka")?;
-        let folder = folder("kafka")?;
-        let ports = free_ports()?;
-        let doors: [u16; N] = free_ports()?;
-        fs::write(folder.join("logging.properties"), LOGGING)?;
-        let doors_before: Vec<_> = doors.into_iter().zip(ports_before).collect();
-        let properties = properties(&folder, ports, &doors_before);
-        fs::write(folder.join("server.properties"), properties)?;
-        certify(&folder)?;
-        format(&folder)?;
-        let [port, secure_port, _] = ports;
+        let count = |before: &Vec<u16>| 3 + before.len();
+        let mut free = some_ports(ports_before.iter().map(count).sum())?.into_iter();
+        let mut next = || free.next().context("a port");
+        let mut all = Vec::new();
+        for before in ports_before {
+            let [clear, secure, controller] = [next()?, next()?, next()?];
+            let mut doors = Vec::new();
+            for port in before {
+                doors.push((next()?, *port));
+            }
+            all.push(Ports {
+                clear,
+                secure,
+                controller,
+                doors,
+            });
+        }
+        let brokers = (0..all.len()).map(|at| Broker::new(at, &all));
+        let brokers: Vec<_> = brokers.collect::<Result<_, _>>()?;
         let mut kafka = Self {
-            admin: client(port).create()?,
-            folder,
-            port,
-            secure_port,
-            doors: doors.to_vec(),
-            process: None,
+            admin: client(&addresses(&brokers)).create()?,
+            brokers,
         };
         kafka.restart().await?;
         Ok(kafka)
@@ -139,16 +127,22 @@ impl Kafka {
         broker.as_ref().map_err(|error| anyhow!("{error:#}"))
     }
 
-    /// Where it listens.
+    /// Where it listens; of a cluster, where the first does.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.brokers[0].ports.clear)
+    }
+
+    /// Where all listen.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        addresses(&self.brokers)
     }
 
     /// Where it listens with TLS and SASL.
     #[must_use]
     pub fn secure_address(&self) -> String {
-        format!("127.0.0.1:{}", self.secure_port)
+        format!("127.0.0.1:{}", self.brokers[0].ports.secure)
     }
 
     /// The lines of a stream's source for the listener with TLS, as this user: `brokers`, `tls`, `sasl` and what they need.
@@ -156,11 +150,10 @@ impl Kafka {
     /// # Errors
     /// When the password's file can't be written.
     pub fn secured(&self, user: &str, password: &str, sasl: &str) -> anyhow::Result<String> {
-        let file = self
-            .folder
-            .join(format!("{user}.{}.password", password.len()));
+        let folder = &self.brokers[0].folder;
+        let file = folder.join(format!("{user}.{}.password", password.len()));
         fs::write(&file, password)?;
-        let (ca, file) = (self.folder.join("ca.pem"), file.display());
+        let (ca, file) = (folder.join("ca.pem"), file.display());
         let (brokers, ca) = (self.secure_address(), ca.display());
         Ok(format!(
             "brokers = [\"{brokers}\"], tls = true, ca_file = \"{ca}\", \
@@ -168,10 +161,10 @@ impl Kafka {
         ))
     }
 
-    /// Where it listens for what comes through the port of this number ([`Kafka::start_behind`]).
+    /// Where a broker listens for what comes through the port of this number ([`Kafka::start_behind`]).
     #[must_use]
-    pub fn door(&self, number: usize) -> String {
-        format!("127.0.0.1:{}", self.doors[number])
+    pub fn door(&self, broker: usize, number: usize) -> String {
+        format!("127.0.0.1:{}", self.brokers[broker].ports.doors[number].0)
     }
 
     /// The id of a topic, as Kafka's tools print it.
@@ -179,7 +172,7 @@ impl Kafka {
     /// # Errors
     /// When there is no such topic.
     pub fn topic_id(&self, topic: &str) -> anyhow::Result<String> {
-        let file = self
+        let file = self.brokers[0]
             .folder
             .join(format!("data/{topic}-0/partition.metadata"));
         let text = fs::read_to_string(file)?;
@@ -195,43 +188,109 @@ impl Kafka {
     /// # Errors
     /// When the file is gone.
     pub fn roots(&self) -> anyhow::Result<Vec<u8>> {
-        Ok(fs::read(self.folder.join("ca.pem"))?)
+        Ok(fs::read(self.brokers[0].folder.join("ca.pem"))?)
     }
 
-    /// Starts it again with the data that it had, and waits until it answers.
+    /// Starts those brokers again that do not run, with the data that they had, and waits until they answer, and have all that
+    /// the others have.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not come to that.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        let mut arguments = java(&self.folder);
-        arguments.push("kafka.Kafka".into());
-        arguments.push(self.folder.join("server.properties").display().to_string());
-        self.process = Some(Process::start(&self.folder, "java", &arguments)?);
-        let deadline = Instant::now() + PATIENCE;
+        let down = self
+            .brokers
+            .iter_mut()
+            .filter(|broker| !broker.is_running());
+        for broker in down {
+            broker.start()?;
+        }
+        let all = self.brokers.len();
+        let whole = move |metadata: &Metadata| {
+            let topics = metadata.topics().iter();
+            let mut partitions = topics.flat_map(MetadataTopic::partitions);
+            metadata.brokers().len() == all
+                && (all == 1 || partitions.all(|partition| partition.isr().len() == all))
+        };
+        self.until(self.addresses(), whole).await
+    }
+
+    /// Asks these brokers what they know until it is so.
+    async fn until(
+        &self,
+        brokers: Vec<String>,
+        is_so: impl Fn(&Metadata) -> bool + Clone + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let patience = match self.brokers.len() {
+            1 => PATIENCE,
+            _ => PATIENCE_WITH_ALL,
+        };
+        let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            let admin: AdminClient<DefaultClientContext> = client(self.port).create()?;
+            let admin: AdminClient<DefaultClientContext> = client(&brokers).create()?;
+            let is_so = is_so.clone();
             let asked = tokio::task::spawn_blocking(move || {
                 let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(1))?;
-                Ok::<_, rdkafka::error::KafkaError>(metadata.brokers().len())
+                Ok::<_, rdkafka::error::KafkaError>(is_so(&metadata))
             });
-            if asked.await?.is_ok_and(|brokers| brokers > 0) {
+            if asked.await?.is_ok_and(|is_so| is_so) {
                 return Ok(());
             }
             tokio::time::sleep(AGAIN).await;
         }
-        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-        bail!("the broker does not answer within {PATIENCE:?}; its log says: {log}")
+        let logs: Vec<_> = self.brokers.iter().map(Broker::log).collect();
+        bail!(
+            "the broker does not answer within {patience:?}; its log says: {}",
+            logs.join("\n")
+        )
     }
 
-    /// Kills it, as a loss of power would. Its data stay.
+    /// Kills it, as a loss of power would; of a cluster all. Their data stay.
+    ///
+    /// # Errors
+    /// When one does not run.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.brokers.iter_mut().try_for_each(Broker::kill)
+    }
+
+    /// Kills one of a cluster.
     ///
     /// # Errors
     /// When it does not run.
-    pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.process
-            .take()
-            .context("the broker does not run")?
-            .kill()
+    pub fn kill_one(&mut self, broker: usize) -> anyhow::Result<()> {
+        self.brokers[broker].kill()
+    }
+
+    /// Which broker leads a partition.
+    ///
+    /// # Errors
+    /// When nobody says so.
+    pub async fn leader_of(&self, topic: &str, partition: i32) -> anyhow::Result<usize> {
+        let admin: AdminClient<DefaultClientContext> = client(&self.addresses()).create()?;
+        let topic = topic.to_owned();
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = admin.inner().fetch_metadata(Some(&topic), PATIENCE)?;
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            let mut found = partitions.filter(|found| found.id() == partition);
+            let leader = found.next().map_or(-1, |found| found.leader());
+            Ok::<_, rdkafka::error::KafkaError>(leader)
+        });
+        let leader = asked.await??;
+        usize::try_from(leader - 1).context("a partition without a leader")
+    }
+
+    /// Waits until the others say that this broker leads nothing any more, and that everything has a leader.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub async fn until_it_leads_nothing(&self, broker: usize) -> anyhow::Result<()> {
+        let id = i32::try_from(broker + 1)?;
+        let mut others = self.addresses();
+        others.remove(broker);
+        self.until(others, move |metadata| {
+            let mut partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            partitions.all(|partition| partition.leader() >= 0 && partition.leader() != id)
+        })
+        .await
     }
 
     /// Takes the records of a partition away, while the broker does not run: the topic is there, under its id, and empty.
@@ -239,8 +298,9 @@ impl Kafka {
     /// # Errors
     /// When it has none.
     pub fn lose(&self, topic: &str, partition: u32) -> anyhow::Result<()> {
-        ensure!(self.process.is_none(), "the broker runs");
-        for file in fs::read_dir(self.folder.join(format!("data/{topic}-{partition}")))? {
+        let broker = &self.brokers[0];
+        ensure!(!broker.is_running(), "the broker runs");
+        for file in fs::read_dir(broker.folder.join(format!("data/{topic}-{partition}")))? {
             let path = file?.path();
             if !path.ends_with("partition.metadata") {
                 fs::remove_file(path)?;
@@ -249,18 +309,20 @@ impl Kafka {
         Ok(())
     }
 
-    /// Stops it from doing anything, while its connections stay.
+    /// Stops it from doing anything, while its connections stay; of a cluster all.
     pub fn freeze(&self) {
-        if let Some(process) = &self.process {
-            process.signal(Signal::SIGSTOP);
-        }
+        (0..self.brokers.len()).for_each(|broker| self.freeze_one(broker));
     }
 
-    /// Lets it go on.
+    /// Stops one of a cluster from doing anything.
+    pub fn freeze_one(&self, broker: usize) {
+        self.brokers[broker].signal(Signal::SIGSTOP);
+    }
+
+    /// Lets all go on.
     pub fn thaw(&self) {
-        if let Some(process) = &self.process {
-            process.signal(Signal::SIGCONT);
-        }
+        let all = self.brokers.iter();
+        all.for_each(|broker| broker.signal(Signal::SIGCONT));
     }
 
     /// Makes a topic.
@@ -274,8 +336,9 @@ impl Kafka {
         settings: &[(&str, &str)],
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
+        let copies = i32::try_from(self.brokers.len())?;
         loop {
-            let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+            let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(copies));
             for (key, value) in settings {
                 new = new.set(key, value);
             }
@@ -337,7 +400,7 @@ impl Kafka {
         records: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
         settings: &[(&str, &str)],
     ) -> anyhow::Result<Vec<i64>> {
-        let mut config = client(self.port);
+        let mut config = client(&self.addresses());
         config.set("enable.idempotence", "true");
         for (key, value) in settings {
             config.set(*key, *value);
@@ -401,7 +464,7 @@ impl Kafka {
         &self,
         record: FutureRecord<'_, K, str>,
     ) -> anyhow::Result<()> {
-        let producer: FutureProducer = client(self.port).create()?;
+        let producer: FutureProducer = client(&self.addresses()).create()?;
         let sent = producer.send(record, PATIENCE).await;
         sent.map_err(|(error, _)| error)?;
         Ok(())
@@ -418,7 +481,7 @@ impl Kafka {
         records: &[(&str, &str)],
         outcome: Outcome,
     ) -> anyhow::Result<()> {
-        let mut config = client(self.port);
+        let mut config = client(&self.addresses());
         config.set("transactional.id", format!("{topic}-{partition}"));
         let (topic, records) = (topic.to_owned(), owned(records));
         let whole = move || {
@@ -446,7 +509,7 @@ impl Kafka {
     /// # Errors
     /// When it can't be read.
     pub async fn read(&self, topic: &str, partition: i32) -> anyhow::Result<Vec<Read>> {
-        let mut config = client(self.port);
+        let mut config = client(&self.addresses());
         config
             .set("group.id", "tests")
             .set("enable.auto.commit", "false")
@@ -509,109 +572,15 @@ fn options() -> AdminOptions {
         .request_timeout(Some(Duration::from_secs(10)))
 }
 
-fn client(port: u16) -> ClientConfig {
+fn addresses(brokers: &[Broker]) -> Vec<String> {
+    let each = brokers.iter().map(|broker| broker.ports.clear);
+    each.map(|port| format!("127.0.0.1:{port}")).collect()
+}
+
+fn client(brokers: &[String]) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
-        .set("bootstrap.servers", format!("127.0.0.1:{port}"))
+        .set("bootstrap.servers", brokers.join(","))
         .set("log_level", "0");
     config
-}
-
-fn java(folder: &Path) -> Vec<String> {
-    let jars = root().join("target/services/kafka/jars/*");
-    let logging = folder.join("logging.properties");
-    let ours = [
-        format!("-Dlog4j2.configurationFile={}", logging.display()),
-        "-cp".into(),
-        jars.display().to_string(),
-    ];
-    JAVA.map(str::to_owned).into_iter().chain(ours).collect()
-}
-
-/// Runs a command to its end.
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("{command:?} can't be run"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed: {said}");
-    Ok(())
-}
-
-fn format(folder: &Path) -> anyhow::Result<()> {
-    let mut command = Command::new("java");
-    command
-        .args(java(folder))
-        .arg("kafka.tools.StorageTool")
-        .args(["format", "-t", CLUSTER, "-c"])
-        .arg(folder.join("server.properties"));
-    for hash in ["256", "512"] {
-        let known = format!("SCRAM-SHA-{hash}=[name={USER},password=\"{PASSWORD}\"]");
-        command.args(["--add-scram", &known]);
-    }
-    run(&mut command)
-}
-
-/// An authority, and a certificate of the broker's that it vouches for.
-fn certify(folder: &Path) -> anyhow::Result<()> {
-    let openssl = |arguments: &str| {
-        let mut command = Command::new("openssl");
-        run(command.args(arguments.split(' ')).current_dir(folder))
-    };
-    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n")?;
-    let new = "-newkey rsa:2048 -nodes";
-    openssl(&format!(
-        "req -x509 {new} -days 9 -keyout ca.key -out ca.pem -subj /CN=tests"
-    ))?;
-    openssl(&format!(
-        "req -new {new} -keyout key.pem -out request.pem -subj /CN=broker"
-    ))?;
-    openssl(
-        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 9 -extfile names -out broker.pem",
-    )?;
-    let both = [
-        fs::read(folder.join("key.pem"))?,
-        fs::read(folder.join("broker.pem"))?,
-    ];
-    Ok(fs::write(folder.join("keystore.pem"), both.concat())?)
-}
-
-fn properties(folder: &Path, [port, secure, controller]: [u16; 3], doors: &[(u16, u16)]) -> String {
-    let (mut listeners, mut advertised, mut kinds) = (String::new(), String::new(), String::new());
-    for (number, (door, before)) in doors.iter().enumerate() {
-        listeners += &format!(",DOOR{number}://127.0.0.1:{door}");
-        advertised += &format!(",DOOR{number}://127.0.0.1:{before}");
-        kinds += &format!(",DOOR{number}:PLAINTEXT");
-    }
-    let (data, keystore) = (folder.join("data"), folder.join("keystore.pem"));
-    let (data, keystore) = (data.display(), keystore.display());
-    let module = "org.apache.kafka.common.security";
-    format!(
-        "process.roles=broker,controller\n\
-         node.id=1\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure}{advertised}\n\
-         controller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SECURE:SASL_SSL,CONTROLLER:PLAINTEXT{kinds}\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
-         log.dirs={data}\n\
-         ssl.keystore.type=PEM\n\
-         ssl.keystore.location={keystore}\n\
-         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
-         listener.name.secure.plain.sasl.jaas.config={module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\" user_{STRANGER}=\"{PASSWORD}\";\n\
-         listener.name.secure.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;\n\
-         listener.name.secure.scram-sha-512.sasl.jaas.config={module}.scram.ScramLoginModule required;\n\
-         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
-         super.users=User:ANONYMOUS;User:{USER}\n\
-         offsets.topic.replication.factor=1\n\
-         offsets.topic.num.partitions=1\n\
-         transaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\n\
-         transaction.state.log.num.partitions=1\n\
-         share.coordinator.state.topic.replication.factor=1\n\
-         share.coordinator.state.topic.min.isr=1\n\
-         group.initial.rebalance.delay.ms=0\n\
-         auto.create.topics.enable=false\n\
-         log.cleaner.backoff.ms=200\n"
-    )
 }

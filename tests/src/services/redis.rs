@@ -1,4 +1,7 @@
-//! Redis: one server, a replica of it, one with TLS and an ACL, or a cluster of three.
+//! Redis: one server, a replica of it, one with TLS and an ACL, one that sentinels watch, or a cluster.
+
+mod cluster;
+mod sentinel;
 
 use std::{
     fs,
@@ -18,6 +21,11 @@ use nix::{
     unistd::Pid,
 };
 use tokio::time::{Instant, sleep};
+
+pub use self::{
+    cluster::Cluster,
+    sentinel::{Sentinel, Watched},
+};
 
 /// The longest that a server may take for one thing.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -223,6 +231,12 @@ impl Redis {
         format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
+    /// Whether it runs.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Its address.
     #[must_use]
     pub fn address(&self) -> String {
@@ -282,6 +296,25 @@ impl Redis {
             ensure!(
                 Instant::now() < until,
                 "{command:?} never says {part}: {answer}"
+            );
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The same, whatever errors it answers by meanwhile.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub(super) async fn until_said(&self, command: &[&str], part: &str) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.cli(command).await;
+            if answer.as_ref().is_ok_and(|answer| answer.contains(part)) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "{command:?} never says {part}: {answer:?}"
             );
             sleep(LOOK_EVERY).await;
         }
@@ -361,112 +394,6 @@ impl Drop for Redis {
             child.kill().unwrap_or_default();
             child.wait().map(drop).unwrap_or_default();
         }
-    }
-}
-
-/// A sentinel that alone decides who of a primary and its replicas is the primary.
-pub struct Sentinel {
-    server: Redis,
-}
-
-impl Sentinel {
-    /// What it calls the primary.
-    pub const NAME: &str = "views";
-
-    /// Starts it, and waits until it knows the primary and a replica.
-    ///
-    /// # Errors
-    /// As [`Redis::start`].
-    pub async fn of(primary: &Redis) -> anyhow::Result<Self> {
-        let folder = Folder::new()?;
-        let name = Self::NAME;
-        let rules = format!(
-            "sentinel monitor {name} 127.0.0.1 {} 1\nsentinel down-after-milliseconds {name} 500\n\
-             sentinel failover-timeout {name} 5000\n",
-            primary.port
-        );
-        // It writes into its file what it learns.
-        let file = folder.0.join("sentinel.conf");
-        fs::write(&file, rules)?;
-        let options = vec![file.display().to_string(), "--sentinel".to_owned()];
-        let server = Redis::in_folder(folder, options, false).await?;
-        server
-            .until(&["sentinel", "replicas", name], "slave")
-            .await?;
-        Ok(Self { server })
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn url(&self) -> String {
-        self.server.url()
-    }
-
-    /// Waits until it says that this server is the primary.
-    ///
-    /// # Errors
-    /// When it does not come to that.
-    pub async fn until_primary_is(&self, server: &Redis) -> anyhow::Result<()> {
-        let question = ["sentinel", "get-master-addr-by-name", Self::NAME];
-        self.server.until(&question, &server.port.to_string()).await
-    }
-}
-
-/// Three primaries that share the slots of a cluster.
-pub struct Cluster {
-    /// Its servers.
-    pub servers: Vec<Redis>,
-}
-
-impl Cluster {
-    /// Starts them, and waits until each of them says that the cluster is whole.
-    ///
-    /// # Errors
-    /// As [`Redis::start`].
-    pub async fn start() -> anyhow::Result<Self> {
-        let mut servers = Vec::new();
-        for _ in 0..3 {
-            // The nodes' own bus would take the port and 10,000, which may be beyond the last one.
-            let bus = free_port()?.to_string();
-            servers
-                .push(Redis::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await?);
-        }
-        Self::meet(&servers).await?;
-        for server in &servers {
-            server
-                .until(&["cluster", "info"], "cluster_state:ok")
-                .await?;
-        }
-        Ok(Self { servers })
-    }
-
-    /// `redis-cli --cluster create`, which knows no ports of the bus, by hand: each its slots, then all know each other.
-    async fn meet(servers: &[Redis]) -> anyhow::Result<()> {
-        let slots = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
-        for (server, (first, last)) in servers.iter().zip(slots) {
-            server
-                .cli(&["cluster", "addslotsrange", first, last])
-                .await?;
-        }
-        for (epoch, server) in servers.iter().enumerate() {
-            server
-                .cli(&["cluster", "set-config-epoch", &(epoch + 1).to_string()])
-                .await?;
-        }
-        for other in &servers[1..] {
-            let port = other.port.to_string();
-            let bus = &other.options[3];
-            servers[0]
-                .cli(&["cluster", "meet", "127.0.0.1", &port, bus])
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Their addresses.
-    #[must_use]
-    pub fn urls(&self) -> Vec<String> {
-        self.servers.iter().map(Redis::url).collect()
     }
 }
 

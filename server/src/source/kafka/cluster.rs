@@ -1,6 +1,7 @@
 //! A cluster: whom to ask first, who leads a partition, how many partitions a topic has.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -14,6 +15,7 @@ use kafka_protocol::{
         ListOffsetsRequest, MetadataRequest, MetadataResponse, TopicName,
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
+        metadata_response::MetadataResponseTopic,
     },
     protocol::StrBytes,
 };
@@ -52,8 +54,36 @@ pub struct KafkaCluster {
     pub(super) settings: ClusterSettings,
     /// The brokers that the cluster named last, in case those that were configured are gone.
     known: Mutex<Vec<String>>,
+    newest: Mutex<Newest>,
     next: AtomicUsize,
     pub(super) upstream: Arc<Upstream>,
+}
+
+/// The newest leader epoch of each partition that any broker named, of each topic: a leader that was cut off, or did nothing for a
+/// while, takes itself for the leader until it hears of the next one, and knows nothing of what that one took.
+#[derive(Debug, Default)]
+struct Newest(BTreeMap<String, (Uuid, BTreeMap<i32, i32>)>);
+
+impl Newest {
+    /// Takes in what a broker said. A topic that was made anew begins anew.
+    fn learn(&mut self, topic: &MetadataResponseTopic) {
+        let Some(name) = &topic.name else { return };
+        let known = self.0.entry(name.as_str().to_owned()).or_default();
+        if known.0 != topic.topic_id {
+            *known = (topic.topic_id, BTreeMap::new());
+        }
+        for partition in &topic.partitions {
+            let newest = known.1.entry(partition.partition_index).or_insert(-1);
+            *newest = partition.leader_epoch.max(*newest);
+        }
+    }
+
+    /// Whether another leader has followed the one of this epoch.
+    fn is_over(&self, topic: &str, id: Uuid, partition: i32, leader_epoch: i32) -> bool {
+        let known = self.0.get(topic).filter(|(known, _)| *known == id);
+        let newest = known.and_then(|(_, partitions)| partitions.get(&partition));
+        newest.is_some_and(|newest| *newest > leader_epoch)
+    }
 }
 
 /// A connection to the leader of a partition, and what the cluster said of it.
@@ -80,6 +110,7 @@ impl KafkaCluster {
         };
         Self {
             known: Mutex::default(),
+            newest: Mutex::default(),
             next: AtomicUsize::new(0),
             upstream: upstreams.open(name, limits),
             settings,
@@ -154,6 +185,9 @@ impl KafkaCluster {
         let found = partitions
             .find(|found| found.partition_index == index)
             .ok_or_else(missing)?;
+        if self.is_over(topic, described.topic_id, partition, found.leader_epoch) {
+            return Err(KafkaError::Outdated(topic.to_owned(), partition));
+        }
         let mut brokers = metadata.brokers.iter();
         let leader = brokers
             .find(|broker| broker.node_id == found.leader_id)
@@ -165,6 +199,26 @@ impl KafkaCluster {
             leader_epoch: found.leader_epoch,
             address,
         })
+    }
+
+    /// Whether somebody has named a newer leader of a partition than the one of this epoch.
+    pub(super) fn is_over(&self, topic: &str, id: Uuid, partition: u32, leader_epoch: i32) -> bool {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        i32::try_from(partition)
+            .is_ok_and(|partition| newest.is_over(topic, id, partition, leader_epoch))
+    }
+
+    /// The same, once that one knows how much of its log is decided. Who has just become the leader may know of less than was
+    /// read from the one before it. Asked for the log's end it says so, and refuses; a fetch it answers as if there were no more,
+    /// which would prove a head that is too low.
+    pub(super) async fn leader_that_knows_its_end(
+        &self,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Leader, KafkaError> {
+        let mut leader = self.leader(topic, partition).await?;
+        leader.offset(topic, partition, LATEST).await?;
+        Ok(leader)
     }
 
     /// Connects to any broker, in turn, so that one that is gone is not asked again and again.
@@ -202,6 +256,12 @@ impl KafkaCluster {
     }
 
     fn learn(&self, metadata: &MetadataResponse) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let topics = metadata.topics.iter();
+        topics
+            .filter(|topic| topic.error_code == 0)
+            .for_each(|topic| newest.learn(topic));
+        drop(newest);
         let named = metadata.brokers.iter().take(KNOWN_MAX);
         let known = named
             .map(|broker| format!("{}:{}", broker.host.as_str(), broker.port))
@@ -252,4 +312,38 @@ impl Leader {
 /// A topic's name as messages have it.
 pub(super) fn name(topic: &str) -> TopicName {
     StrBytes::from_string(topic.to_owned()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::metadata_response::MetadataResponsePartition;
+
+    use super::*;
+
+    fn said(id: u128, leader_epoch: i32) -> MetadataResponseTopic {
+        let partition = MetadataResponsePartition::default()
+            .with_partition_index(3)
+            .with_leader_epoch(leader_epoch);
+        MetadataResponseTopic::default()
+            .with_name(Some(name("board")))
+            .with_topic_id(Uuid::from_u128(id))
+            .with_partitions(vec![partition])
+    }
+
+    #[test]
+    fn a_leader_is_over_once_anybody_has_named_the_next_one() {
+        let mut newest = Newest::default();
+        let id = Uuid::from_u128(1);
+        assert!(!newest.is_over("board", id, 3, 0), "nothing is known");
+        newest.learn(&said(1, 5));
+        newest.learn(&said(1, 4));
+        assert!(newest.is_over("board", id, 3, 4));
+        assert!(!newest.is_over("board", id, 3, 5));
+        assert!(!newest.is_over("board", id, 2, 4), "of another partition");
+        newest.learn(&said(2, 0));
+        assert!(
+            !newest.is_over("board", Uuid::from_u128(2), 3, 0),
+            "made anew"
+        );
+    }
 }

@@ -38,6 +38,9 @@ pub enum KafkaError {
     /// Nobody leads the partition now.
     #[error("partition {1} of the topic {0} has no leader now")]
     Leaderless(String, u32),
+    /// Who is named, or names himself, as a partition's leader is none any more.
+    #[error("partition {1} of the topic {0} has another leader than the broker knows")]
+    Outdated(String, u32),
     /// Nobody was asked, since the cluster's breaker is open.
     #[error(transparent)]
     Shed(#[from] upstream::Refused),
@@ -60,6 +63,7 @@ impl KafkaError {
             | Self::NoTopic(_)
             | Self::Missing(..)
             | Self::Leaderless(..)
+            | Self::Outdated(..)
             | Self::Shed(_) => false,
         }
     }
@@ -76,6 +80,7 @@ impl KafkaError {
             | Self::NoTopic(_)
             | Self::Missing(..)
             | Self::Leaderless(..)
+            | Self::Outdated(..)
             | Self::Shed(_) => Verdict::Declined,
         }
     }
@@ -104,12 +109,15 @@ impl KafkaError {
 
 /// What a broker's word means to an operator.
 fn words(error: &ResponseError) -> String {
-    use ResponseError::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
+    use ResponseError::{ClusterAuthorizationFailed, OffsetNotAvailable, TopicAuthorizationFailed};
     let hint = match error {
         TopicAuthorizationFailed => {
             ": permit this node Describe and Read of the topic, and Write where it publishes"
         }
         ClusterAuthorizationFailed => ": permit this node IdempotentWrite",
+        OffsetNotAvailable => {
+            ": it has just become the leader, and does not know yet how much is decided"
+        }
         _ => "",
     };
     format!("{error:?}{hint}")

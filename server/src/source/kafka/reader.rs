@@ -2,7 +2,7 @@
 //!
 //! A fetch is one request to the partition's leader, sent when it is asked for. Waiting for more is another request on a
 //! connection of its own, which the broker answers when there is something: it only wakes, and what it brought is fetched
-//! again, so that a fetch never waits behind it. Who fails waits before the next try, a little longer each time.
+//! again, so that a fetch never waits behind it. A leader is read from once it knows how much of its log is decided. Who fails waits before the next try, a little longer each time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -313,12 +313,18 @@ impl KafkaSource {
 
     /// The leader, connected.
     async fn lead(&mut self) -> Result<&mut Leader, KafkaError> {
-        if self
-            .leader
-            .as_ref()
-            .is_none_or(|leader| leader.connection.is_busy())
-        {
-            self.leader = Some(self.cluster.leader(&self.topic, self.partition).await?);
+        // Who has been followed by another may answer all the same, and know nothing of what that one took.
+        let is_of_use = |leader: &Leader| {
+            let (topic, epoch) = (leader.topic, leader.leader_epoch);
+            let cluster = &self.cluster;
+            !leader.connection.is_busy()
+                && !cluster.is_over(&self.topic, topic, self.partition, epoch)
+        };
+        if !self.leader.as_ref().is_some_and(is_of_use) {
+            let finding = self
+                .cluster
+                .leader_that_knows_its_end(&self.topic, self.partition);
+            self.leader = Some(finding.await?);
         }
         let leader = self.leader.as_mut();
         leader.ok_or_else(|| KafkaError::Leaderless(self.topic.to_string(), self.partition))
