@@ -277,6 +277,12 @@ impl Token {
     pub fn position(&self, partition: u32) -> Option<&Position> {
         self.0.iter().find(|p| p.partition == partition)
     }
+    /// Without the position of a partition. Tells whether it had one.
+    pub fn forget(&mut self, partition: u32) -> bool {
+        let had = self.0.len();
+        self.0.retain(|position| position.partition != partition);
+        self.0.len() < had
+    }
     /// Replaces the position of that partition.
     pub fn advance(&mut self, position: Position) {
         match self

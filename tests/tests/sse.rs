@@ -183,6 +183,57 @@ async fn two_channels_in_one_partition_have_one_position() {
     ids_until(&mut events, &[last]).await;
 }
 
+/// The id that comes before the first snapshot, if there is one.
+async fn id_before_snapshot(events: &mut Events) -> Option<String> {
+    let block = events
+        .until(|block| block.is_id_only() || block.is("snapshot"))
+        .await;
+    block.id.filter(|_| block.event.is_none())
+}
+
+#[tokio::test]
+async fn the_id_of_another_log_is_taken_back_before_a_snapshot_takes_its_rows_place() {
+    let node = view();
+    node.publish("s/a", "1", "1").unwrap();
+    let at = node.gateway.address();
+    let query = "channel=s/a&channel=s/b&last_event_id=0.another:7";
+    let mut events = Events::open(at, query, &[]).await;
+    // Cut from here on, it would come back without a position, and not with that of rows it no longer has.
+    assert_eq!(id_before_snapshot(&mut events).await.as_deref(), Some(""));
+    let mut snapshots = 0;
+    let id = events
+        .until(|block| {
+            snapshots += u32::from(block.is("snapshot"));
+            block.is_id_only()
+        })
+        .await;
+    assert_eq!(snapshots, 2, "one id behind both, none between them");
+    let id = id.id.unwrap();
+    assert!(!id.is_empty() && !id.contains("another"), "{id}");
+    // Who has a position of this log, or none, has nothing to give back.
+    let query = format!("channel=s/a&channel=s/b&last_event_id={id}");
+    let mut events = Events::open(at, &query, &[]).await;
+    node.publish("s/a", "1", "2").unwrap();
+    let next = events.until(|block| block.id.is_some()).await;
+    assert_ne!(next.id.as_deref(), Some(""));
+}
+
+#[tokio::test]
+async fn what_is_taken_back_is_the_partition_that_became_another() {
+    let spread = "placement = \"spread\"\npartitions = 3";
+    let node = start(&Setup::new().open().stream("s", spread));
+    let at = node.gateway.address();
+    let mut events = Events::open(at, "channel=s/a", &[]).await;
+    let id = events.until(Block::is_id_only).await.id.unwrap();
+    let [first, _, third] = id.split(',').collect::<Vec<_>>()[..] else {
+        panic!("three positions: {id}");
+    };
+    let query = format!("channel=s/a&last_event_id={first},1.another:3,{third}");
+    let mut events = Events::open(at, &query, &[]).await;
+    let left = id_before_snapshot(&mut events).await;
+    assert_eq!(left, Some(format!("{first},{third}")));
+}
+
 #[tokio::test]
 async fn a_spread_channel_has_a_vector_too() {
     let node = start(

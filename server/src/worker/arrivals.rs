@@ -58,6 +58,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                 for channel in channels {
                     self.follow_sse(key, &channel, token.as_ref(), max_rate, policy, now);
                 }
+                if wire.has_ids_apart()
+                    && let (Some(cold), Some(token)) = (self.connections.cold(key), token)
+                {
+                    cold.ids.sent = token;
+                }
             }
         }
         if self.draining {

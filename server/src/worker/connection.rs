@@ -11,7 +11,7 @@ use super::{
 use crate::{
     auth::Claims,
     frame::Wire,
-    model::{Channel, Moment, Offset},
+    model::{Channel, Epoch, Moment, Token},
     protocol::{CloseCode, rfc6455::Partial},
     session::Phase,
 };
@@ -130,12 +130,21 @@ pub struct Cold {
 /// The id-only blocks of one connection.
 #[derive(Debug, Default)]
 pub struct Ids {
-    /// The vector that was sent last: partition and offset.
-    pub sent: Vec<(u32, Offset)>,
+    /// The id that the client has: the vector that was sent last, or the one that it came with.
+    pub sent: Token,
     /// The earliest moment of the next one.
     pub not_before: Moment,
     /// After a snapshot, gap or heartbeat the next one is due at once.
     pub at_once: bool,
+}
+
+impl Ids {
+    /// A snapshot of this log, or fold, is about to leave: what the client has of the partition under another name no longer
+    /// vouches for its rows. Tells whether the id is to be sent anew, without it.
+    pub fn take_back(&mut self, (partition, epoch): &(u32, Epoch)) -> bool {
+        let known = self.sent.position(*partition);
+        known.is_some_and(|known| known.epoch != *epoch) && self.sent.forget(*partition)
+    }
 }
 
 impl Cold {

@@ -194,6 +194,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             self.proof_for(line.lane, given, Some(line.cursor)),
             lane.channel.clone(),
         );
+        let seat = &self.seats[lane.seat as usize];
+        let log = seat.epoch.clone().filter(|_| wire.has_ids_apart());
+        let log = log.map(|epoch| (seat.partition, epoch));
         let Some(cold) = self.connections.cold(key) else {
             return;
         };
@@ -204,6 +207,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             };
             match next {
                 Next::Part(json, position) => {
+                    if log.as_ref().is_some_and(|log| cold.ids.take_back(log)) {
+                        sse_id(wire, out, &cold.ids.sent);
+                    }
                     ids_at_once |= position.is_some();
                     let id = position
                         .as_ref()
@@ -262,7 +268,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             .iter()
             .filter_map(|line| line.flush_at(now))
             .min();
-        let ids_at = (connection.wire.has_ids_apart() && !cold.ids.sent.is_empty())
+        let ids_at = (connection.wire.has_ids_apart() && !cold.ids.sent.positions().is_empty())
             .then_some(cold.ids.not_before)
             .filter(|&at| at > now);
         let timer = match (flush_at, ids_at) {
@@ -390,17 +396,11 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         let Some(cold) = self.connections.cold(key) else {
             return;
         };
-        let ids: Vec<_> = vector
-            .positions()
-            .iter()
-            .map(|position| (position.partition, position.offset))
-            .collect();
-        if ids == cold.ids.sent {
-            cold.ids.at_once = false;
-            return;
+        cold.ids.at_once = false;
+        if vector != cold.ids.sent {
+            sse_id(wire, out, &vector);
+            (cold.ids.sent, cold.ids.not_before) = (vector, now.plus(IDS_EVERY));
         }
-        (cold.ids.sent, cold.ids.not_before, cold.ids.at_once) = (ids, now.plus(IDS_EVERY), false);
-        sse_id(wire, out, &vector);
     }
 
     /// Of each partition the position up to which all of this connection's channels have been sent; none before all joins
