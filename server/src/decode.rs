@@ -61,6 +61,18 @@ impl Decoder {
         }
     }
 
+    /// A decoder by the same rules, which has seen nothing yet.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self {
+            stream: self.stream.clone(),
+            channel: self.channel.clone(),
+            row: self.row.clone(),
+            known: HashMap::new(),
+            trusted: self.trusted,
+        }
+    }
+
     /// Forgets a channel's name, which will hardly be seen again.
     pub fn forget(&mut self, channel: &Channel) {
         self.known.remove(channel.name());
@@ -72,27 +84,11 @@ impl Decoder {
     /// # Errors
     /// [`Poison`], when it means nothing.
     pub fn decode(&mut self, record: &Record) -> Result<Change, Poison> {
-        let text =
-            std::str::from_utf8(&record.key).map_err(|_| Poison::Key("the whole key".into()))?;
-        let (name, row) = match (&self.channel, &self.row) {
-            (KeyPart::Pointer(channel), Some(KeyPart::Pointer(row)))
-                if channel == "/0" && row == "/1" =>
-            {
-                let Pair(channel, row) = pair(text)?;
-                (channel, row)
-            }
-            (channel, row) => {
-                let json: Value = serde_json::from_str(text).unwrap_or(Value::Null);
-                let row = row
-                    .as_ref()
-                    .map_or(Ok(String::new()), |row| part(row, text, &json))?;
-                (part(channel, text, &json)?.into(), row.into())
-            }
-        };
+        let Pair(name, row) = self.names(record)?;
         let data = record
             .value
             .clone()
-            .map(|value| self.check(value))
+            .map(|value| self.checked(value))
             .transpose()?;
         Ok(Change {
             channel: self.channel_named(&name)?,
@@ -102,13 +98,55 @@ impl Decoder {
         })
     }
 
-    fn check(&self, value: Bytes) -> Result<Bytes, Poison> {
-        if self.trusted {
-            return Ok(value);
+    /// Whether the record means something; nothing of it is kept.
+    ///
+    /// # Errors
+    /// [`Poison`], just where [`Decoder::decode`] gives one.
+    pub fn check(&self, record: &Record) -> Result<(), Poison> {
+        let Pair(name, row) = self.names(record)?;
+        if let Some(value) = &record.value {
+            self.check_value(value)?;
         }
-        serde_json::from_slice::<&serde_json::value::RawValue>(&value)
-            .map_err(|_| Poison::Value)?;
-        Ok(without_line_breaks(value))
+        check_channel_name(&name)?;
+        RowId::new(&row)?;
+        Ok(())
+    }
+
+    /// The names of its channel and row, as they stand in the key.
+    fn names<'a>(&self, record: &'a Record) -> Result<Pair<'a>, Poison> {
+        let text =
+            std::str::from_utf8(&record.key).map_err(|_| Poison::Key("the whole key".into()))?;
+        match (&self.channel, &self.row) {
+            (KeyPart::Pointer(channel), Some(KeyPart::Pointer(row)))
+                if channel == "/0" && row == "/1" =>
+            {
+                pair(text)
+            }
+            (channel, row) => {
+                let json: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+                let row = row
+                    .as_ref()
+                    .map_or(Ok(String::new()), |row| part(row, text, &json))?;
+                Ok(Pair(part(channel, text, &json)?.into(), row.into()))
+            }
+        }
+    }
+
+    fn check_value(&self, value: &[u8]) -> Result<(), Poison> {
+        if !self.trusted {
+            serde_json::from_slice::<&serde_json::value::RawValue>(value)
+                .map_err(|_| Poison::Value)?;
+        }
+        Ok(())
+    }
+
+    fn checked(&self, value: Bytes) -> Result<Bytes, Poison> {
+        self.check_value(&value)?;
+        Ok(if self.trusted {
+            value
+        } else {
+            without_line_breaks(value)
+        })
     }
 
     fn channel_named(&mut self, name: &str) -> Result<Channel, Poison> {
@@ -239,6 +277,11 @@ mod tests {
     #[test]
     fn a_value_that_is_not_json_is_poison() {
         let mut decoder = Decoder::new("s", KeyPart::Whole, None, false);
-        assert_eq!(decoder.decode(&record("k", Some("{"))), Err(Poison::Value));
+        let broken = record("k", Some("{"));
+        assert_eq!(decoder.decode(&broken), Err(Poison::Value));
+        assert_eq!(decoder.check(&broken), Err(Poison::Value));
+        assert_eq!(decoder.check(&record("k", Some("{}"))), Ok(()));
+        let name = decoder.check(&record("a b", None));
+        assert!(matches!(name, Err(Poison::Name(_))), "{name:?}");
     }
 }

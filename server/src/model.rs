@@ -5,10 +5,15 @@
 //! is part of their meaning). Keeps: I9.
 
 pub mod names;
+mod placing;
+mod poison;
 
 use std::{borrow::Borrow, fmt, hash::Hash, ops::Deref, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+
+pub use placing::Placing;
+pub use poison::PoisonRule;
 
 /// Longest stream name, in bytes.
 pub const STREAM_NAME_MAX: usize = 63;

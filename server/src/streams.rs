@@ -13,7 +13,7 @@ use crate::{
     model::{Channel, Mode, Placement, Policy, Token},
     partition::{Misplaced, ViewsHeld, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Refusal},
-    source::{hindered::Hindrance, log::Log},
+    source::{hindered::Hindrance, log::Log, poisons::Poisons},
 };
 
 pub use crate::model::partition_of;
@@ -59,6 +59,8 @@ pub struct Stream {
     pub misplaced: Arc<Misplaced>,
     /// What an operator does to this node's reading.
     pub hindrance: watch::Sender<Hindrance>,
+    /// What this node's readers do with records that mean nothing.
+    pub poisons: Arc<Poisons>,
 }
 
 impl Stream {

@@ -90,6 +90,20 @@ pub const SOURCE_MISPLACED: Metric = Metric {
     labels: PARTITION,
     help: "Records of channels that belong into another partition, which were passed over",
 };
+/// Records that could not be understood and were put into the dead-letter topic by this node.
+pub const SOURCE_QUARANTINED: Metric = Metric {
+    name: "source_quarantined_records",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Records that could not be understood and were put into the dead-letter topic by this node",
+};
+/// 1 while this node reads no further, since a record could not be understood.
+pub const SOURCE_STOPPED: Metric = Metric {
+    name: "source_stopped",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "1 while this node reads no further, since a record could not be understood and is not done with (`streams[].poison`); else 0",
+};
 /// Fetches from the log.
 pub const SOURCE_FETCHES: Metric = Metric {
     name: "source_fetches",
@@ -526,6 +540,20 @@ pub const MATERIALIZER_POISONED: Metric = Metric {
     labels: STREAM,
     help: "Of those, the ones that could not be understood and were passed over",
 };
+/// Of those, the ones that were put into the dead-letter topic.
+pub const MATERIALIZER_QUARANTINED: Metric = Metric {
+    name: "materializer_quarantined_records",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Of those, the ones that were put into the dead-letter topic by this process",
+};
+/// Partitions that this process folds no further, since a record could not be understood.
+pub const MATERIALIZER_STOPPED: Metric = Metric {
+    name: "materializer_stopped_partitions",
+    kind: Kind::Gauge,
+    labels: STREAM,
+    help: "Partitions that this process folds no further, since a record could not be understood and is not done with (`streams[].poison`)",
+};
 /// Rows that this process has written to the cache or deleted there: what is left of the records of a batch.
 pub const MATERIALIZER_ROWS: Metric = Metric {
     name: "materializer_rows",
@@ -598,10 +626,12 @@ pub const MATERIALIZER_PROOF: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 75] = [
+pub const ALL: [&Metric; 79] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_MISPLACED,
+    &SOURCE_QUARANTINED,
+    &SOURCE_STOPPED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
     &SOURCE_HEAD,
@@ -664,6 +694,8 @@ pub const ALL: [&Metric; 75] = [
     &CONFIG_LOADED,
     &MATERIALIZER_RECORDS,
     &MATERIALIZER_POISONED,
+    &MATERIALIZER_QUARANTINED,
+    &MATERIALIZER_STOPPED,
     &MATERIALIZER_ROWS,
     &MATERIALIZER_BATCHES,
     &MATERIALIZER_CONFLICTS,

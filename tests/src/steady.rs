@@ -191,6 +191,7 @@ impl Steady {
             }],
             misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
+            poisons: Arc::default(),
         };
         let counts = Arc::<WorkerCounts>::default();
         let wall_s = Rc::<Cell<u64>>::default();

@@ -140,6 +140,11 @@ impl Scrape {
             self.count(&names::LOG_ROWS, &labels, rows as u64);
             self.count(&names::LOG_ROW_BYTES, &labels, row_bytes as u64);
         }
+        let poisons = &asked.stream.poisons;
+        let stopped = u64::from(poisons.stopped(asked.number).is_some());
+        let quarantined = poisons.quarantined(asked.number);
+        self.count(&names::SOURCE_QUARANTINED, &labels, quarantined);
+        self.count(&names::SOURCE_STOPPED, &labels, stopped);
         let (views, encodings) = (handle.held.views.bytes(), handle.held.encodings.bytes());
         self.count(&names::VIEW_BYTES, &labels, views as u64);
         self.count(&names::VIEW_ENCODED, &labels, encodings as u64);
@@ -186,6 +191,10 @@ impl Scrape {
         ] {
             self.count(metric, &[stream], counter.get());
         }
+        let quarantined = status.poisons.all_quarantined();
+        self.count(&names::MATERIALIZER_QUARANTINED, &[stream], quarantined);
+        let stops = status.poisons.stops() as u64;
+        self.count(&names::MATERIALIZER_STOPPED, &[stream], stops);
         let given = status.share().partitions.len() as u64;
         self.count(&names::MATERIALIZER_PARTITIONS, &[stream], given);
         for (number, partition) in status.partitions() {

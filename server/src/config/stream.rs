@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::{
     KafkaConfig, Selector,
+    kafka::read_topic,
     units::{DURATION_MAX, KIB, MIB, SIZE_MAX},
     walk::Section,
 };
-use crate::model::{Mode, Placement, Policy, check_stream_name};
+use crate::model::{Mode, Placement, Policy, PoisonRule, check_stream_name};
 
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub struct StreamConfig {
     pub expect_every: Option<Duration>,
     /// JSON text that is served, marked, when nothing else is known, `limits.record_bytes` at most; default: none.
     pub default: Option<String>,
+    /// What is done with records of Kafka that mean nothing; default `skip`.
+    pub poison: PoisonRule,
+    /// The topic, on the same brokers, where they are put with `quarantine`; default: none.
+    pub dead_letter: Option<String>,
     /// A bug that it has on purpose; default: none.
     #[cfg(feature = "seeded-bugs")]
     pub seeded_bug: Option<crate::model::SeededBug>,
@@ -139,6 +144,8 @@ impl Default for StreamConfig {
             row_ttl: None,
             expect_every: None,
             default: None,
+            poison: PoisonRule::Skip,
+            dead_letter: None,
             #[cfg(feature = "seeded-bugs")]
             seeded_bug: None,
         }
@@ -157,6 +164,13 @@ impl Default for Retention {
 
 /// How rows come out of records: another number wherever the same records would give other rows than before.
 const FOLDING: u32 = 1;
+
+/// The words of the rules for records that mean nothing.
+const POISON: [(&str, PoisonRule); 3] = [
+    ("skip", PoisonRule::Skip),
+    ("quarantine", PoisonRule::Quarantine),
+    ("halt", PoisonRule::Halt),
+];
 
 /// The words of the bugs that a stream may have on purpose.
 #[cfg(feature = "seeded-bugs")]
@@ -279,6 +293,8 @@ impl StreamConfig {
             row_ttl: section.duration("row_ttl", AGES),
             expect_every: section.duration("expect_every", SHORTEST..=DURATION_MAX),
             default: section.json("default"),
+            poison: section.choice("poison", &POISON).unwrap_or_default(),
+            dead_letter: read_topic(section, "dead_letter"),
             #[cfg(feature = "seeded-bugs")]
             seeded_bug: section.choice("seeded_bug", &SEEDED_BUGS),
         }

@@ -23,6 +23,11 @@ impl Caches {
         Self(config.is_there().then(|| config.into()))
     }
 
+    /// Whether a cache holds a stream's views.
+    pub(super) const fn has(&self, stream: &StreamConfig) -> bool {
+        self.0.is_some() && stream.cacheable().is_some()
+    }
+
     /// The cache that holds a stream's views, where one does.
     pub(super) fn of(
         &self,

@@ -37,6 +37,7 @@ use crate::{
         embedded::{EmbeddedLog, EmbeddedSource, Engine, LogSettings, LogSpec, Retention},
         hindered::{Hindered, Hindrance},
         log::Log,
+        poisons::Poisons,
     },
     streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
@@ -101,7 +102,7 @@ pub(super) struct Ground {
 pub(super) enum Reader {
     Embedded(EmbeddedSource),
     #[cfg(feature = "kafka")]
-    Kafka(Box<crate::source::kafka::Whole>),
+    Kafka(Box<crate::source::kafka::Sifted>),
 }
 
 /// A partition that is ready to run.
@@ -171,6 +172,7 @@ impl Factory {
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
         let cache = self.caches.of(config, &self.upstreams);
         let stop = self.stop.child_token();
+        let poisons = Poisons::new(kafka::poison_rule(config, cache.is_some()));
         let behind: Vec<(Backing, Log, Reader)> = match &config.source {
             SourceConfig::Embedded { retention } => self
                 .logs(config, retention)?
@@ -187,7 +189,8 @@ impl Factory {
             SourceConfig::Kafka(kafka) => {
                 let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
                 let cached = cache.is_some();
-                kafka::partitions(config, kafka, &self.upstreams, &stop, spawn)
+                let described = (config, kafka);
+                kafka::partitions(described, &poisons, &self.upstreams, &stop, spawn)
                     .map_err(unmade(config))?
                     .into_iter()
                     .map(|behind| {
@@ -216,6 +219,7 @@ impl Factory {
             partitions,
             misplaced,
             hindrance: watch::Sender::default(),
+            poisons,
         });
         for start in starts {
             self.run(start, config.freshness_slo, &stream.hindrance, &stop);
@@ -263,6 +267,10 @@ impl Factory {
             return;
         };
         stream.options.store(Arc::new(options(config)));
+        let cached = self.caches.has(config);
+        stream
+            .poisons
+            .set_rule(kafka::poison_rule(config, cached));
         for partition in &stream.partitions {
             partition.tail.bound(tail_max(config));
             let every = Request::ProveEvery(proof_every(config.freshness_slo));

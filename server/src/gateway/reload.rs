@@ -139,10 +139,11 @@ impl Reloader {
             }
             self.materializers.begin(stream);
         }
-        if let Some(factory) = &self.factory {
-            for stream in &plan.altered {
+        for stream in &plan.altered {
+            if let Some(factory) = &self.factory {
                 factory.alter(stream).await;
             }
+            self.materializers.alter(stream);
         }
         let limits = &new.limits;
         if self.now.limits.publishes_per_second != limits.publishes_per_second {

@@ -147,6 +147,7 @@ impl Node {
             partitions: handles,
             misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
+            poisons: Arc::default(),
         });
         let settings = worker::Settings {
             node: format!("n{number}").into(),

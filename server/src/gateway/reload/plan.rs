@@ -309,6 +309,8 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
         row_ttl,
         expect_every,
         default,
+        poison,
+        dead_letter,
         #[cfg(feature = "seeded-bugs")]
             seeded_bug: _,
     } = old;
@@ -325,9 +327,11 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
     seen.fixed(&at("view_max"), view_max, &new.view_max);
     seen.fixed(&at("row_ttl"), row_ttl, &new.row_ttl);
     seen.fixed(&at("default"), default, &new.default);
+    seen.fixed(&at("dead_letter"), dead_letter, &new.dead_letter);
     let mut differs = seen.live(&at("tail"), tail, &new.tail);
     differs |= seen.live(&at("freshness_slo"), freshness_slo, &new.freshness_slo);
     differs |= seen.live(&at("slow_consumer"), slow_consumer, &new.slow_consumer);
+    differs |= seen.live(&at("poison"), poison, &new.poison);
     differs | seen.live(&at("expect_every"), expect_every, &new.expect_every)
 }
 

@@ -20,6 +20,7 @@ fn new(key: &str, value: Option<&str>) -> NewKafkaRecord {
         time_ms: None,
         happened_ms: None,
         id: Some("an id".into()),
+        headers: Vec::new(),
     }
 }
 
@@ -31,6 +32,11 @@ fn batch(records: &[NewKafkaRecord], base: i64, attributes: u16) -> Vec<u8> {
     let sum = crc32c::crc32c(&bytes[SUMMED..]);
     bytes[17..21].copy_from_slice(&sum.to_be_bytes());
     bytes
+}
+
+/// A batch of these, as a fetch at `base` brings it.
+pub(in crate::source::kafka) fn at(records: &[NewKafkaRecord], base: i64) -> Bytes {
+    batch(records, base, 0).into()
 }
 
 fn offsets(bytes: Vec<u8>, from: i64, aborted: &[AbortedTransaction]) -> (Vec<u64>, Option<i64>) {
@@ -49,6 +55,7 @@ fn marker(kind: u8) -> NewKafkaRecord {
         time_ms: None,
         happened_ms: None,
         id: None,
+        headers: Vec::new(),
     }
 }
 
