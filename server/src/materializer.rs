@@ -132,7 +132,7 @@ where
         } = &self.ground;
         let task = Task {
             number,
-            fold: Fold::new(settings.clone(), (self.decoder)(), clock.wall_ms()),
+            fold: Fold::new(number, settings.clone(), (self.decoder)(), clock.wall_ms()),
             source: (self.open)(number),
             door: Door::new(cache.clone(), *clock),
             status: self.status.clone(),

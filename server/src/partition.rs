@@ -326,6 +326,12 @@ impl Partition {
         self.misplaced.1
     }
 
+    /// Records whose event time was not where it should be.
+    #[must_use]
+    pub const fn untimed(&self) -> u64 {
+        self.decoder.untimed()
+    }
+
     /// The last record that was passed over.
     #[must_use]
     pub const fn last_skipped(&self) -> Option<&Skipped> {

@@ -104,6 +104,13 @@ pub const SOURCE_STOPPED: Metric = Metric {
     labels: PARTITION,
     help: "1 while this node reads no further, since a record could not be understood and is not done with (`streams[].poison`); else 0",
 };
+/// Records whose event time is not where `streams[].event_time` says, or is no time.
+pub const SOURCE_UNTIMED: Metric = Metric {
+    name: "source_untimed_records",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Records whose event time is not where `streams[].event_time` says, or is no time: they have that of their publisher, or of the log",
+};
 /// Fetches from the log.
 pub const SOURCE_FETCHES: Metric = Metric {
     name: "source_fetches",
@@ -540,12 +547,26 @@ pub const MATERIALIZER_POISONED: Metric = Metric {
     labels: STREAM,
     help: "Of those, the ones that could not be understood and were passed over",
 };
-/// Of those, the ones that were put into the dead-letter topic.
+/// Records of channels that belong into another partition, which were passed over.
+pub const MATERIALIZER_MISPLACED: Metric = Metric {
+    name: "materializer_misplaced_records",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Records of channels that belong into another partition, which were passed over",
+};
+/// Records whose event time is not where `streams[].event_time` says, or is no time.
+pub const MATERIALIZER_UNTIMED: Metric = Metric {
+    name: "materializer_untimed_records",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Records whose event time is not where `streams[].event_time` says, or is no time: they have that of their publisher, or of the log",
+};
+/// Records that could not be understood and were put into the dead-letter topic by this process.
 pub const MATERIALIZER_QUARANTINED: Metric = Metric {
     name: "materializer_quarantined_records",
     kind: Kind::Counter,
     labels: STREAM,
-    help: "Of those, the ones that were put into the dead-letter topic by this process",
+    help: "Records that could not be understood and were put into the dead-letter topic by this process",
 };
 /// Partitions that this process folds no further, since a record could not be understood.
 pub const MATERIALIZER_STOPPED: Metric = Metric {
@@ -626,12 +647,13 @@ pub const MATERIALIZER_PROOF: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 79] = [
+pub const ALL: [&Metric; 82] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_MISPLACED,
     &SOURCE_QUARANTINED,
     &SOURCE_STOPPED,
+    &SOURCE_UNTIMED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
     &SOURCE_HEAD,
@@ -694,6 +716,8 @@ pub const ALL: [&Metric; 79] = [
     &CONFIG_LOADED,
     &MATERIALIZER_RECORDS,
     &MATERIALIZER_POISONED,
+    &MATERIALIZER_MISPLACED,
+    &MATERIALIZER_UNTIMED,
     &MATERIALIZER_QUARANTINED,
     &MATERIALIZER_STOPPED,
     &MATERIALIZER_ROWS,

@@ -192,6 +192,7 @@ impl Steady {
             misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
             poisons: Arc::default(),
+            event_time: None,
         };
         let counts = Arc::<WorkerCounts>::default();
         let wall_s = Rc::<Cell<u64>>::default();

@@ -160,6 +160,7 @@ impl Scrape {
         self.count(&names::SOURCE_RECORDS, &labels, task.records);
         self.count(&names::SOURCE_POISONED, &labels, task.poisoned);
         self.count(&names::SOURCE_MISPLACED, &labels, task.misplaced);
+        self.count(&names::SOURCE_UNTIMED, &labels, task.untimed);
         self.count(&names::SOURCE_LAG, &labels, lag);
         self.count(&names::SOURCE_HEAD, &labels, task.head);
         self.count(&names::VIEW_RESIDENT, &labels, task.views as u64);
@@ -182,6 +183,8 @@ impl Scrape {
         for (metric, counter) in [
             (&names::MATERIALIZER_RECORDS, &counts.records),
             (&names::MATERIALIZER_POISONED, &counts.poisoned),
+            (&names::MATERIALIZER_MISPLACED, &counts.misplaced),
+            (&names::MATERIALIZER_UNTIMED, &counts.untimed),
             (&names::MATERIALIZER_ROWS, &counts.rows),
             (&names::MATERIALIZER_BATCHES, &counts.batches),
             (&names::MATERIALIZER_CONFLICTS, &counts.conflicts),

@@ -181,9 +181,14 @@ fn check_poison(walk: &Walk, path: &str, stream: &StreamConfig) {
     let topic = stream.dead_letter.as_deref();
     match (&stream.source, stream.poison) {
         (SourceConfig::Embedded { .. }, rule) => {
-            let expected = "none: what publishing takes means something, so this is for streams of Kafka";
+            let expected =
+                "none: what publishing takes means something, so this is for streams of Kafka";
             if rule != PoisonRule::Skip && walk.clean(&[&at("source.kind")]) {
-                walk.note(&at("poison"), "another rule than \"skip\"".into(), expected.into());
+                walk.note(
+                    &at("poison"),
+                    "another rule than \"skip\"".into(),
+                    expected.into(),
+                );
             }
             if topic.is_some() && walk.clean(&[&at("source.kind")]) {
                 walk.note(&at("dead_letter"), "a topic".into(), expected.into());
@@ -197,7 +202,11 @@ fn check_poison(walk: &Walk, path: &str, stream: &StreamConfig) {
         }
         (SourceConfig::Kafka(kafka), _) if topic == Some(&kafka.topic) => {
             let expected = "another topic than the stream's own";
-            walk.note(&at("dead_letter"), format!("{:?}", kafka.topic), expected.into());
+            walk.note(
+                &at("dead_letter"),
+                format!("{:?}", kafka.topic),
+                expected.into(),
+            );
         }
         (SourceConfig::Kafka(_), _) => {}
     }

@@ -11,7 +11,7 @@ use super::{
     units::{DURATION_MAX, KIB, MIB, SIZE_MAX},
     walk::Section,
 };
-use crate::model::{Mode, Placement, Policy, PoisonRule, check_stream_name};
+use crate::model::{Mode, Placement, Placing, PoisonRule, Policy, check_stream_name};
 
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,7 +163,7 @@ impl Default for Retention {
 }
 
 /// How rows come out of records: another number wherever the same records would give other rows than before.
-const FOLDING: u32 = 1;
+const FOLDING: u32 = 2;
 
 /// The words of the rules for records that mean nothing.
 const POISON: [(&str, PoisonRule); 3] = [
@@ -207,6 +207,17 @@ impl StreamConfig {
         }
     }
 
+    /// Where others place its channels: what this program places is where it belongs.
+    #[must_use]
+    pub fn placing(&self) -> Placing {
+        match (&self.source, self.placement) {
+            (SourceConfig::Kafka(_), Placement::ByChannel) => Placing::among(self.partitions),
+            (SourceConfig::Kafka(_), Placement::Spread) | (SourceConfig::Embedded { .. }, _) => {
+                Placing::default()
+            }
+        }
+    }
+
     /// What its rows depend on beside the records, as one word: rows that were folded under another one are of no use.
     #[must_use]
     pub fn fold_id(&self) -> String {
@@ -220,6 +231,7 @@ impl StreamConfig {
             self.channel.to_string(),
             text(&self.row),
             text(&self.event_time),
+            self.placing().partitions(),
         );
         // As JSON, so that no two selectors are read as one; numbers and texts always have such a form.
         serde_json::to_string(&all).unwrap_or_default()
@@ -414,7 +426,10 @@ mod tests {
     #[test]
     fn a_fold_is_named_by_what_its_rows_depend_on() {
         let stream = StreamConfig::default();
-        assert_eq!(stream.fold_id(), r#"[1,"json","$key/0","$key/1",null]"#);
+        assert_eq!(
+            stream.fold_id(),
+            r#"[2,"json","$key/0","$key/1",null,null]"#
+        );
         let key = |pointer: &str| Selector::Key(pointer.into());
         let others = [
             StreamConfig {

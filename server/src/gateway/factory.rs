@@ -24,8 +24,8 @@ use crate::{
     cache::ViewMax,
     clock::Clock,
     config::{self, Config, Selector, SourceConfig, StreamConfig},
-    decode::{Decoder, KeyPart},
-    model::{self, Placement},
+    decode::{Decoder, KeyPart, Pointer, TimePart},
+    model,
     partition::{
         Backing, Cached, Misplaced, Partition, Settings,
         tail::{Tail, TailMax},
@@ -200,7 +200,7 @@ impl Factory {
                     .collect()
             }
         };
-        let misplaced = Arc::new(placement(config));
+        let misplaced = Arc::new(Misplaced::of(config.placing()));
         for (number, behind) in (0u32..).zip(behind) {
             let (handle, mut start) = self.partition(config, number, behind);
             start.partition = start.partition.placed(misplaced.clone());
@@ -220,6 +220,7 @@ impl Factory {
             misplaced,
             hindrance: watch::Sender::default(),
             poisons,
+            event_time: time_part(config),
         });
         for start in starts {
             self.run(start, config.freshness_slo, &stream.hindrance, &stop);
@@ -268,9 +269,7 @@ impl Factory {
         };
         stream.options.store(Arc::new(options(config)));
         let cached = self.caches.has(config);
-        stream
-            .poisons
-            .set_rule(kafka::poison_rule(config, cached));
+        stream.poisons.set_rule(kafka::poison_rule(config, cached));
         for partition in &stream.partitions {
             partition.tail.bound(tail_max(config));
             let every = Request::ProveEvery(proof_every(config.freshness_slo));
@@ -391,16 +390,6 @@ pub(super) fn unmade(config: &StreamConfig) -> impl FnOnce(String) -> MakeError 
     |why| MakeError::Source { stream, why }
 }
 
-/// What is known of where others place a stream's channels: what this program places is where it belongs.
-fn placement(config: &StreamConfig) -> Misplaced {
-    match (&config.source, config.placement) {
-        (SourceConfig::Kafka(_), Placement::ByChannel) => Misplaced::among(config.partitions),
-        (SourceConfig::Kafka(_), Placement::Spread) | (SourceConfig::Embedded { .. }, _) => {
-            Misplaced::default()
-        }
-    }
-}
-
 /// How often a partition must be proved, so that a proof is never old because nobody asked.
 fn proof_every(freshness_slo: Duration) -> Duration {
     (freshness_slo / 5).clamp(Duration::from_millis(20), Duration::from_secs(1))
@@ -445,6 +434,18 @@ pub(super) fn decoder(config: &StreamConfig, own: bool) -> Decoder {
         config.row.as_ref().map(key_part),
         own,
     )
+    .timed(time_part(config))
+}
+
+/// Where records say when it happened.
+fn time_part(config: &StreamConfig) -> Option<TimePart> {
+    Some(match config.event_time.as_ref()? {
+        Selector::Key(pointer) if pointer.is_empty() => TimePart::Key,
+        Selector::Key(pointer) => TimePart::InKey(Pointer::new(pointer)),
+        Selector::Value(pointer) => TimePart::InValue(Pointer::new(pointer)),
+        // The configuration refuses these.
+        Selector::Header(_) => return None,
+    })
 }
 
 fn key_part(selector: &Selector) -> KeyPart {

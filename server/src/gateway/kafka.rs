@@ -207,6 +207,7 @@ pub(super) fn materialize(
         settings: FoldSettings {
             fold_id: stream.fold_id(),
             compaction: compaction(kafka),
+            placing: stream.placing(),
         },
         poisons: poisons.clone(),
         clock: ground.clock,
@@ -229,7 +230,13 @@ pub(super) fn materialize(
     let described = stream.clone();
     let open = move |number| {
         let decoder = super::factory::decoder(&described, false);
-        Sifted::new(shape.clone(), number, Recent::new(false), decoder, ward.clone())
+        Sifted::new(
+            shape.clone(),
+            number,
+            Recent::new(false),
+            decoder,
+            ward.clone(),
+        )
     };
     let described = stream.clone();
     let decoder = move || super::factory::decoder(&described, false);

@@ -277,6 +277,8 @@ impl<S: Source> Task<S> {
         for (counter, count) in [
             (&counts.records, tally.records),
             (&counts.poisoned, tally.poisoned),
+            (&counts.misplaced, tally.misplaced),
+            (&counts.untimed, tally.untimed),
             (&counts.rows, tally.rows),
             (&counts.batches, tally.batches),
             (&counts.conflicts, tally.conflicts),

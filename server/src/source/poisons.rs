@@ -127,9 +127,7 @@ impl Poisons {
     #[must_use]
     pub fn is_excused(&self, partition: u32, epoch: &Epoch, offset: Offset) -> bool {
         let all = self.known();
-        let excused = all
-            .get(&partition)
-            .and_then(|known| known.excused.as_ref());
+        let excused = all.get(&partition).and_then(|known| known.excused.as_ref());
         excused.is_some_and(|(log, record)| log == epoch && *record == offset)
     }
 

@@ -344,6 +344,10 @@ pub struct MaterializerCounts {
     pub records: Counter,
     /// Records that meant nothing.
     pub poisoned: Counter,
+    /// Records of channels that belong into another partition.
+    pub misplaced: Counter,
+    /// Records whose event time was not where it should be.
+    pub untimed: Counter,
     /// Rows written or deleted.
     pub rows: Counter,
     /// Batches written.

@@ -148,6 +148,7 @@ impl Node {
             misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
             poisons: Arc::default(),
+            event_time: None,
         });
         let settings = worker::Settings {
             node: format!("n{number}").into(),

@@ -74,9 +74,10 @@ impl NewKafkaRecord {
     pub(super) fn size(&self) -> usize {
         let value = self.value.as_ref().map_or(0, Bytes::len);
         let id = self.id.as_ref().map_or(0, |id| id.len());
-        let headers = self.headers.iter().map(|(name, value)| {
-            HEADER_HEAD + name.len() + value.as_ref().map_or(0, Bytes::len)
-        });
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| HEADER_HEAD + name.len() + value.as_ref().map_or(0, Bytes::len));
         self.key.len() + value + id + headers.sum::<usize>() + RECORD_HEAD
     }
 }

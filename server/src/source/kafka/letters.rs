@@ -110,7 +110,11 @@ impl DeadLetters {
             time_ms: None,
             happened_ms: None,
             id: Some(id.into()),
-            headers: own.into_iter().chain(key).chain(theirs.map(apart)).collect(),
+            headers: own
+                .into_iter()
+                .chain(key)
+                .chain(theirs.map(apart))
+                .collect(),
         }
     }
 }
@@ -227,7 +231,10 @@ mod tests {
         let of = record(None);
         let letter = letters().letter(&dead(&of), None);
         assert_eq!(letter.value.as_deref(), Some(b"".as_slice()));
-        assert_eq!(header(&letter, "tidegate-tombstone").as_deref(), Some("true"));
+        assert_eq!(
+            header(&letter, "tidegate-tombstone").as_deref(),
+            Some("true")
+        );
         assert_eq!(header(&letter, "tidegate-key").as_deref(), Some("k"));
     }
 

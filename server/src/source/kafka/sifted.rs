@@ -198,7 +198,11 @@ impl Sifted {
         let told = match sent.told.take() {
             Some(told) => told,
             None => {
-                let patience = if sent.waited { Duration::ZERO } else { PATIENCE };
+                let patience = if sent.waited {
+                    Duration::ZERO
+                } else {
+                    PATIENCE
+                };
                 sent.waited = true;
                 match timeout(patience, &mut sent.answer).await {
                     Ok(told) => told.unwrap_or_default(),
@@ -258,8 +262,7 @@ impl Sifted {
 
     /// Tells operators where it stopped, and what they can do.
     fn tell(&self, epoch: &Epoch, offset: Offset, rule: PoisonRule, why: &str) {
-        let (stream, partition, poisons) =
-            (&self.ward.stream, self.partition, &self.ward.poisons);
+        let (stream, partition, poisons) = (&self.ward.stream, self.partition, &self.ward.poisons);
         let at = format!(
             "partition {partition} of {stream} stops at offset {offset} (Kafka's {} of {})",
             kafkas(offset),

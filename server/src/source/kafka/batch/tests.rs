@@ -170,7 +170,10 @@ fn ids_come_back_and_the_headers_of_others_are_passed_over() {
     };
     assert_eq!((found.ids, found.records.len()), (vec![id], 3));
     let check = |headers: &[u8], expect: Option<&str>| {
-        let said = said(&mut Bytes::copy_from_slice(headers));
+        let said = said(Headers {
+            rest: Bytes::copy_from_slice(headers),
+            left: None,
+        });
         assert_eq!(said.id.as_deref(), expect, "{headers:?}");
     };
     check(b"", None);
