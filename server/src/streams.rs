@@ -15,6 +15,7 @@ use crate::{
     partition::{Misplaced, ViewsHeld, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Refusal},
     source::{hindered::Hindrance, log::Log, poisons::Poisons},
+    telemetry::CanaryCounts,
 };
 
 pub use crate::model::partition_of;
@@ -64,6 +65,8 @@ pub struct Stream {
     pub poisons: Arc<Poisons>,
     /// Where its records say when it happened; none: nowhere.
     pub event_time: Option<TimePart>,
+    /// What is measured by records of the node's own.
+    pub canary: Arc<CanaryCounts>,
 }
 
 impl Stream {

@@ -8,8 +8,8 @@
 mod counts;
 
 pub use counts::{
-    Closed, Counter, LogCounts, MaterializerCounts, NodeCounts, TIME_BOUNDS_US, Throttle, Times,
-    TimesRead, UpstreamCounts, WorkerCounts,
+    CanaryCounts, Closed, Counter, LogCounts, MaterializerCounts, NodeCounts, TIME_BOUNDS_US,
+    Throttle, Times, TimesRead, UpstreamCounts, WorkerCounts,
 };
 
 /// What begins every metric's name.
@@ -102,14 +102,14 @@ pub const SOURCE_STOPPED: Metric = Metric {
     name: "source_stopped",
     kind: Kind::Gauge,
     labels: PARTITION,
-    help: "1 while this node reads no further, since a record could not be understood and is not done with (`streams[].poison`); else 0",
+    help: "1 while this node reads no further, since a record could not be understood and is not done with (streams[].poison); else 0",
 };
 /// Records whose event time is not where `streams[].event_time` says, or is no time.
 pub const SOURCE_UNTIMED: Metric = Metric {
     name: "source_untimed_records",
     kind: Kind::Counter,
     labels: PARTITION,
-    help: "Records whose event time is not where `streams[].event_time` says, or is no time: they have that of their publisher, or of the log",
+    help: "Records whose event time is not where streams[].event_time says, or is no time: they have that of their publisher, or of the log",
 };
 /// Fetches from the log.
 pub const SOURCE_FETCHES: Metric = Metric {
@@ -447,6 +447,20 @@ pub const TRANSPORT_DELIVERY: Metric = Metric {
     labels: WORKER,
     help: "From the applying of an update to the end of the turn in which the last of its channel's sockets got it; measured for the first and the last update of each sweep",
 };
+/// From before a canary's record was published until it came out of a socket.
+pub const CANARY_FRESHNESS: Metric = Metric {
+    name: "canary_freshness_seconds",
+    kind: Kind::Histogram,
+    labels: STREAM,
+    help: "From before a record of this node's own (streams[].canary) was published until it came out of a socket that a worker serves",
+};
+/// How old the newest record is that a canary has got back.
+pub const CANARY_AGE: Metric = Metric {
+    name: "canary_age_seconds",
+    kind: Kind::Gauge,
+    labels: STREAM,
+    help: "Since the newest record of this node's own that came out of its socket was published: much more than streams[].canary where none comes",
+};
 /// Records that publishers sent.
 pub const PUBLISH_RECORDS: Metric = Metric {
     name: "publish_records",
@@ -559,7 +573,7 @@ pub const MATERIALIZER_UNTIMED: Metric = Metric {
     name: "materializer_untimed_records",
     kind: Kind::Counter,
     labels: STREAM,
-    help: "Records whose event time is not where `streams[].event_time` says, or is no time: they have that of their publisher, or of the log",
+    help: "Records whose event time is not where streams[].event_time says, or is no time: they have that of their publisher, or of the log",
 };
 /// Records that could not be understood and were put into the dead-letter topic by this process.
 pub const MATERIALIZER_QUARANTINED: Metric = Metric {
@@ -573,7 +587,7 @@ pub const MATERIALIZER_STOPPED: Metric = Metric {
     name: "materializer_stopped_partitions",
     kind: Kind::Gauge,
     labels: STREAM,
-    help: "Partitions that this process folds no further, since a record could not be understood and is not done with (`streams[].poison`)",
+    help: "Partitions that this process folds no further, since a record could not be understood and is not done with (streams[].poison)",
 };
 /// Rows that this process has written to the cache or deleted there: what is left of the records of a batch.
 pub const MATERIALIZER_ROWS: Metric = Metric {
@@ -647,7 +661,7 @@ pub const MATERIALIZER_PROOF: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 82] = [
+pub const ALL: [&Metric; 84] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_MISPLACED,
@@ -702,6 +716,8 @@ pub const ALL: [&Metric; 82] = [
     &TRANSPORT_WRITES,
     &TRANSPORT_BLOCKED,
     &TRANSPORT_DELIVERY,
+    &CANARY_FRESHNESS,
+    &CANARY_AGE,
     &PUBLISH_RECORDS,
     &MEMORY_LIMIT,
     &MEMORY_HELD,

@@ -193,6 +193,7 @@ impl Steady {
             hindrance: watch::Sender::default(),
             poisons: Arc::default(),
             event_time: None,
+            canary: Arc::default(),
         };
         let counts = Arc::<WorkerCounts>::default();
         let wall_s = Rc::<Cell<u64>>::default();

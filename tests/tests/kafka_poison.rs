@@ -80,7 +80,7 @@ async fn has_metric(node: &Node, line: &str) -> anyhow::Result<()> {
 
 async fn skip(node: &Node, partition: u32, offset: u64) -> anyhow::Result<http::Answer> {
     let path = format!("/streams/board/skip?partition={partition}&offset={offset}");
-    Ok(http::post(node.gateway.admin_address(), &path, &[]).await?)
+    http::post(node.gateway.admin_address(), &path, &[]).await
 }
 
 fn header(letter: &Read, name: &str) -> Option<String> {

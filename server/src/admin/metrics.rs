@@ -240,6 +240,12 @@ impl Scrape {
             let live = freshness_of(&stream, now)
                 .is_some_and(|freshness| freshness.state == FreshnessState::Live);
             self.count(&names::VIEW_LIVE, &[&stream.name], u64::from(live));
+            if let Some(age) = stream.canary.age(now) {
+                let times = Value::Times(stream.canary.times.read());
+                self.put(&names::CANARY_FRESHNESS, &[&stream.name], times);
+                let age = Value::Seconds(age.as_secs_f64());
+                self.put(&names::CANARY_AGE, &[&stream.name], age);
+            }
         }
         let published = [
             ("appended", &app.counts.published),

@@ -164,6 +164,7 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
         walk.note(&key, format!("{:?}", show_duration(ttl)), expected);
     }
     check_poison(walk, path, stream);
+    check_canary(walk, path, stream);
     let default = stream.default.as_ref().map_or(0, String::len);
     if default > record.1 && walk.clean(&[record.0]) {
         let expected = format!("at most limits.record_bytes ({})", show_size(record.1));
@@ -209,6 +210,20 @@ fn check_poison(walk: &Walk, path: &str, stream: &StreamConfig) {
             );
         }
         (SourceConfig::Kafka(_), _) => {}
+    }
+}
+
+/// What measures a stream is published to it.
+fn check_canary(walk: &Walk, path: &str, stream: &StreamConfig) {
+    let kafka = matches!(stream.source, SourceConfig::Kafka(_));
+    let foreign = kafka && stream.placement == Placement::Spread || !stream.reads_own_keys();
+    if stream.canary.is_some() && foreign {
+        let expected = "none: this stream can't be published to from here, since others place its rows, or channel and row are not those of the defaults";
+        walk.note(
+            &format!("{path}.canary"),
+            "a duration".into(),
+            expected.into(),
+        );
     }
 }
 

@@ -54,6 +54,8 @@ pub struct StreamConfig {
     pub poison: PoisonRule,
     /// The topic, on the same brokers, where they are put with `quarantine`; default: none.
     pub dead_letter: Option<String>,
+    /// How often a record of the node's own measures it, 100 ms to 1 h; default: none, so never.
+    pub canary: Option<Duration>,
     /// A bug that it has on purpose; default: none.
     #[cfg(feature = "seeded-bugs")]
     pub seeded_bug: Option<crate::model::SeededBug>,
@@ -146,6 +148,7 @@ impl Default for StreamConfig {
             default: None,
             poison: PoisonRule::Skip,
             dead_letter: None,
+            canary: None,
             #[cfg(feature = "seeded-bugs")]
             seeded_bug: None,
         }
@@ -205,6 +208,13 @@ impl StreamConfig {
             (SourceConfig::Kafka(kafka), Mode::View, CacheUse::Shared) => Some(kafka),
             _ => None,
         }
+    }
+
+    /// Whether what is published here reads back as what it was: by the keys that this program gives, and where it puts them.
+    #[must_use]
+    pub fn reads_own_keys(&self) -> bool {
+        let is = |selector: &Selector, pointer: &str| *selector == Selector::Key(pointer.into());
+        is(&self.channel, "/0") && self.row.as_ref().is_some_and(|row| is(row, "/1"))
     }
 
     /// Where others place its channels: what this program places is where it belongs.
@@ -307,6 +317,7 @@ impl StreamConfig {
             default: section.json("default"),
             poison: section.choice("poison", &POISON).unwrap_or_default(),
             dead_letter: read_topic(section, "dead_letter"),
+            canary: section.duration("canary", SHORTEST..=Duration::from_secs(3600)),
             #[cfg(feature = "seeded-bugs")]
             seeded_bug: section.choice("seeded_bug", &SEEDED_BUGS),
         }

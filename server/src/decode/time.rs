@@ -137,7 +137,7 @@ impl<'de> Visitor<'de> for At<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Option<i64>, A::Error> {
         let place = self.0.split_first();
-        let place = place.and_then(|(part, rest)| Some((part.parse::<usize>().ok()?, rest)));
+        let place = place.and_then(|(part, rest)| Some((index(part)?, rest)));
         let mut found = None;
         for at in 0_usize.. {
             let more = match place {
@@ -154,6 +154,12 @@ impl<'de> Visitor<'de> for At<'_> {
         }
         Ok(found)
     }
+}
+
+/// A place in an array, as RFC 6901 writes it.
+fn index(part: &str) -> Option<usize> {
+    let odd = part.starts_with('+') || (part.starts_with('0') && part.len() > 1);
+    (!odd).then(|| part.parse().ok()).flatten()
 }
 
 fn possible(ms: i64) -> Option<i64> {
@@ -254,6 +260,8 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -327,6 +335,28 @@ mod tests {
         }
         assert_eq!(at("/t", r#"{"t":1"#), None);
         assert_eq!(at("/t", "7"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_no_time_is_none_and_harms_nobody(text in "[0-9TZ:+.\\-é ]{0,40}", json in any::<Vec<u8>>()) {
+            let ms = time(&text);
+            prop_assert!(ms.is_none_or(|ms| possible(ms).is_some()));
+            find(&json, &Pointer::new("/a/0"));
+        }
+
+        #[test]
+        fn a_place_is_found_where_a_pointer_into_the_whole_finds_it(
+            keys in proptest::collection::vec("[ab/~]{1,2}", 1..4),
+            pointer in "(/[ab01]{1,2}|/~0|/~1){1,3}",
+        ) {
+            let nested = keys.iter().rev().fold(serde_json::json!(7), |inner, key| {
+                serde_json::json!({ key.as_str(): [inner, 8], "other": 9 })
+            });
+            let found = nested.pointer(&pointer).and_then(serde_json::Value::as_i64);
+            let text = nested.to_string();
+            prop_assert_eq!(find(text.as_bytes(), &Pointer::new(&pointer)), found);
+        }
     }
 
     #[test]

@@ -221,6 +221,7 @@ impl Factory {
             hindrance: watch::Sender::default(),
             poisons,
             event_time: time_part(config),
+            canary: Arc::default(),
         });
         for start in starts {
             self.run(start, config.freshness_slo, &stream.hindrance, &stop);

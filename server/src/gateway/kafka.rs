@@ -97,7 +97,8 @@ fn ward(
     };
     let topic = config.dead_letter.as_deref();
     let letters = topic.and_then(|topic| {
-        let (letters, task) = DeadLetters::new(cluster.clone(), &config.name, topic, settings)?;
+        let (name, scales) = (&config.name, poisons.scales());
+        let (letters, task) = DeadLetters::new(cluster.clone(), name, topic, settings, scales)?;
         spawn(Box::pin(task));
         Some(letters)
     });
@@ -151,16 +152,13 @@ const fn compaction(kafka: &KafkaConfig) -> crate::source::compaction::Compactio
 /// Why a stream can't be published to from here, where it can't: what is written here must read back as what it was.
 #[cfg(feature = "kafka")]
 fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
-    use crate::{config::Selector, model::Placement};
+    use crate::model::Placement;
 
-    let is = |selector: &Selector, pointer: &str| *selector == Selector::Key(pointer.to_owned());
-    let own_keys =
-        is(&config.channel, "/0") && config.row.as_ref().is_some_and(|row| is(row, "/1"));
     if config.placement == Placement::Spread {
         Some(
             "others spread its rows over the partitions of its topic, each in its own way; write to the topic itself",
         )
-    } else if !own_keys {
+    } else if !config.reads_own_keys() {
         Some(
             "what is published here has the key [\"channel\",\"row\"], and this stream reads its channel or row from elsewhere; write to the topic itself",
         )

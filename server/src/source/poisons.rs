@@ -1,18 +1,25 @@
 //! What the readers of a stream in one role share about records that mean nothing: the rule, where they stopped, and what an
 //! operator said of that.
 //!
-//! The verdict on a record is `decode`'s. Owns: at most one stop for each partition. Keeps: what an operator excuses is the very
+//! The verdict on a record is `decode`'s. Owns: at most one stop, and a bounded number of records that were passed over, for each
+//! partition. Keeps: what an operator excuses is the very
 //! record at which a partition stopped, in that log, and no other.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::model::{Epoch, Offset, PoisonRule};
+
+/// Records of a partition that operators passed over and that are remembered, in case the log is read anew; the oldest go.
+const EXCUSED_MAX: usize = 1024;
 
 /// Where a partition stopped, and why it does not go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,8 +42,8 @@ fn number<S: serde::Serializer>(offset: &Offset, serializer: S) -> Result<S::Ok,
 #[derive(Debug, Default)]
 struct Known {
     stop: Option<Stop>,
-    /// The record that is passed over, since an operator said so.
-    excused: Option<(Epoch, Offset)>,
+    /// The records of a log that are passed over, since an operator said so.
+    excused: Option<(Epoch, BTreeSet<Offset>)>,
     quarantined: u64,
 }
 
@@ -46,6 +53,8 @@ pub struct Poisons {
     /// Also tells those who stopped that something has changed.
     rule: watch::Sender<PoisonRule>,
     partitions: Mutex<BTreeMap<u32, Known>>,
+    /// Bytes that wait for the dead-letter topic.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Poisons {
@@ -54,8 +63,20 @@ impl Poisons {
     pub fn new(rule: PoisonRule) -> Arc<Self> {
         Arc::new(Self {
             rule: watch::Sender::new(rule),
-            partitions: Mutex::default(),
+            ..Self::default()
         })
+    }
+
+    /// Bytes that wait for the dead-letter topic to take them.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Where whoever writes to the dead-letter topic keeps that sum.
+    #[must_use]
+    pub fn scales(&self) -> Arc<AtomicUsize> {
+        self.waiting.clone()
     }
 
     /// The rule that holds.
@@ -113,7 +134,14 @@ impl Poisons {
         let known = all.get_mut(&partition);
         let stopped = known.and_then(|known| {
             let stop = known.stop.as_ref().filter(|stop| stop.offset == offset)?;
-            known.excused = Some((stop.epoch.clone(), offset));
+            let kept = known.excused.take();
+            let kept = kept.filter(|(epoch, _)| *epoch == stop.epoch);
+            let (epoch, mut records) = kept.unwrap_or((stop.epoch.clone(), BTreeSet::new()));
+            records.insert(offset);
+            while records.len() > EXCUSED_MAX {
+                records.pop_first();
+            }
+            known.excused = Some((epoch, records));
             Some(())
         });
         drop(all);
@@ -128,7 +156,7 @@ impl Poisons {
     pub fn is_excused(&self, partition: u32, epoch: &Epoch, offset: Offset) -> bool {
         let all = self.known();
         let excused = all.get(&partition).and_then(|known| known.excused.as_ref());
-        excused.is_some_and(|(log, record)| log == epoch && *record == offset)
+        excused.is_some_and(|(log, records)| log == epoch && records.contains(&offset))
     }
 
     /// So many more records are in the dead-letter topic.
@@ -180,6 +208,22 @@ mod tests {
         assert_eq!((poisons.stops(), poisons.stopped(0)), (1, Some(here)));
         poisons.go_on(0);
         assert_eq!((poisons.stops(), poisons.stopped(0)), (0, None));
+    }
+
+    #[test]
+    fn what_was_excused_is_remembered_up_to_a_bound_and_until_the_log_is_another() {
+        let poisons = Poisons::new(PoisonRule::Halt);
+        let epoch = Epoch::new("e").unwrap();
+        let most = u64::try_from(EXCUSED_MAX).unwrap();
+        for offset in 1..=most + 1 {
+            poisons.stop(0, stop("e", offset));
+            assert!(poisons.excuse(0, Offset::new(offset)));
+        }
+        let is = |offset| poisons.is_excused(0, &epoch, Offset::new(offset));
+        assert!(!is(1) && is(2) && is(most + 1));
+        poisons.stop(0, stop("f", 5));
+        assert!(poisons.excuse(0, Offset::new(5)));
+        assert!(!is(2) && poisons.is_excused(0, &Epoch::new("f").unwrap(), Offset::new(5)));
     }
 
     #[test]

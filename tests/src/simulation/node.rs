@@ -149,6 +149,7 @@ impl Node {
             hindrance: watch::Sender::default(),
             poisons: Arc::default(),
             event_time: None,
+            canary: Arc::default(),
         });
         let settings = worker::Settings {
             node: format!("n{number}").into(),

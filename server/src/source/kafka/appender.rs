@@ -235,6 +235,15 @@ impl KafkaAppender {
         Self::of(place, settings, CancellationToken::new())
     }
 
+    /// The same, whose bytes are counted there.
+    #[must_use]
+    pub(super) fn weighed(self, scales: Arc<AtomicUsize>) -> Self {
+        Self {
+            waiting: scales,
+            ..self
+        }
+    }
+
     /// The same beside a reader of the partition, with which it shares what was read of late. While the topic has another shape
     /// than it should, nothing is appended, since nobody would find it. Its task also ends when it is told to stop: what was
     /// taken by then is still appended.
@@ -268,6 +277,12 @@ impl KafkaAppender {
             cluster: Arc::downgrade(&place.cluster),
         };
         (appender, Lane::new(place).run(queue, stop))
+    }
+
+    /// Bytes that wait here for the log to take them, those of the batch that is under way included.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Takes records, which are appended in order. Waits while the queue is full, not for the answer: of each record, where it

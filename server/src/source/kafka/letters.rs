@@ -4,7 +4,10 @@
 //! that was restarted or of another one that reads the same, are one to a compacted topic and to whoever goes by the key. All are
 //! in the first partition, so that they need no placing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -43,18 +46,20 @@ pub(super) struct Dead<'a> {
 }
 
 impl DeadLetters {
-    /// Letters of this stream into this topic of the same cluster; none where the stream has no name. Also the task that writes
+    /// Letters of this stream into this topic of the same cluster, whose bytes are counted in `scales`; none where the stream's
+    /// name is none. Also the task that writes
     /// them, which ends when every clone is gone and what waited has been answered.
     pub fn new(
         cluster: Arc<KafkaCluster>,
         stream: &str,
         topic: &str,
         settings: AppenderSettings,
+        scales: Arc<AtomicUsize>,
     ) -> Option<(Self, impl Future<Output = ()> + Send + use<>)> {
         let channel = Channel::new(stream, "dead-letters").ok()?;
         let (appender, task) = KafkaAppender::new(cluster, topic, 0, settings);
         let letters = Self {
-            appender,
+            appender: appender.weighed(scales),
             stream: stream.into(),
             topic: topic.into(),
             channel,
@@ -158,8 +163,14 @@ mod tests {
             timeout: std::time::Duration::from_secs(1),
         };
         let cluster = Arc::new(KafkaCluster::new(settings));
-        let (letters, _task) =
-            DeadLetters::new(cluster, "board", "dead", AppenderSettings::default()).unwrap();
+        let (letters, _task) = DeadLetters::new(
+            cluster,
+            "board",
+            "dead",
+            AppenderSettings::default(),
+            Arc::default(),
+        )
+        .unwrap();
         letters
     }
 

@@ -70,8 +70,10 @@ pub struct Sifted {
     ward: Ward,
     rule: watch::Receiver<PoisonRule>,
     sent: Option<Sent>,
-    /// Up to here, in this log, all that means nothing is in the dead-letter topic.
+    /// Up to here, in this log, all that means nothing is in the dead-letter topic …
     buried: Option<(Epoch, Offset)>,
+    /// … from behind this on, where the last fetch began: of what is read anew nobody knows.
+    after: Option<Offset>,
     backoff: Backoff,
     /// Where it stopped, and why.
     stopped: Option<(Epoch, Offset, String)>,
@@ -95,6 +97,7 @@ impl Sifted {
             ward,
             sent: None,
             buried: None,
+            after: None,
             backoff: Backoff::default(),
             stopped: None,
         }
@@ -246,7 +249,12 @@ impl Sifted {
         let known = self.stopped.as_ref();
         let again = known.is_some_and(|(epoch, offset, _)| (epoch, offset) == here);
         if !again || known.is_some_and(|(.., before)| *before != why) {
-            self.tell(&fetch.epoch, first.offset, rule, &why);
+            let message = self.tell(&fetch.epoch, first.offset, rule, &why);
+            if again {
+                tracing::debug!(message, "the partition still stops");
+            } else {
+                tracing::error!(message, "a partition stops at a record that means nothing");
+            }
         }
         self.stopped = Some((fetch.epoch.clone(), first.offset, why));
         if again && first.at == 0 {
@@ -260,8 +268,8 @@ impl Sifted {
         Ok(fetch)
     }
 
-    /// Tells operators where it stopped, and what they can do.
-    fn tell(&self, epoch: &Epoch, offset: Offset, rule: PoisonRule, why: &str) {
+    /// Tells operators where it stopped, and what they can do: in these words.
+    fn tell(&self, epoch: &Epoch, offset: Offset, rule: PoisonRule, why: &str) -> String {
         let (stream, partition, poisons) = (&self.ward.stream, self.partition, &self.ward.poisons);
         let at = format!(
             "partition {partition} of {stream} stops at offset {offset} (Kafka's {} of {})",
@@ -278,22 +286,35 @@ impl Sifted {
                 self.ward.letters.as_ref().map_or("", DeadLetters::topic)
             ),
         };
-        tracing::error!(stream = %stream, partition, %offset, message, "a partition stops at a record that means nothing");
         let epoch = epoch.clone();
         poisons.stop(
             partition,
             Stop {
                 epoch,
                 offset,
-                message,
+                message: message.clone(),
             },
         );
+        message
+    }
+}
+
+impl Drop for Sifted {
+    /// Whoever no longer reads a partition does not stop it either.
+    fn drop(&mut self) {
+        if self.stopped.is_some() {
+            self.ward.poisons.go_on(self.partition);
+        }
     }
 }
 
 impl Source for Sifted {
     async fn fetch(&mut self, after: Option<Offset>, bytes: usize) -> Result<Fetch, SourceError> {
         let rule = *self.rule.borrow_and_update();
+        if after < self.after {
+            self.buried = None;
+        }
+        self.after = after;
         let bytes = match self.stopped {
             Some(_) if rule != PoisonRule::Skip => A_LOOK,
             _ => bytes,
@@ -350,6 +371,7 @@ impl Source for Sifted {
             ward,
             sent: None,
             buried: None,
+            after: None,
             backoff: Backoff::default(),
             stopped: None,
         })
