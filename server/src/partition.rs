@@ -5,6 +5,7 @@
 //! formats but for the snapshots that it hands on. Keeps: I3, I5, I6. [`Partition`] is pure: fetches and moments come in
 //! as arguments (I9); `partition/task.rs` drives it, `partition/answer.rs` is how it answers.
 
+mod alone;
 mod answer;
 mod awaited;
 mod backfill;
@@ -19,6 +20,7 @@ mod reading;
 pub mod resume;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
+mod stand_in;
 pub mod tail;
 pub mod task;
 mod view;
@@ -38,6 +40,7 @@ pub use loading::Cached;
 pub use misplaced::Misplaced;
 pub use reading::FoldSettings;
 use resume::From;
+use stand_in::StandIn;
 use tail::{Health, Proof, Tail, Wake};
 use view::View;
 pub use view::ViewsHeld;
@@ -240,6 +243,7 @@ pub struct Partition {
     unproven: Option<Proof>,
     health: Health,
     readable: bool,
+    stand_in: Option<StandIn>,
     joins: Vec<Join>,
     answers: Answers,
     held: ViewsHeld,
@@ -283,6 +287,7 @@ impl Partition {
             unproven: None,
             health: Health::default(),
             readable: false,
+            stand_in: None,
             joins: Vec::new(),
             answers: Answers::default(),
             evicted: 0,
@@ -311,7 +316,8 @@ impl Partition {
     /// After which offset the next fetch begins; none before the first.
     #[must_use]
     pub fn next_after(&self) -> Option<Offset> {
-        self.epoch.as_ref().map(|_| self.applied)
+        let epoch = self.epoch.as_ref().filter(|_| self.standing().is_none());
+        epoch.map(|_| self.applied)
     }
 
     /// Records that meant nothing.
@@ -344,7 +350,7 @@ impl Partition {
         self.answers
     }
 
-    /// The log's identity; none before the first fetch.
+    /// The log's identity; none before the first fetch, unless a default stands in.
     #[must_use]
     pub const fn epoch(&self) -> Option<&Epoch> {
         self.epoch.as_ref()
@@ -359,6 +365,7 @@ impl Partition {
     /// Takes a successful fetch that was sent at `asked_at`.
     pub fn take(&mut self, fetch: &Fetch, asked_at: Moment, now: Moment) {
         self.readable = true;
+        self.step_aside();
         if self.land(fetch, asked_at, now) {
             return;
         }
@@ -521,6 +528,7 @@ impl Partition {
 
     /// Looks again at the joins that wait, and lets go of what nobody needs.
     pub fn step(&mut self, now: Moment) {
+        self.let_stand_in(now);
         let mut joins = std::mem::take(&mut self.joins);
         joins.retain_mut(|join| !self.answer(join, now));
         self.joins = joins;

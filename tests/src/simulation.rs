@@ -192,6 +192,8 @@ pub struct Reached {
     pub expired: usize,
     /// Views whose rows were older than the tail, so that the log was read in between.
     pub backfilled: u64,
+    /// Views that nodes folded from the log, since their cache was silent.
+    pub folded_alone: u64,
 }
 
 impl Reached {
@@ -200,6 +202,7 @@ impl Reached {
         self.answers.add(other.answers);
         self.expired += other.expired;
         self.backfilled += other.backfilled;
+        self.folded_alone += other.folded_alone;
     }
 }
 
@@ -237,7 +240,10 @@ impl World {
             .nodes
             .iter()
             .for_each(|node| world.reached.answers.add(node.answers()));
-        world.reached.backfilled = world.nodes.iter().map(Node::backfilled).sum();
+        for report in world.nodes.iter().flat_map(Node::fence_reports) {
+            world.reached.backfilled += report.backfilled;
+            world.reached.folded_alone += report.folded_alone;
+        }
         Ok(world.reached)
     }
 
