@@ -15,7 +15,7 @@ const REASONS = {
   misplaced: 'Some records were found where they do not belong.',
   history_lost: 'The source no longer reaches back to where the gateway was.',
   incomplete_history: 'The source does not reach back to its beginning.',
-  paused: 'An operator has paused the source.',
+  paused: 'The source is paused: by an operator, or at a record that means nothing.',
   lapsed: 'No proof has come in time that this is still true.',
   disconnected: 'The connection is lost.',
   awaiting_proof: 'Waiting for proof that this is up to date.',

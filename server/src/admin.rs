@@ -143,6 +143,7 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/streams/{stream}/pause", post(hands::pause))
         .route("/streams/{stream}/resume", post(hands::resume))
         .route("/streams/{stream}/delay", post(hands::delay))
+        .route("/streams/{stream}/skip", post(hands::skip))
         .route("/connections/close", post(hands::close))
         .route("/drain", post(hands::drain))
         .route("/reload", post(reload::reload))

@@ -1,13 +1,17 @@
 //! `Record → Change`: what a record means, and the verdict on one that means nothing.
 //!
-//! Does: reads channel and row from where the stream's configuration says, and the value as JSON. Owns: nothing. Never
+//! Does: reads channel, row and event time from where the stream's configuration says, and the value as JSON. Owns: nothing. Never
 //! knows: partitions, views, sockets. Keeps: I9. A record that can't be decoded is poison: it is skipped and counted.
+
+mod time;
 
 use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
+
+pub use time::{Pointer, Said, TimePart};
 
 use crate::model::{Change, Channel, Record, RowId, check_channel_name, names};
 
@@ -43,6 +47,8 @@ pub struct Decoder {
     /// Names that have been seen: a channel's name is allocated once, not once a record.
     known: HashMap<String, Channel>,
     trusted: bool,
+    time: Option<TimePart>,
+    untimed: u64,
 }
 
 /// Names kept at most; beyond it the memory starts afresh.
@@ -58,6 +64,34 @@ impl Decoder {
             row,
             known: HashMap::new(),
             trusted,
+            time: None,
+            untimed: 0,
+        }
+    }
+
+    /// The same, with event times that stand there.
+    #[must_use]
+    pub fn timed(self, time: Option<TimePart>) -> Self {
+        Self { time, ..self }
+    }
+
+    /// Records whose event time was not where it should be, or was no time.
+    #[must_use]
+    pub const fn untimed(&self) -> u64 {
+        self.untimed
+    }
+
+    /// A decoder by the same rules, which has seen nothing yet.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self {
+            stream: self.stream.clone(),
+            channel: self.channel.clone(),
+            row: self.row.clone(),
+            known: HashMap::new(),
+            trusted: self.trusted,
+            time: self.time.clone(),
+            untimed: 0,
         }
     }
 
@@ -72,43 +106,80 @@ impl Decoder {
     /// # Errors
     /// [`Poison`], when it means nothing.
     pub fn decode(&mut self, record: &Record) -> Result<Change, Poison> {
+        let Pair(name, row) = self.names(record)?;
+        let data = record
+            .value
+            .clone()
+            .map(|value| self.checked(value))
+            .transpose()?;
+        let (channel, row) = (self.channel_named(&name)?, RowId::new(&row)?);
+        Ok(Change {
+            channel,
+            row,
+            data,
+            ts_ms: self.time_of(record),
+        })
+    }
+
+    /// When it happened: as the record says where it should, else as its publisher said, else when the log took it.
+    fn time_of(&mut self, record: &Record) -> i64 {
+        let said = self.time.as_ref().map(|time| time.of(record));
+        if let Some(Said::At(ms)) = said {
+            return ms;
+        }
+        self.untimed += u64::from(said == Some(Said::NoTime));
+        record.event_time_ms.unwrap_or(record.append_time_ms)
+    }
+
+    /// Whether the record means something; nothing of it is kept.
+    ///
+    /// # Errors
+    /// [`Poison`], just where [`Decoder::decode`] gives one.
+    pub fn check(&self, record: &Record) -> Result<(), Poison> {
+        let Pair(name, row) = self.names(record)?;
+        if let Some(value) = &record.value {
+            self.check_value(value)?;
+        }
+        check_channel_name(&name)?;
+        RowId::new(&row)?;
+        Ok(())
+    }
+
+    /// The names of its channel and row, as they stand in the key.
+    fn names<'a>(&self, record: &'a Record) -> Result<Pair<'a>, Poison> {
         let text =
             std::str::from_utf8(&record.key).map_err(|_| Poison::Key("the whole key".into()))?;
-        let (name, row) = match (&self.channel, &self.row) {
+        match (&self.channel, &self.row) {
             (KeyPart::Pointer(channel), Some(KeyPart::Pointer(row)))
                 if channel == "/0" && row == "/1" =>
             {
-                let Pair(channel, row) = pair(text)?;
-                (channel, row)
+                pair(text)
             }
             (channel, row) => {
                 let json: Value = serde_json::from_str(text).unwrap_or(Value::Null);
                 let row = row
                     .as_ref()
                     .map_or(Ok(String::new()), |row| part(row, text, &json))?;
-                (part(channel, text, &json)?.into(), row.into())
+                Ok(Pair(part(channel, text, &json)?.into(), row.into()))
             }
-        };
-        let data = record
-            .value
-            .clone()
-            .map(|value| self.check(value))
-            .transpose()?;
-        Ok(Change {
-            channel: self.channel_named(&name)?,
-            row: RowId::new(&row)?,
-            data,
-            ts_ms: record.event_time_ms.unwrap_or(record.append_time_ms),
-        })
+        }
     }
 
-    fn check(&self, value: Bytes) -> Result<Bytes, Poison> {
-        if self.trusted {
-            return Ok(value);
+    fn check_value(&self, value: &[u8]) -> Result<(), Poison> {
+        if !self.trusted {
+            serde_json::from_slice::<&serde_json::value::RawValue>(value)
+                .map_err(|_| Poison::Value)?;
         }
-        serde_json::from_slice::<&serde_json::value::RawValue>(&value)
-            .map_err(|_| Poison::Value)?;
-        Ok(without_line_breaks(value))
+        Ok(())
+    }
+
+    fn checked(&self, value: Bytes) -> Result<Bytes, Poison> {
+        self.check_value(&value)?;
+        Ok(if self.trusted {
+            value
+        } else {
+            without_line_breaks(value)
+        })
     }
 
     fn channel_named(&mut self, name: &str) -> Result<Channel, Poison> {
@@ -237,8 +308,32 @@ mod tests {
     }
 
     #[test]
+    fn event_times_are_what_the_record_says_else_its_publisher_else_the_log() {
+        let time = TimePart::InValue(Pointer::new("/ts"));
+        let mut decoder = Decoder::new("s", KeyPart::Whole, None, false).timed(Some(time));
+        let mut at = |value, published| {
+            let record = Record {
+                event_time_ms: published,
+                ..record("k", value)
+            };
+            decoder.decode(&record).unwrap().ts_ms
+        };
+        assert_eq!(at(Some(r#"{"ts":7}"#), Some(9)), 7);
+        assert_eq!(at(Some(r#"{"ts":"1970-01-01T00:00:01Z"}"#), None), 1000);
+        assert_eq!(at(Some(r#"{"ts":"soon"}"#), Some(9)), 9);
+        assert_eq!(at(Some("{}"), None), 5);
+        assert_eq!(at(None, Some(9)), 9);
+        assert_eq!(decoder.untimed(), 2, "a tombstone has no place for one");
+    }
+
+    #[test]
     fn a_value_that_is_not_json_is_poison() {
         let mut decoder = Decoder::new("s", KeyPart::Whole, None, false);
-        assert_eq!(decoder.decode(&record("k", Some("{"))), Err(Poison::Value));
+        let broken = record("k", Some("{"));
+        assert_eq!(decoder.decode(&broken), Err(Poison::Value));
+        assert_eq!(decoder.check(&broken), Err(Poison::Value));
+        assert_eq!(decoder.check(&record("k", Some("{}"))), Ok(()));
+        let name = decoder.check(&record("a b", None));
+        assert!(matches!(name, Err(Poison::Name(_))), "{name:?}");
     }
 }

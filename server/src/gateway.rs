@@ -6,6 +6,7 @@
 mod access;
 mod app;
 mod cache;
+mod canary;
 mod engine;
 mod factory;
 mod heap;
@@ -45,6 +46,7 @@ use crate::{
     },
     upstream::Upstreams,
 };
+use canary::Canaries;
 pub use factory::MakeError;
 use factory::{Factory, Ground};
 use materializers::Materializers;
@@ -211,12 +213,23 @@ impl Gateway {
             &config.admin.hosts,
         );
         let statuses = materializers.statuses();
+        let canaries = Canaries::new(
+            app.clone(),
+            workers.clone(),
+            node.clone(),
+            control.handle().clone(),
+            (ends.tasks.clone(), ends.stop.clone()),
+        );
+        for stream in &config.streams {
+            canaries.begin(stream);
+        }
         let reloader = Reloader {
             load,
             now: config.clone(),
             app: app.clone(),
             factory: serves.then_some(factory),
             materializers,
+            canaries,
             workers: workers.clone(),
         };
         let (reloads, run) = reloader.start(ends.stop.clone());

@@ -35,7 +35,7 @@ use crate::{
     cache::redis::GuardedCache,
     clock::Clock,
     decode::Decoder,
-    source::{Assignment, Source},
+    source::{Assignment, Source, poisons::Poisons},
 };
 
 /// Before a task that should not have ended is begun anew.
@@ -47,6 +47,8 @@ pub struct Ground {
     pub cache: Arc<GuardedCache>,
     /// What the fold depends on.
     pub settings: FoldSettings,
+    /// What its readers do with records that mean nothing.
+    pub poisons: Arc<Poisons>,
     /// The node's clock.
     pub clock: Clock,
 }
@@ -73,10 +75,10 @@ where
     #[must_use]
     pub fn new(stream: &str, ground: Ground, open: S, decoder: D) -> Self {
         Self {
+            status: Arc::new(StreamStatus::new(stream, ground.poisons.clone())),
             ground,
             open,
             decoder,
-            status: Arc::new(StreamStatus::new(stream)),
             tasks: JoinSet::new(),
             ends: HashMap::new(),
         }
@@ -126,14 +128,15 @@ where
             cache,
             settings,
             clock,
+            poisons: _,
         } = &self.ground;
         let task = Task {
             number,
-            fold: Fold::new(settings.clone(), (self.decoder)(), clock.wall_ms()),
+            fold: Fold::new(number, settings.clone(), (self.decoder)(), clock.wall_ms()),
             source: (self.open)(number),
             door: Door::new(cache.clone(), *clock),
             status: self.status.clone(),
-            unread: false,
+            unread: None,
         };
         let end = CancellationToken::new();
         let told = end.clone();

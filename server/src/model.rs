@@ -5,15 +5,22 @@
 //! is part of their meaning). Keeps: I9.
 
 pub mod names;
+mod placing;
+mod poison;
 
 use std::{borrow::Borrow, fmt, hash::Hash, ops::Deref, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+pub use placing::Placing;
+pub use poison::PoisonRule;
+
 /// Longest stream name, in bytes.
 pub const STREAM_NAME_MAX: usize = 63;
 /// Longest name of a channel within its stream, in bytes.
 pub const CHANNEL_NAME_MAX: usize = 200;
+/// What the names of channels begin with by which nodes measure a stream. No pattern covers them that does not begin so, too.
+pub const CANARIES: &str = "$canary/";
 /// Longest row id, in bytes.
 pub const ROW_ID_MAX: usize = 256;
 /// Longest token, in bytes.
@@ -95,6 +102,12 @@ impl Channel {
     #[must_use]
     pub fn stream(&self) -> &str {
         self.0.split_once('/').map_or("", |(stream, _)| stream)
+    }
+
+    /// Whether a node measures its stream by it, and nobody else writes to it.
+    #[must_use]
+    pub fn is_canary(&self) -> bool {
+        self.name().starts_with(CANARIES)
     }
 
     /// The name within the stream.
@@ -346,6 +359,11 @@ impl Moment {
     #[must_use]
     pub const fn millis(self) -> u64 {
         self.0 / 1000
+    }
+    /// Microseconds since the node started.
+    #[must_use]
+    pub const fn micros(self) -> u64 {
+        self.0
     }
     /// How much later this is; zero when it is earlier.
     #[must_use]

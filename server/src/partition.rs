@@ -341,6 +341,12 @@ impl Partition {
         self.misplaced.1
     }
 
+    /// Records whose event time was not where it should be.
+    #[must_use]
+    pub const fn untimed(&self) -> u64 {
+        self.decoder.untimed()
+    }
+
     /// The last record that was passed over.
     #[must_use]
     pub const fn last_skipped(&self) -> Option<&Skipped> {
@@ -423,10 +429,15 @@ impl Partition {
     }
 
     fn apply(&mut self, record: &Record, now: Moment) -> Option<Arc<Shared>> {
-        if !record.expired {
+        let change = self.decoder.decode(record);
+        // That the log deletes, and that a node measures it, says nothing of whoever should write to it.
+        let measured = change
+            .as_ref()
+            .is_ok_and(|change| change.channel.is_canary());
+        if !record.expired && !measured {
             self.health.last_record_at = now;
         }
-        let change = match self.decoder.decode(record) {
+        let change = match change {
             Ok(change) => change,
             Err(poison) => {
                 self.poisoned += 1;

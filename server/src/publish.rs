@@ -20,6 +20,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use crate::{
     auth::{Claims, Permission},
     clock::Clock,
+    decode::Said,
     model::{Channel, Mode, Position},
     protocol::{ErrorCode, Refusal},
     source::{
@@ -189,8 +190,12 @@ impl Publisher {
         if line.len() > self.record_bytes {
             return Err(self.too_large(line.len()));
         }
-        record::parse(&stream.name, line)
-            .map_err(|message| Refusal::new(ErrorCode::BadRecord, message))
+        let bad = |message| Refusal::new(ErrorCode::BadRecord, message);
+        let mut new = record::parse(&stream.name, line).map_err(bad)?;
+        if let Some(Said::At(ms)) = stream.own_time(&new.key, new.change.data.as_deref()) {
+            new.event_time_ms = Some(ms);
+        }
+        Ok(new)
     }
 
     /// Counts a record that was refused before it came to [`Publisher::append`].

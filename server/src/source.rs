@@ -12,6 +12,7 @@ pub mod hindered;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod log;
+pub mod poisons;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -71,6 +72,12 @@ pub enum SourceError {
     /// An operator paused it.
     #[error("the source is paused by an operator")]
     Paused,
+    /// The stream's rule is to stop at a record that means nothing, and this is one.
+    #[error("the partition stops at a record that means nothing")]
+    Halted,
+    /// A record that means nothing is to be in the dead-letter topic before it is passed over, and is not yet.
+    #[error("a record that means nothing is not in the dead-letter topic yet")]
+    Unquarantined,
 }
 
 impl SourceError {
@@ -78,8 +85,8 @@ impl SourceError {
     #[must_use]
     pub const fn reason(self) -> StaleReason {
         match self {
-            Self::Unavailable => StaleReason::SourceUnavailable,
-            Self::Paused => StaleReason::Paused,
+            Self::Unavailable | Self::Unquarantined => StaleReason::SourceUnavailable,
+            Self::Paused | Self::Halted => StaleReason::Paused,
         }
     }
 }

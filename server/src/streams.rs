@@ -10,10 +10,12 @@ use dashmap::DashMap;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    decode::{Said, TimePart},
     model::{Channel, Mode, Placement, Policy, Token},
     partition::{Misplaced, ViewsHeld, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Refusal},
-    source::{hindered::Hindrance, log::Log},
+    source::{hindered::Hindrance, log::Log, poisons::Poisons},
+    telemetry::CanaryCounts,
 };
 
 pub use crate::model::partition_of;
@@ -59,6 +61,12 @@ pub struct Stream {
     pub misplaced: Arc<Misplaced>,
     /// What an operator does to this node's reading.
     pub hindrance: watch::Sender<Hindrance>,
+    /// What this node's readers do with records that mean nothing.
+    pub poisons: Arc<Poisons>,
+    /// Where its records say when it happened; none: nowhere.
+    pub event_time: Option<TimePart>,
+    /// What is measured by records of the node's own.
+    pub canary: Arc<CanaryCounts>,
 }
 
 impl Stream {
@@ -79,6 +87,15 @@ impl Stream {
             }
             Placement::Spread => 0..count,
         }
+    }
+
+    /// When it happened, as a record says that goes into a log of this process, whose rows are folded as they come; none where
+    /// that is not said by records, or where whoever reads them finds it.
+    #[must_use]
+    pub fn own_time(&self, key: &[u8], value: Option<&[u8]>) -> Option<Said> {
+        let is_own = self.partitions.first()?.log.embedded().is_some();
+        let time = self.event_time.as_ref().filter(|_| is_own)?;
+        Some(time.read(key, value))
     }
 
     /// Whether a subscription may be begun so.

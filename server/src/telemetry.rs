@@ -8,8 +8,8 @@
 mod counts;
 
 pub use counts::{
-    Closed, Counter, LogCounts, MaterializerCounts, NodeCounts, TIME_BOUNDS_US, Throttle, Times,
-    TimesRead, UpstreamCounts, WorkerCounts,
+    CanaryCounts, Closed, Counter, LogCounts, MaterializerCounts, NodeCounts, TIME_BOUNDS_US,
+    Throttle, Times, TimesRead, UpstreamCounts, WorkerCounts,
 };
 
 /// What begins every metric's name.
@@ -89,6 +89,27 @@ pub const SOURCE_MISPLACED: Metric = Metric {
     kind: Kind::Counter,
     labels: PARTITION,
     help: "Records of channels that belong into another partition, which were passed over",
+};
+/// Records that could not be understood and were put into the dead-letter topic by this node.
+pub const SOURCE_QUARANTINED: Metric = Metric {
+    name: "source_quarantined_records",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Records that could not be understood and were put into the dead-letter topic by this node",
+};
+/// 1 while this node reads no further, since a record could not be understood.
+pub const SOURCE_STOPPED: Metric = Metric {
+    name: "source_stopped",
+    kind: Kind::Gauge,
+    labels: PARTITION,
+    help: "1 while this node reads no further, since a record could not be understood and is not done with (streams[].poison); else 0",
+};
+/// Records whose event time is not where `streams[].event_time` says, or is no time.
+pub const SOURCE_UNTIMED: Metric = Metric {
+    name: "source_untimed_records",
+    kind: Kind::Counter,
+    labels: PARTITION,
+    help: "Records whose event time is not where streams[].event_time says, or is no time: they have that of their publisher, or of the log",
 };
 /// Fetches from the log.
 pub const SOURCE_FETCHES: Metric = Metric {
@@ -440,6 +461,20 @@ pub const TRANSPORT_DELIVERY: Metric = Metric {
     labels: WORKER,
     help: "From the applying of an update to the end of the turn in which the last of its channel's sockets got it; measured for the first and the last update of each sweep",
 };
+/// From before a canary's record was published until it came out of a socket.
+pub const CANARY_FRESHNESS: Metric = Metric {
+    name: "canary_freshness_seconds",
+    kind: Kind::Histogram,
+    labels: STREAM,
+    help: "From before a record of this node's own (streams[].canary) was published until it came out of a socket that a worker serves",
+};
+/// How old the newest record is that a canary has got back.
+pub const CANARY_AGE: Metric = Metric {
+    name: "canary_age_seconds",
+    kind: Kind::Gauge,
+    labels: STREAM,
+    help: "Since the newest record of this node's own that came out of its socket was published: much more than streams[].canary where none comes",
+};
 /// Records that publishers sent.
 pub const PUBLISH_RECORDS: Metric = Metric {
     name: "publish_records",
@@ -540,6 +575,34 @@ pub const MATERIALIZER_POISONED: Metric = Metric {
     labels: STREAM,
     help: "Of those, the ones that could not be understood and were passed over",
 };
+/// Records of channels that belong into another partition, which were passed over.
+pub const MATERIALIZER_MISPLACED: Metric = Metric {
+    name: "materializer_misplaced_records",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Records of channels that belong into another partition, which were passed over",
+};
+/// Records whose event time is not where `streams[].event_time` says, or is no time.
+pub const MATERIALIZER_UNTIMED: Metric = Metric {
+    name: "materializer_untimed_records",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Records whose event time is not where streams[].event_time says, or is no time: they have that of their publisher, or of the log",
+};
+/// Records that could not be understood and were put into the dead-letter topic by this process.
+pub const MATERIALIZER_QUARANTINED: Metric = Metric {
+    name: "materializer_quarantined_records",
+    kind: Kind::Counter,
+    labels: STREAM,
+    help: "Records that could not be understood and were put into the dead-letter topic by this process",
+};
+/// Partitions that this process folds no further, since a record could not be understood.
+pub const MATERIALIZER_STOPPED: Metric = Metric {
+    name: "materializer_stopped_partitions",
+    kind: Kind::Gauge,
+    labels: STREAM,
+    help: "Partitions that this process folds no further, since a record could not be understood and is not done with (streams[].poison)",
+};
 /// Rows that this process has written to the cache or deleted there: what is left of the records of a batch.
 pub const MATERIALIZER_ROWS: Metric = Metric {
     name: "materializer_rows",
@@ -612,10 +675,13 @@ pub const MATERIALIZER_PROOF: Metric = Metric {
 };
 
 /// All of them, as the page lists them.
-pub const ALL: [&Metric; 77] = [
+pub const ALL: [&Metric; 86] = [
     &SOURCE_RECORDS,
     &SOURCE_POISONED,
     &SOURCE_MISPLACED,
+    &SOURCE_QUARANTINED,
+    &SOURCE_STOPPED,
+    &SOURCE_UNTIMED,
     &SOURCE_FETCHES,
     &SOURCE_LAG,
     &SOURCE_HEAD,
@@ -666,6 +732,8 @@ pub const ALL: [&Metric; 77] = [
     &TRANSPORT_WRITES,
     &TRANSPORT_BLOCKED,
     &TRANSPORT_DELIVERY,
+    &CANARY_FRESHNESS,
+    &CANARY_AGE,
     &PUBLISH_RECORDS,
     &MEMORY_LIMIT,
     &MEMORY_HELD,
@@ -680,6 +748,10 @@ pub const ALL: [&Metric; 77] = [
     &CONFIG_LOADED,
     &MATERIALIZER_RECORDS,
     &MATERIALIZER_POISONED,
+    &MATERIALIZER_MISPLACED,
+    &MATERIALIZER_UNTIMED,
+    &MATERIALIZER_QUARANTINED,
+    &MATERIALIZER_STOPPED,
     &MATERIALIZER_ROWS,
     &MATERIALIZER_BATCHES,
     &MATERIALIZER_CONFLICTS,

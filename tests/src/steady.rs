@@ -191,6 +191,9 @@ impl Steady {
             }],
             misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
+            poisons: Arc::default(),
+            event_time: None,
+            canary: Arc::default(),
         };
         let counts = Arc::<WorkerCounts>::default();
         let wall_s = Rc::<Cell<u64>>::default();

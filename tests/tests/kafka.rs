@@ -509,6 +509,7 @@ fn record(key: &str, value: &str) -> NewKafkaRecord {
         time_ms: None,
         happened_ms: None,
         id: Some(format!("id of {value}").into()),
+        headers: Vec::new(),
     }
 }
 

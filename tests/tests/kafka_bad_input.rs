@@ -261,6 +261,65 @@ async fn event_times_of_1970_and_2100_are_what_they_are_and_age_nothing() -> any
 }
 
 #[tokio::test]
+async fn an_event_time_that_is_none_is_counted_and_that_of_the_publisher_holds()
+-> anyhow::Result<()> {
+    let kafka = Kafka::shared().await?;
+    kafka.create_topic("said-times", 1, &[]).await?;
+    let at = kafka_time();
+    for (key, value) in [
+        (B6, r#"{"at":"2013-07-11T00:00:00+02:00"}"#),
+        (DL, r#"{"at":"soon"}"#),
+        (r#"["JFK","AA"]"#, "{}"),
+    ] {
+        kafka.produce_at("said-times", 0, key, value, at).await?;
+    }
+    let lines = lines(&plain(kafka, "said-times"));
+    let node = setup()
+        .stream("board", &format!("event_time = \"$value/at\"\n{lines}"))
+        .start()?;
+    let client = live(&node, "board/JFK").await?;
+    let json = ("content-type", "application/json");
+    for (row, data) in [("said", r#"{"at":7}"#), ("unsaid", "1")] {
+        let record = format!(r#"{{"channel":"JFK","row":"{row}","ts":9,"data":{data}}}"#);
+        let (at, head) = (node.gateway.address(), [BEARER, json]);
+        let answer = wire::ask(at, "POST", "/v1/publish/board", &head, record).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    let rows = found("all are in the view", async || {
+        let view = wire::get(node.gateway.address(), "/v1/view/board/JFK")
+            .await
+            .json();
+        Ok(view["rows"]
+            .get("unsaid")
+            .is_some()
+            .then(|| view["rows"].clone()))
+    })
+    .await?;
+    for (row, ts) in [
+        ("B6", 1_373_493_600_000),
+        ("DL", at),
+        ("AA", at),
+        ("said", 7),
+        ("unsaid", 9),
+    ] {
+        assert_eq!(rows[row]["ts"], ts, "{row}: {rows}");
+    }
+    let metrics = http::get(node.gateway.admin_address(), "/metrics")
+        .await?
+        .body;
+    let counted = "tidegate_source_untimed_records_total{stream=\"board\",partition=\"0\"} 3";
+    assert!(metrics.contains(counted), "{metrics}");
+    drop(client);
+    node.drain().await
+}
+
+/// A time that a broker takes: now, in milliseconds since 1970.
+fn kafka_time() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(0)
+}
+
+#[tokio::test]
 async fn a_channel_with_records_where_it_does_not_belong_is_not_live() -> anyhow::Result<()> {
     let kafka = Kafka::shared().await?;
     kafka.create_topic("misplaced", 4, &[]).await?;

@@ -322,3 +322,86 @@ async fn a_process_may_be_a_gateway_and_a_materializer() -> anyhow::Result<()> {
     node.drain().await;
     Ok(())
 }
+
+/// The first partition, as the operators of a materializer see it.
+async fn folded(admin: std::net::SocketAddr) -> anyhow::Result<serde_json::Value> {
+    let page = http::get(admin, "/inspect/materializer").await?.json()?;
+    Ok(page["streams"][0]["partitions"][0].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fold_halts_before_what_means_nothing_or_puts_it_aside() -> anyhow::Result<()> {
+    let mut board = Board::new("halted", 1).await?;
+    board.write(&[one("C1", "a", 1)]).await?;
+    let bad = [(r#"["C1","b"]"#, Some("{"))];
+    board.kafka.produce("halted", 0, bad, &[]).await?;
+    let node = board.here("poison = \"halt\"")?;
+    let admin = node.admin_address();
+    // It never came to the end, so nothing takes the place of nothing.
+    let stopped = async |admin, offset: u64| {
+        until("it stops", async || {
+            let partition = folded(admin).await?;
+            Ok((partition["stopped"]["offset"] == offset).then_some(partition))
+        })
+        .await
+    };
+    let partition = stopped(admin, 2).await?;
+    until("operators see why", async || {
+        let wrong = folded(admin).await?["wrong"].clone();
+        let wrong = wrong.as_str().unwrap_or_default();
+        Ok((wrong.contains("offset 2") && wrong.contains("the value is not JSON")).then_some(()))
+    })
+    .await?;
+    ensure!(board.cache.header(0).await?.is_none(), "{partition}");
+    let path = format!("/streams/{STREAM}/skip?partition=0&offset=2");
+    let passed = http::post(admin, &path, &[]).await?;
+    ensure!(passed.status == 200 && passed.json()?["materializer"] == true);
+    board.is_folded().await?;
+    // Amid its work, too: its header is just before the record.
+    board.write(&[one("C1", "a", 2)]).await?;
+    board.kafka.produce("halted", 0, bad, &[]).await?;
+    board.is_folded().await?;
+    stopped(admin, 4).await?;
+    let rows = board.rows.clone();
+    board.write(&[one("C1", "c", 3)]).await?;
+    ensure!(board.headers().await?[0].applied == tidegate::model::Offset::new(3).into());
+    ensure!(board.cached().await? == Some(rows));
+    ensure!(count(admin, "stopped_partitions").await? == 1);
+    node.drain().await;
+    // The next one has another rule.
+    board.kafka.create_topic("halted-dead", 1, &[]).await?;
+    let rule = "poison = \"quarantine\"\ndead_letter = \"halted-dead\"";
+    let node = board.here(rule)?;
+    board.is_folded().await?;
+    let letters = board.kafka.read("halted-dead", 0).await?;
+    ensure!(
+        letters.len() == 1 && letters[0].key == b"halted/0/3",
+        "{letters:?}"
+    );
+    let admin = node.admin_address();
+    until("the numbers are told", async || {
+        Ok((count(admin, "quarantined_records_total").await? == 1).then_some(()))
+    })
+    .await?;
+    node.drain().await;
+    // Where a cache is shared, nodes leave that to it.
+    let text = board
+        .config(rule)
+        .replace("\"materializer\"", "\"gateway\"");
+    let text = text.replace("[listen]\n", "[listen]\naddress = \"127.0.0.1:0\"\n")
+        + "[access]\nanonymous = { channels = [\"board/*\"], can = [\"subscribe\"] }\n";
+    let config = tidegate::config::Config::from_toml(&text, std::iter::empty())?;
+    let node = tidegate::gateway::Gateway::start(&config, None)?;
+    board.kafka.produce("halted", 0, bad, &[]).await?;
+    board.write(&[one("C1", "d", 4)]).await?;
+    let admin = node.admin_address();
+    until("the node has passed it", async || {
+        let page = http::get(admin, "/inspect/partitions").await?.json()?;
+        let task = &page["partitions"][0]["task"];
+        Ok((task["applied"] == 7).then_some(()))
+    })
+    .await?;
+    ensure!(board.kafka.read("halted-dead", 0).await?.len() == 1);
+    node.drain().await;
+    Ok(())
+}

@@ -373,6 +373,40 @@ async fn an_idempotency_key_is_the_id_of_a_single_record() {
 }
 
 #[tokio::test]
+async fn an_event_time_in_the_value_is_that_of_the_row_and_of_the_update() {
+    let node = start(
+        &Setup::new()
+            .open()
+            .stream("s", "event_time = \"$value/at\""),
+    );
+    let at = node.gateway.address();
+    let mut events = Events::open(at, "channel=s/a", &[]).await;
+    for (data, ts) in [
+        (r#"{"at":"1970-01-01T00:00:01.5Z"}"#, 1500),
+        (r#"{"at":77}"#, 77),
+        // What is no time leaves what the publisher says.
+        (r#"{"at":"soon"}"#, 9),
+        ("1", 9),
+        ("null", 9),
+    ] {
+        let record = format!("{{\"channel\":\"a\",\"row\":\"r\",\"ts\":9,\"data\":{data}}}");
+        assert_eq!(one(at, record).await.status(), 200);
+        assert_eq!(events.update().await["ts"], ts, "{data}");
+        let row = rows(at, "s/a").await["r"].clone();
+        let of_row = if data == "null" {
+            Value::Null
+        } else {
+            json!(ts)
+        };
+        assert_eq!(row["ts"], of_row, "{data}");
+    }
+    let page = tidegate_tests::http::get(node.gateway.admin_address(), "/metrics").await;
+    let page = page.expect("metrics").body;
+    let counted = "tidegate_source_untimed_records_total{stream=\"s\",partition=\"0\"} 2";
+    assert!(page.contains(counted), "{page}");
+}
+
+#[tokio::test]
 async fn a_full_view_takes_changes_and_deletions_but_no_new_rows() {
     let node = start(&Setup::new().open().stream("s", "view_max = { rows = 2 }"));
     let at = node.gateway.address();

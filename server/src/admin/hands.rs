@@ -1,4 +1,4 @@
-//! What an operator does: readiness, pause, resume, delay, close, drain.
+//! What an operator does: readiness, pause, resume, delay, skip, close, drain.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,10 +14,11 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Admin, bad_request, json as respond};
+use super::{Admin, bad_request, json as respond, problem};
 use crate::{
+    model::Offset,
     protocol::{CloseCode, ErrorCode, Refusal},
-    source::hindered::Hindrance,
+    source::{hindered::Hindrance, poisons::Poisons},
     transport::{problem::Problem, thread::Command},
     worker::{Farewell, Pick},
 };
@@ -71,18 +72,18 @@ pub(super) async fn delay(
     })
 }
 
+fn unknown(stream: &str) -> Problem {
+    let message = format!("there is no stream {stream:?}");
+    Problem(Refusal::new(ErrorCode::UnknownStream, message))
+}
+
 fn hinder(
     admin: &Admin,
     stream: &str,
     change: impl FnOnce(&mut Hindrance),
 ) -> Result<Response, Problem> {
     let found = admin.app.streams.get(stream);
-    let stream = found.ok_or_else(|| {
-        Refusal::new(
-            ErrorCode::UnknownStream,
-            format!("there is no stream {stream:?}"),
-        )
-    })?;
+    let stream = found.ok_or_else(|| unknown(stream))?;
     stream.hindrance.send_modify(change);
     let now = *stream.hindrance.borrow();
     tracing::info!(stream = stream.name, paused = now.paused, delay = ?now.delay, "hindered by an operator");
@@ -91,6 +92,52 @@ fn hinder(
         "stream": stream.name,
         "paused": now.paused,
         "delay_ms": delay_ms,
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Skip {
+    partition: u32,
+    offset: u64,
+}
+
+/// Passes over the one record at which a partition stopped: of the node, of the materializer in this process, or of both.
+pub(super) async fn skip(
+    State(admin): State<Arc<Admin>>,
+    Path(stream): Path<String>,
+    skip: Result<Query<Skip>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(Skip { partition, offset }) = skip.map_err(|error| bad_request(error.body_text()))?;
+    let served = admin.app.streams.get(&stream);
+    let folded = admin.materializers.of(&stream);
+    if served.is_none() && folded.is_none() {
+        return Err(unknown(&stream));
+    }
+    let record = Offset::new(offset);
+    let excused = |poisons: &Poisons| poisons.excuse(partition, record);
+    let node = served.is_some_and(|stream| excused(&stream.poisons));
+    let materializer = folded.is_some_and(|status| excused(&status.poisons));
+    if !node && !materializer {
+        let detail = format!(
+            "partition {partition} of {stream} does not stop at offset {offset} here: /inspect/partitions and /inspect/materializer say where it does"
+        );
+        return Ok(problem(StatusCode::CONFLICT, "not_stopped", &detail));
+    }
+    tracing::info!(
+        stream,
+        partition,
+        offset,
+        node,
+        materializer,
+        "a record that means nothing is passed over by an operator"
+    );
+    Ok(respond(json!({
+        "stream": stream,
+        "partition": partition,
+        "offset": offset,
+        "node": node,
+        "materializer": materializer,
     })))
 }
 

@@ -99,6 +99,7 @@ fn stream_json(stream: &Stream, now: Moment) -> Value {
         "freshness_slo_ms": millis(stream.options().freshness_slo),
         "expect_every_ms": stream.options().expect_every.map(millis),
         "slow_consumer": stream.options().policy,
+        "poison": stream.poisons.rule(),
         "freshness": freshness_json(freshness_of(stream, now)),
         "hindrance": {"paused": hindrance.paused, "delay_ms": millis(hindrance.delay)},
     })
@@ -174,6 +175,7 @@ fn partition_json(asked: &Asked, now: Moment) -> Value {
         "epoch": here.epoch.map(|epoch| epoch.as_str().to_owned()),
         "freshness": freshness_json(freshness),
         "task": asked.inspection,
+        "stopped": asked.stream.poisons.stopped(asked.number),
         "queued_requests": handle.requests.max_capacity() - handle.requests.capacity(),
         "tail": {
             "life": here.cursor.resets,
@@ -316,10 +318,11 @@ pub(super) async fn materializer(State(admin): State<Arc<Admin>>) -> Response {
         let partition = |(number, partition): (&u32, &PartitionStatus)| {
             let mut shown = json!(partition);
             shown["partition"] = json!(number);
+            shown["stopped"] = json!(status.poisons.stopped(*number));
             shown
         };
         let partitions: Vec<Value> = status.partitions().iter().map(partition).collect();
-        json!({"stream": status.stream, "group_generation": share.generation, "given": share.partitions, "partitions": partitions})
+        json!({"stream": status.stream, "group_generation": share.generation, "given": share.partitions, "poison": status.poisons.rule(), "partitions": partitions})
     };
     let streams: Vec<Value> = admin.materializers.all().iter().map(stream).collect();
     respond(json!({ "streams": streams }))

@@ -140,6 +140,11 @@ impl Scrape {
             self.count(&names::LOG_ROWS, &labels, rows as u64);
             self.count(&names::LOG_ROW_BYTES, &labels, row_bytes as u64);
         }
+        let poisons = &asked.stream.poisons;
+        let stopped = u64::from(poisons.stopped(asked.number).is_some());
+        let quarantined = poisons.quarantined(asked.number);
+        self.count(&names::SOURCE_QUARANTINED, &labels, quarantined);
+        self.count(&names::SOURCE_STOPPED, &labels, stopped);
         let (views, encodings) = (handle.held.views.bytes(), handle.held.encodings.bytes());
         self.count(&names::VIEW_BYTES, &labels, views as u64);
         self.count(&names::VIEW_ENCODED, &labels, encodings as u64);
@@ -162,6 +167,7 @@ impl Scrape {
         self.count(&names::SOURCE_RECORDS, &labels, task.records);
         self.count(&names::SOURCE_POISONED, &labels, task.poisoned);
         self.count(&names::SOURCE_MISPLACED, &labels, task.misplaced);
+        self.count(&names::SOURCE_UNTIMED, &labels, task.untimed);
         self.count(&names::VIEW_RESIDENT, &labels, task.views as u64);
         self.count(&names::VIEW_ROWS, &labels, task.rows as u64);
         self.count(&names::VIEW_EVICTED, &labels, task.evicted);
@@ -182,6 +188,8 @@ impl Scrape {
         for (metric, counter) in [
             (&names::MATERIALIZER_RECORDS, &counts.records),
             (&names::MATERIALIZER_POISONED, &counts.poisoned),
+            (&names::MATERIALIZER_MISPLACED, &counts.misplaced),
+            (&names::MATERIALIZER_UNTIMED, &counts.untimed),
             (&names::MATERIALIZER_ROWS, &counts.rows),
             (&names::MATERIALIZER_BATCHES, &counts.batches),
             (&names::MATERIALIZER_CONFLICTS, &counts.conflicts),
@@ -191,6 +199,10 @@ impl Scrape {
         ] {
             self.count(metric, &[stream], counter.get());
         }
+        let quarantined = status.poisons.all_quarantined();
+        self.count(&names::MATERIALIZER_QUARANTINED, &[stream], quarantined);
+        let stops = status.poisons.stops() as u64;
+        self.count(&names::MATERIALIZER_STOPPED, &[stream], stops);
         let given = status.share().partitions.len() as u64;
         self.count(&names::MATERIALIZER_PARTITIONS, &[stream], given);
         for (number, partition) in status.partitions() {
@@ -233,6 +245,12 @@ impl Scrape {
             let live = freshness_of(&stream, now)
                 .is_none_or(|freshness| freshness.state == FreshnessState::Live);
             self.count(&names::VIEW_LIVE, &[&stream.name], u64::from(live));
+            if let Some(age) = stream.canary.age(now) {
+                let times = Value::Times(stream.canary.times.read());
+                self.put(&names::CANARY_FRESHNESS, &[&stream.name], times);
+                let age = Value::Seconds(age.as_secs_f64());
+                self.put(&names::CANARY_AGE, &[&stream.name], age);
+            }
         }
         let published = [
             ("appended", &app.counts.published),

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Channel, check_channel_name, check_stream_name};
+use crate::model::{CANARIES, Channel, check_channel_name, check_stream_name};
 
 /// Most patterns in one grant. Each subscription walks over them once.
 pub const PATTERNS_MAX: usize = 100;
@@ -99,6 +99,13 @@ impl Pattern {
 
 fn covers(pattern: &str, channel: &Channel) -> bool {
     match pattern.strip_suffix('*') {
+        // What nodes measure by is covered only by what names it.
+        Some(begin) if channel.is_canary() => {
+            let named = begin
+                .split_once('/')
+                .is_some_and(|(_, name)| name.starts_with(CANARIES));
+            named && channel.starts_with(begin)
+        }
         Some(begin) => channel.starts_with(begin),
         None => **channel == *pattern,
     }

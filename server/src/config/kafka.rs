@@ -46,22 +46,11 @@ impl KafkaConfig {
         };
         let waits = SHORTEST..=Duration::from_secs(60);
         let brokers = "brokers as \"host:port\", at least one";
-        // Kafka's own rule for topics.
-        let legal = |text: &str| {
-            let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-            (1..=249).contains(&text.len())
-                && text.bytes().all(is_legal)
-                && text != "."
-                && text != ".."
-        };
-        let topic = "1 to 249 of A-Z, a-z, 0-9, ., _ and -";
         let histories = [("whole", false), ("incomplete", true)];
         Self {
             brokers: section.some_texts("brokers", brokers, broker),
             security: Box::new(KafkaSecurity::read(section)),
-            topic: section
-                .text("topic", topic, |text| legal(text).then(|| text.to_owned()))
-                .unwrap_or_else(|| stream.to_owned()),
+            topic: read_topic(section, "topic").unwrap_or_else(|| stream.to_owned()),
             timeout: section
                 .duration("timeout", waits)
                 .unwrap_or(Duration::from_secs(1)),
@@ -80,4 +69,17 @@ impl KafkaConfig {
                 .unwrap_or(1_000_000),
         }
     }
+}
+
+/// A topic's name, by Kafka's own rule.
+pub(super) fn read_topic(section: &mut Section<'_>, key: &'static str) -> Option<String> {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let expected = "1 to 249 of A-Z, a-z, 0-9, ., _ and -";
+    section.text(key, expected, |text| {
+        let legal = (1..=249).contains(&text.len())
+            && text.bytes().all(is_legal)
+            && text != "."
+            && text != "..";
+        legal.then(|| text.to_owned())
+    })
 }

@@ -11,7 +11,7 @@ use super::{
     units::{show_duration, show_size},
     walk::Walk,
 };
-use crate::model::{Mode, Placement};
+use crate::model::{Mode, Placement, PoisonRule};
 
 /// Most partitions of a stream whose rows are spread: so many positions fit in a token.
 const SPREAD_PARTITIONS_MAX: u32 = 64;
@@ -164,6 +164,8 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
         let expected = "no time, since mode is \"events\" and events have no rows".to_owned();
         walk.note(&key, format!("{:?}", show_duration(ttl)), expected);
     }
+    check_poison(walk, path, stream);
+    check_canary(walk, path, stream);
     let default = stream.default.as_ref().map_or(0, String::len);
     if default > record.1 && walk.clean(&[record.0]) {
         let expected = format!("at most limits.record_bytes ({})", show_size(record.1));
@@ -206,6 +208,57 @@ fn check_eager(walk: &Walk, path: &str, stream: &StreamConfig) {
     if embedded && stream.eager == Some(false) && walk.clean(&[&key, &kind]) {
         let expected = "true, or nothing: an embedded log is in this process and always read";
         walk.note(&key, "false".into(), expected.into());
+    }
+}
+
+/// What is put aside needs a place, which is not where it came from; what publishing has checked never means nothing.
+fn check_poison(walk: &Walk, path: &str, stream: &StreamConfig) {
+    let at = |key: &str| format!("{path}.{key}");
+    let topic = stream.dead_letter.as_deref();
+    match (&stream.source, stream.poison) {
+        (SourceConfig::Embedded { .. }, rule) => {
+            let expected =
+                "none: what publishing takes means something, so this is for streams of Kafka";
+            if rule != PoisonRule::Skip && walk.clean(&[&at("source.kind")]) {
+                walk.note(
+                    &at("poison"),
+                    "another rule than \"skip\"".into(),
+                    expected.into(),
+                );
+            }
+            if topic.is_some() && walk.clean(&[&at("source.kind")]) {
+                walk.note(&at("dead_letter"), "a topic".into(), expected.into());
+            }
+        }
+        (SourceConfig::Kafka(_), PoisonRule::Quarantine)
+            if topic.is_none() && walk.clean(&[&at("dead_letter")]) =>
+        {
+            let expected = "a topic, since poison is \"quarantine\"";
+            walk.note(&at("dead_letter"), "nothing".into(), expected.into());
+        }
+        (SourceConfig::Kafka(kafka), _) if topic == Some(&kafka.topic) => {
+            let expected = "another topic than the stream's own";
+            walk.note(
+                &at("dead_letter"),
+                format!("{:?}", kafka.topic),
+                expected.into(),
+            );
+        }
+        (SourceConfig::Kafka(_), _) => {}
+    }
+}
+
+/// What measures a stream is published to it.
+fn check_canary(walk: &Walk, path: &str, stream: &StreamConfig) {
+    let kafka = matches!(stream.source, SourceConfig::Kafka(_));
+    let foreign = kafka && stream.placement == Placement::Spread || !stream.reads_own_keys();
+    if stream.canary.is_some() && foreign {
+        let expected = "none: this stream can't be published to from here, since others place its rows, or channel and row are not those of the defaults";
+        walk.note(
+            &format!("{path}.canary"),
+            "a duration".into(),
+            expected.into(),
+        );
     }
 }
 

@@ -10,10 +10,11 @@ use serde_json::value::RawValue;
 
 use super::{
     KafkaConfig, Selector,
+    kafka::read_topic,
     units::{DURATION_MAX, KIB, MIB, SIZE_MAX},
     walk::Section,
 };
-use crate::model::{Mode, Placement, Policy, RowId, check_stream_name};
+use crate::model::{Mode, Placement, Placing, PoisonRule, Policy, RowId, check_stream_name};
 
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,12 @@ pub struct StreamConfig {
     /// JSON text that stands in for each of its views, marked, until its log has been read for the first time: the data of each row
     /// under its id, or of the only one; `limits.record_bytes` at most; default: none.
     pub default: Option<String>,
+    /// What is done with records of Kafka that mean nothing; default `skip`.
+    pub poison: PoisonRule,
+    /// The topic, on the same brokers, where they are put with `quarantine`; default: none.
+    pub dead_letter: Option<String>,
+    /// How often a record of the node's own measures it, 100 ms to 1 h; default: none, so never.
+    pub canary: Option<Duration>,
     /// A bug that it has on purpose; default: none.
     #[cfg(feature = "seeded-bugs")]
     pub seeded_bug: Option<crate::model::SeededBug>,
@@ -150,6 +157,9 @@ impl Default for StreamConfig {
             row_ttl: None,
             expect_every: None,
             default: None,
+            poison: PoisonRule::Skip,
+            dead_letter: None,
+            canary: None,
             #[cfg(feature = "seeded-bugs")]
             seeded_bug: None,
         }
@@ -167,7 +177,14 @@ impl Default for Retention {
 }
 
 /// How rows come out of records: another number wherever the same records would give other rows than before.
-const FOLDING: u32 = 1;
+const FOLDING: u32 = 2;
+
+/// The words of the rules for records that mean nothing.
+const POISON: [(&str, PoisonRule); 3] = [
+    ("skip", PoisonRule::Skip),
+    ("quarantine", PoisonRule::Quarantine),
+    ("halt", PoisonRule::Halt),
+];
 
 /// The words of the bugs that a stream may have on purpose.
 #[cfg(feature = "seeded-bugs")]
@@ -219,6 +236,24 @@ impl StreamConfig {
         (!eager).then_some(self.linger)
     }
 
+    /// Whether what is published here reads back as what it was: by the keys that this program gives, and where it puts them.
+    #[must_use]
+    pub fn reads_own_keys(&self) -> bool {
+        let is = |selector: &Selector, pointer: &str| *selector == Selector::Key(pointer.into());
+        is(&self.channel, "/0") && self.row.as_ref().is_some_and(|row| is(row, "/1"))
+    }
+
+    /// Where others place its channels: what this program places is where it belongs.
+    #[must_use]
+    pub fn placing(&self) -> Placing {
+        match (&self.source, self.placement) {
+            (SourceConfig::Kafka(_), Placement::ByChannel) => Placing::among(self.partitions),
+            (SourceConfig::Kafka(_), Placement::Spread) | (SourceConfig::Embedded { .. }, _) => {
+                Placing::default()
+            }
+        }
+    }
+
     /// What its rows depend on beside the records, as one word: rows that were folded under another one are of no use.
     #[must_use]
     pub fn fold_id(&self) -> String {
@@ -232,6 +267,7 @@ impl StreamConfig {
             self.channel.to_string(),
             text(&self.row),
             text(&self.event_time),
+            self.placing().partitions(),
         );
         // As JSON, so that no two selectors are read as one; numbers and texts always have such a form.
         serde_json::to_string(&all).unwrap_or_default()
@@ -324,6 +360,9 @@ impl StreamConfig {
             row_ttl: section.duration("row_ttl", AGES),
             expect_every: section.duration("expect_every", SHORTEST..=DURATION_MAX),
             default: section.json("default"),
+            poison: section.choice("poison", &POISON).unwrap_or_default(),
+            dead_letter: read_topic(section, "dead_letter"),
+            canary: section.duration("canary", SHORTEST..=Duration::from_secs(3600)),
             #[cfg(feature = "seeded-bugs")]
             seeded_bug: section.choice("seeded_bug", &SEEDED_BUGS),
         }
@@ -482,7 +521,10 @@ mod tests {
     #[test]
     fn a_fold_is_named_by_what_its_rows_depend_on() {
         let stream = StreamConfig::default();
-        assert_eq!(stream.fold_id(), r#"[1,"json","$key/0","$key/1",null]"#);
+        assert_eq!(
+            stream.fold_id(),
+            r#"[2,"json","$key/0","$key/1",null,null]"#
+        );
         let key = |pointer: &str| Selector::Key(pointer.into());
         let others = [
             StreamConfig {

@@ -98,6 +98,7 @@ fn the_examples_of_the_default_text_are_valid() {
     defaults.row_ttl = units::parse_duration("1d");
     defaults.eager = Some(true);
     defaults.expect_every = units::parse_duration("1m");
+    defaults.canary = units::parse_duration("5s");
     defaults.default = Some("{}".into());
     assert_eq!(config.streams, [defaults]);
 }

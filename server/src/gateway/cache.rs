@@ -23,8 +23,8 @@ impl Caches {
         Self(config.is_there().then(|| config.into()))
     }
 
-    /// Whether one holds a stream's views.
-    pub(super) const fn hold(&self, stream: &StreamConfig) -> bool {
+    /// Whether a cache holds a stream's views.
+    pub(super) const fn has(&self, stream: &StreamConfig) -> bool {
         self.0.is_some() && stream.cacheable().is_some()
     }
 

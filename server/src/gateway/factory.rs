@@ -24,8 +24,8 @@ use crate::{
     cache::ViewMax,
     clock::Clock,
     config::{self, Config, Selector, SourceConfig, StreamConfig},
-    decode::{Decoder, KeyPart},
-    model::{self, Placement},
+    decode::{Decoder, KeyPart, Pointer, TimePart},
+    model,
     partition::{
         Backing, Cached, Misplaced, Partition, Reads, Settings,
         tail::{Tail, TailMax},
@@ -37,6 +37,7 @@ use crate::{
         embedded::{EmbeddedLog, EmbeddedSource, Engine, LogSettings, LogSpec, Retention},
         hindered::{Hindered, Hindrance},
         log::Log,
+        poisons::Poisons,
     },
     streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
@@ -101,7 +102,7 @@ pub(super) struct Ground {
 pub(super) enum Reader {
     Embedded(EmbeddedSource),
     #[cfg(feature = "kafka")]
-    Kafka(Box<crate::source::kafka::Whole>),
+    Kafka(Box<crate::source::kafka::Sifted>),
 }
 
 /// A partition that is ready to run.
@@ -171,6 +172,7 @@ impl Factory {
         let (mut partitions, mut starts) = (Vec::new(), Vec::new());
         let cache = self.caches.of(config, &self.upstreams);
         let stop = self.stop.child_token();
+        let poisons = Poisons::new(kafka::poison_rule(config, cache.is_some()));
         let behind: Vec<(Backing, Log, Reader)> = match &config.source {
             SourceConfig::Embedded { retention } => self
                 .logs(config, retention)?
@@ -187,7 +189,8 @@ impl Factory {
             SourceConfig::Kafka(kafka) => {
                 let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
                 let cached = cache.is_some();
-                kafka::partitions(config, kafka, &self.upstreams, &stop, spawn)
+                let described = (config, kafka);
+                kafka::partitions(described, &poisons, &self.upstreams, &stop, spawn)
                     .map_err(unmade(config))?
                     .into_iter()
                     .map(|behind| {
@@ -197,7 +200,7 @@ impl Factory {
                     .collect()
             }
         };
-        let misplaced = Arc::new(placement(config));
+        let misplaced = Arc::new(Misplaced::of(config.placing()));
         for (number, behind) in (0u32..).zip(behind) {
             let (handle, mut start) = self.partition(config, number, behind);
             start.partition = start.partition.placed(misplaced.clone());
@@ -219,6 +222,9 @@ impl Factory {
             partitions,
             misplaced,
             hindrance: watch::Sender::default(),
+            poisons,
+            event_time: time_part(config),
+            canary: Arc::default(),
         });
         for start in starts {
             self.run(start, self.reads(config), &stream.hindrance, &stop);
@@ -266,6 +272,8 @@ impl Factory {
             return;
         };
         stream.options.store(Arc::new(options(config)));
+        let cached = self.caches.has(config);
+        stream.poisons.set_rule(kafka::poison_rule(config, cached));
         for partition in &stream.partitions {
             partition.tail.bound(tail_max(config));
             let read = Request::Read(self.reads(config));
@@ -365,7 +373,7 @@ impl Factory {
     fn reads(&self, config: &StreamConfig) -> Reads {
         Reads {
             prove_every: proof_every(config.freshness_slo),
-            linger: config.lingers(self.caches.hold(config)),
+            linger: config.lingers(self.caches.has(config)),
         }
     }
 
@@ -392,16 +400,6 @@ impl Factory {
 pub(super) fn unmade(config: &StreamConfig) -> impl FnOnce(String) -> MakeError {
     let stream = config.name.clone();
     |why| MakeError::Source { stream, why }
-}
-
-/// What is known of where others place a stream's channels: what this program places is where it belongs.
-fn placement(config: &StreamConfig) -> Misplaced {
-    match (&config.source, config.placement) {
-        (SourceConfig::Kafka(_), Placement::ByChannel) => Misplaced::among(config.partitions),
-        (SourceConfig::Kafka(_), Placement::Spread) | (SourceConfig::Embedded { .. }, _) => {
-            Misplaced::default()
-        }
-    }
 }
 
 /// How often a partition must be proved, so that a proof is never old because nobody asked.
@@ -448,6 +446,18 @@ pub(super) fn decoder(config: &StreamConfig, own: bool) -> Decoder {
         config.row.as_ref().map(key_part),
         own,
     )
+    .timed(time_part(config))
+}
+
+/// Where records say when it happened.
+fn time_part(config: &StreamConfig) -> Option<TimePart> {
+    Some(match config.event_time.as_ref()? {
+        Selector::Key(pointer) if pointer.is_empty() => TimePart::Key,
+        Selector::Key(pointer) => TimePart::InKey(Pointer::new(pointer)),
+        Selector::Value(pointer) => TimePart::InValue(Pointer::new(pointer)),
+        // The configuration refuses these.
+        Selector::Header(_) => return None,
+    })
 }
 
 fn key_part(selector: &Selector) -> KeyPart {

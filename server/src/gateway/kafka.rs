@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::factory::{Ground, Reader};
@@ -10,8 +11,9 @@ use crate::{
     cache::redis::GuardedCache,
     config::{KafkaConfig, MaterializerConfig, StreamConfig},
     materializer::StreamStatus,
+    model::PoisonRule,
     partition::FoldSettings,
-    source::log::Log,
+    source::{log::Log, poisons::Poisons},
     upstream::Upstreams,
 };
 
@@ -22,21 +24,31 @@ pub(super) struct Behind {
     pub(super) log: Log,
 }
 
+/// What is done with records that mean nothing by all readers of a stream in one role. Where a cache holds the views, nodes pass
+/// over what is to be put aside: whoever folds for all of them does that, once.
+pub(super) fn poison_rule(config: &StreamConfig, cached: bool) -> PoisonRule {
+    match config.poison {
+        PoisonRule::Quarantine if cached => PoisonRule::Skip,
+        rule => rule,
+    }
+}
+
 /// What is behind each partition. The tasks of the appenders go to `spawn`; once told to stop, they append what they had taken.
 #[cfg(feature = "kafka")]
 pub(super) fn partitions(
-    config: &StreamConfig,
-    kafka: &KafkaConfig,
+    (config, kafka): (&StreamConfig, &KafkaConfig),
+    poisons: &Arc<Poisons>,
     upstreams: &Upstreams,
     stop: &CancellationToken,
-    spawn: impl Fn(futures_util::future::BoxFuture<'static, ()>),
+    spawn: impl Fn(BoxFuture<'static, ()>),
 ) -> Result<Vec<Behind>, String> {
     use crate::{
         model::Mode,
-        source::kafka::{AppenderSettings, KafkaAppender, Recent, Shape, Whole},
+        source::kafka::{AppenderSettings, KafkaAppender, Recent, Shape, Sifted},
     };
 
     let cluster = cluster(config, kafka, upstreams)?;
+    let ward = ward((config, kafka), &cluster, poisons, &spawn);
     let shape = Arc::new(Shape::new(cluster, &kafka.topic, config.partitions));
     let fold = FoldSettings {
         compaction: compaction(kafka),
@@ -49,7 +61,8 @@ pub(super) fn partitions(
     let foreign = written_by_others(config);
     let behind = |number: u32| {
         let recent = Recent::new(config.mode == Mode::Events);
-        let reader = Whole::new(shape.clone(), number, recent.clone());
+        let decoder = super::factory::decoder(config, false);
+        let reader = Sifted::new(shape.clone(), number, recent.clone(), decoder, ward.clone());
         let log = foreign.map_or_else(
             || {
                 let (appender, task) =
@@ -66,6 +79,34 @@ pub(super) fn partitions(
         }
     };
     Ok((0..config.partitions).map(behind).collect())
+}
+
+/// What the readers of a stream have in common about records that mean nothing.
+#[cfg(feature = "kafka")]
+fn ward(
+    (config, kafka): (&StreamConfig, &KafkaConfig),
+    cluster: &Arc<crate::source::kafka::KafkaCluster>,
+    poisons: &Arc<Poisons>,
+    spawn: impl Fn(BoxFuture<'static, ()>),
+) -> crate::source::kafka::Ward {
+    use crate::source::kafka::{AppenderSettings, DeadLetters, Ward};
+
+    let settings = AppenderSettings {
+        delivery_timeout: kafka.publish_timeout,
+        ..AppenderSettings::default()
+    };
+    let topic = config.dead_letter.as_deref();
+    let letters = topic.and_then(|topic| {
+        let (name, scales) = (&config.name, poisons.scales());
+        let (letters, task) = DeadLetters::new(cluster.clone(), name, topic, settings, scales)?;
+        spawn(Box::pin(task));
+        Some(letters)
+    });
+    Ward {
+        stream: config.name.as_str().into(),
+        poisons: poisons.clone(),
+        letters,
+    }
 }
 
 /// Whether what is configured can be made; what can't be is told.
@@ -111,16 +152,13 @@ const fn compaction(kafka: &KafkaConfig) -> crate::source::compaction::Compactio
 /// Why a stream can't be published to from here, where it can't: what is written here must read back as what it was.
 #[cfg(feature = "kafka")]
 fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
-    use crate::{config::Selector, model::Placement};
+    use crate::model::Placement;
 
-    let is = |selector: &Selector, pointer: &str| *selector == Selector::Key(pointer.to_owned());
-    let own_keys =
-        is(&config.channel, "/0") && config.row.as_ref().is_some_and(|row| is(row, "/1"));
     if config.placement == Placement::Spread {
         Some(
             "others spread its rows over the partitions of its topic, each in its own way; write to the topic itself",
         )
-    } else if !own_keys {
+    } else if !config.reads_own_keys() {
         Some(
             "what is published here has the key [\"channel\",\"row\"], and this stream reads its channel or row from elsewhere; write to the topic itself",
         )
@@ -132,11 +170,11 @@ fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
 /// None: the configuration has been refused before.
 #[cfg(not(feature = "kafka"))]
 pub(super) fn partitions(
-    _: &StreamConfig,
-    _: &KafkaConfig,
+    _: (&StreamConfig, &KafkaConfig),
+    _: &Arc<Poisons>,
     _: &Upstreams,
     _: &CancellationToken,
-    _: impl Fn(futures_util::future::BoxFuture<'static, ()>),
+    _: impl Fn(BoxFuture<'static, ()>),
 ) -> Result<Vec<Behind>, String> {
     Ok(Vec::new())
 }
@@ -157,15 +195,19 @@ pub(super) fn materialize(
 ) -> Option<Arc<StreamStatus>> {
     use crate::{
         materializer::{self, FoldSettings, Materializer},
-        source::kafka::{GroupMember, GroupSettings, Recent, Shape, Whole},
+        source::kafka::{GroupMember, GroupSettings, Recent, Shape, Sifted},
     };
+
+    let poisons = Poisons::new(stream.poison);
 
     let below = materializer::Ground {
         cache,
         settings: FoldSettings {
             fold_id: stream.fold_id(),
             compaction: compaction(kafka),
+            placing: stream.placing(),
         },
+        poisons: poisons.clone(),
         clock: ground.clock,
     };
     // What it is made of has been checked by `check`.
@@ -179,13 +221,25 @@ pub(super) fn materialize(
         partitions: stream.partitions,
         session_timeout: settings.session_timeout,
     };
-    let (member, given) = GroupMember::new(cluster, group);
-    let open = move |number| Whole::new(shape.clone(), number, Recent::new(false));
+    let (member, given) = GroupMember::new(cluster.clone(), group);
+    let (tasks, handle) = (&ground.tasks, &ground.handle);
+    let spawn = |task| drop(tasks.spawn_on(task, handle));
+    let ward = ward((stream, kafka), &cluster, &poisons, spawn);
+    let described = stream.clone();
+    let open = move |number| {
+        let decoder = super::factory::decoder(&described, false);
+        Sifted::new(
+            shape.clone(),
+            number,
+            Recent::new(false),
+            decoder,
+            ward.clone(),
+        )
+    };
     let described = stream.clone();
     let decoder = move || super::factory::decoder(&described, false);
     let materializer = Materializer::new(&stream.name, below, open, decoder);
     let status = materializer.status();
-    let (tasks, handle) = (&ground.tasks, &ground.handle);
     tasks.spawn_on(member.run(stop.clone()), handle);
     tasks.spawn_on(materializer.run(given, stop.clone()), handle);
     Some(status)

@@ -62,6 +62,13 @@ impl Materializers {
         }
     }
 
+    /// Minds another rule for records that mean nothing, where it folds the stream.
+    pub(super) fn alter(&self, stream: &StreamConfig) {
+        if let Some(status) = self.statuses.of(&stream.name) {
+            status.poisons.set_rule(stream.poison);
+        }
+    }
+
     /// Folds a stream no longer.
     pub(super) fn end(&self, stream: &str) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! The node's memory budget: looked at twice a second, and kept by shedding in order.
 //!
-//! Does: adds up what tails, embedded logs, their rows, views and outboxes hold and, where that comes near `limits.memory`,
+//! Does: adds up what tails, embedded logs, their rows, views, outboxes and appends that wait hold and, where that comes near `limits.memory`,
 //! takes from them: first the views that nobody follows (`views.rs`), then in the order of [`Plan`]. Owns: nothing; the tails
 //! and logs keep to the room that they are given. Never knows: connections. Keeps: nobody is asked for more than a sum; a
 //! delivery costs nothing for it.
@@ -32,6 +32,8 @@ struct Held {
     rows: usize,
     /// Resident views, and what their readers share.
     views: usize,
+    /// What publishers gave, until a log elsewhere has taken it.
+    appends: usize,
     /// What of the tails stays.
     tails_floor: usize,
     /// What of the logs stays.
@@ -45,7 +47,7 @@ impl Held {
 
     /// What neither tails nor logs can give.
     const fn fixed(&self) -> usize {
-        self.outboxes + self.rows + self.views
+        self.outboxes + self.rows + self.views + self.appends
     }
 }
 
@@ -152,6 +154,7 @@ pub(super) async fn keep(
 fn look(app: &App) -> Held {
     let (mut held, mut encodings) = (Held::default(), 0);
     for stream in app.streams.all() {
+        held.appends += stream.poisons.waiting();
         for partition in &stream.partitions {
             let tail = partition.tail.size().1;
             let log = partition.log.embedded().map_or(0, |log| log.memory());
@@ -159,6 +162,7 @@ fn look(app: &App) -> Held {
             held.logs += log;
             held.rows += partition.log.embedded().map_or(0, |log| log.rows().1);
             held.views += partition.held.views.bytes();
+            held.appends += partition.log.waiting();
             encodings += partition.held.encodings.bytes();
             held.tails_floor += tail.min(FLOOR);
             held.logs_floor += log.min(FLOOR);
@@ -176,6 +180,7 @@ fn look(app: &App) -> Held {
     memory.rows.set(held.rows as u64);
     memory.views.set(held.views as u64);
     memory.encodings.set(encodings as u64);
+    memory.appends.set(held.appends as u64);
     held.views += encodings;
     held
 }
@@ -281,6 +286,24 @@ mod tests {
             // What outboxes have is not what is too much.
             (rows(120, 8), shed(5, 5, true, true, 0)),
             (rows(120, 14), shed(5, 5, true, true, 4)),
+        ];
+        for (held, expected) in table {
+            assert_eq!(plan(100, held), expected, "{held:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_log_elsewhere_makes_others_give_and_more_of_it_is_refused() {
+        let appends = |appends| Held {
+            appends,
+            ..held(20, 20, 0)
+        };
+        let table = [
+            (appends(20), Plan::Relax),
+            (appends(50), Plan::Stay),
+            (appends(55), shed(5, 20, false, false, 0)),
+            (appends(81), shed(5, 5, true, true, 0)),
+            (appends(120), shed(5, 5, true, true, 0)),
         ];
         for (held, expected) in table {
             assert_eq!(plan(100, held), expected, "{held:?}");

@@ -15,7 +15,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{app::door, factory::Factory, materializers::Materializers, workers::live_for};
+use super::{
+    app::door, canary::Canaries, factory::Factory, materializers::Materializers, workers::live_for,
+};
 use crate::{
     admin::{NotReloaded, Reload, Reloaded},
     auth::Authority,
@@ -66,6 +68,7 @@ pub(super) struct Reloader {
     /// What makes the streams that this process serves; none where it serves none.
     pub(super) factory: Option<Arc<Factory>>,
     pub(super) materializers: Materializers,
+    pub(super) canaries: Canaries,
     pub(super) workers: Vec<WorkerHandle>,
 }
 
@@ -138,11 +141,15 @@ impl Reloader {
                 tracing::error!(stream = stream.name, %error, "a stream can't be made");
             }
             self.materializers.begin(stream);
+            self.canaries.begin(stream);
         }
-        if let Some(factory) = &self.factory {
-            for stream in &plan.altered {
+        for stream in &plan.altered {
+            if let Some(factory) = &self.factory {
                 factory.alter(stream).await;
             }
+            self.materializers.alter(stream);
+            self.canaries.end(&stream.name);
+            self.canaries.begin(stream);
         }
         let limits = &new.limits;
         if self.now.limits.publishes_per_second != limits.publishes_per_second {
@@ -178,6 +185,7 @@ impl Reloader {
     /// ended.
     async fn remove(&self, name: &str) -> usize {
         self.materializers.end(name);
+        self.canaries.end(name);
         let Some(stream) = self.app.streams.remove(name) else {
             return 0;
         };

@@ -12,7 +12,7 @@ use super::again::Again;
 use crate::{
     cache::redis::{Batch, DecimalOffset, Flipped, Generation, Header, Wrote},
     decode::Decoder,
-    model::{Offset, Record},
+    model::{Offset, Placing, Record},
     source::{
         Fetch, ReadAt,
         compaction::{Compaction, proven_by},
@@ -29,6 +29,8 @@ pub struct FoldSettings {
     pub fold_id: String,
     /// When the log loses what.
     pub compaction: Compaction,
+    /// Where others place the stream's channels.
+    pub placing: Placing,
 }
 
 /// Why a partition is folded from its log's start.
@@ -75,6 +77,8 @@ pub(super) struct Writing {
 pub(super) struct Tally {
     pub(super) records: u64,
     pub(super) poisoned: u64,
+    pub(super) misplaced: u64,
+    pub(super) untimed: u64,
     pub(super) rows: u64,
     pub(super) batches: u64,
     pub(super) conflicts: u64,
@@ -121,6 +125,7 @@ struct Rest {
 /// The fold of one partition.
 #[derive(Debug)]
 pub(super) struct Fold {
+    partition: u32,
     settings: FoldSettings,
     decoder: Decoder,
     looking: Option<Option<Why>>,
@@ -137,12 +142,20 @@ pub(super) struct Fold {
     /// The log reached back to its birth when it was read last.
     reaches_back: bool,
     tally: Tally,
+    /// Of the records without a time, those that were told.
+    untimed: u64,
 }
 
 impl Fold {
     /// Begins by asking the cache.
-    pub(super) fn new(settings: FoldSettings, decoder: Decoder, now_ms: i64) -> Self {
+    pub(super) fn new(
+        partition: u32,
+        settings: FoldSettings,
+        decoder: Decoder,
+        now_ms: i64,
+    ) -> Self {
         Self {
+            partition,
             again: Again::new(settings.compaction.tombstones_kept, now_ms),
             settings,
             decoder,
@@ -157,6 +170,7 @@ impl Fold {
             head: Offset::BEFORE_ALL,
             reaches_back: false,
             tally: Tally::default(),
+            untimed: 0,
         }
     }
 
@@ -359,6 +373,14 @@ impl Fold {
         {
             let offset = DecimalOffset::from(record.offset);
             match self.decoder.decode(&record) {
+                // Nobody looks for it here, and nodes that read it pass over it as well.
+                Ok(change)
+                    if (self.settings.placing)
+                        .elsewhere(&change.channel, self.partition)
+                        .is_some() =>
+                {
+                    self.tally.misplaced += 1;
+                }
                 Ok(change) => open.batch.fold(&change, &offset),
                 Err(error) => {
                     self.tally.poisoned += 1;
@@ -531,7 +553,12 @@ impl Fold {
 
     /// What was counted since this was asked last.
     pub(super) fn take_tally(&mut self) -> Tally {
-        mem::take(&mut self.tally)
+        let untimed = self.decoder.untimed();
+        let new = untimed - mem::replace(&mut self.untimed, untimed);
+        Tally {
+            untimed: new,
+            ..mem::take(&mut self.tally)
+        }
     }
 
     /// The header that the cache has, as far as is known.

@@ -8,7 +8,10 @@ use std::{
 use serde::Serialize;
 
 use super::fold::Why;
-use crate::{source::Assignment, telemetry::MaterializerCounts};
+use crate::{
+    source::{Assignment, poisons::Poisons},
+    telemetry::MaterializerCounts,
+};
 
 /// What a partition's task is at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -55,6 +58,8 @@ pub struct StreamStatus {
     pub stream: String,
     /// What is counted of all its partitions.
     pub counts: MaterializerCounts,
+    /// What its readers do with records that mean nothing.
+    pub poisons: Arc<Poisons>,
     inner: Mutex<Inner>,
 }
 
@@ -70,6 +75,11 @@ impl Statuses {
     /// That of this stream is no more.
     pub fn remove(&self, stream: &str) {
         self.lock().remove(stream);
+    }
+    /// That of this stream.
+    #[must_use]
+    pub fn of(&self, stream: &str) -> Option<Arc<StreamStatus>> {
+        self.lock().get(stream).cloned()
     }
     /// All of them, in the order of names.
     #[must_use]
@@ -88,9 +98,10 @@ struct Inner {
 }
 
 impl StreamStatus {
-    pub(super) fn new(stream: &str) -> Self {
+    pub(super) fn new(stream: &str, poisons: Arc<Poisons>) -> Self {
         Self {
             stream: stream.to_owned(),
+            poisons,
             counts: MaterializerCounts::default(),
             inner: Mutex::default(),
         }

@@ -54,8 +54,8 @@ pub(super) struct Task<S> {
     pub(super) source: S,
     pub(super) door: Door,
     pub(super) status: Arc<StreamStatus>,
-    /// The last fetch failed.
-    pub(super) unread: bool,
+    /// Why the last fetch failed, if it did.
+    pub(super) unread: Option<String>,
 }
 
 /// The cache, behind its breaker.
@@ -177,8 +177,12 @@ impl<S: Source> Task<S> {
         if !gathers && let Some(writing) = self.fold.hand_out(now_ms) {
             return self.write(writing).await;
         }
-        self.unread = !read(&mut self.fold, &mut self.source, self.door.clock).await;
-        if self.unread {
+        let read = read(&mut self.fold, &mut self.source, self.door.clock).await;
+        self.unread = (!read).then(|| {
+            let why = self.source.failure();
+            why.unwrap_or_else(|| "the log can't be read".to_owned())
+        });
+        if self.unread.is_some() {
             // Which wakes when it is time to try again, and sometimes not at all.
             drop(timeout(AGAIN_MAX, self.source.changed()).await);
             return;
@@ -273,6 +277,8 @@ impl<S: Source> Task<S> {
         for (counter, count) in [
             (&counts.records, tally.records),
             (&counts.poisoned, tally.poisoned),
+            (&counts.misplaced, tally.misplaced),
+            (&counts.untimed, tally.untimed),
             (&counts.rows, tally.rows),
             (&counts.batches, tally.batches),
             (&counts.conflicts, tally.conflicts),
@@ -308,9 +314,8 @@ impl<S: Source> Task<S> {
 impl<S> Task<S> {
     /// What is wrong, if something is.
     fn wrong(&self) -> Option<String> {
-        let unread = || "the log can't be read: this process's own log says why".to_owned();
         let of_cache = self.door.wrong.clone();
-        of_cache.or_else(|| self.unread.then(unread))
+        of_cache.or_else(|| self.unread.clone())
     }
 }
 

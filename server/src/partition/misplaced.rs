@@ -1,6 +1,6 @@
 //! Records in a partition where their channel does not belong.
 //!
-//! Who follows a channel looks into its one partition only, so what is written elsewhere would be missing in silence. Whoever
+//! Whether it does is the rule of [`Placing`], by which materializers go as well. Who follows a channel looks into its one partition only, so what is written elsewhere would be missing in silence. Whoever
 //! reads such a record counts it, passes over it, and says so to all of the stream: the channel is not live from then on.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use crate::model::{Channel, Freshness, FreshnessState, StaleReason, partition_of};
+use crate::model::{Channel, Freshness, FreshnessState, Placing, StaleReason};
 
 /// Channels that are remembered; beyond it all of the stream count.
 const CHANNELS_MAX: usize = 10_000;
@@ -19,19 +19,18 @@ const CHANNELS_MAX: usize = 10_000;
 /// What all partitions of a stream know together. By default every channel belongs everywhere.
 #[derive(Debug, Default)]
 pub struct Misplaced {
-    /// How many partitions channels are placed in; none where they are spread, or placed by this program.
-    partitions: Option<u32>,
+    placing: Placing,
     any: AtomicBool,
     /// And by which partition.
     found: Mutex<HashMap<Channel, u32>>,
 }
 
 impl Misplaced {
-    /// Of a stream whose channels others place in so many partitions.
+    /// Of a stream whose channels others place so.
     #[must_use]
-    pub fn among(partitions: u32) -> Self {
+    pub fn of(placing: Placing) -> Self {
         Self {
-            partitions: Some(partitions).filter(|partitions| *partitions > 1),
+            placing,
             ..Self::default()
         }
     }
@@ -42,10 +41,7 @@ impl Misplaced {
 
     /// Where the channel of a record that was found `here` belongs, if that is elsewhere: from now on it is not live.
     pub(super) fn look(&self, channel: &Channel, here: u32) -> Option<u32> {
-        let home = partition_of(channel.name(), "", self.partitions?);
-        if home == here {
-            return None;
-        }
+        let home = self.placing.elsewhere(channel, here)?;
         let mut found = self.found();
         if found.len() < CHANNELS_MAX {
             found.insert(channel.clone(), here);
@@ -105,7 +101,7 @@ mod tests {
     #[test]
     fn a_channel_that_was_found_elsewhere_is_not_live_until_that_is_read_anew() {
         // Of 16 partitions JFK is in 3 and LGA in 0.
-        let misplaced = Misplaced::among(16);
+        let misplaced = Misplaced::of(Placing::among(16));
         assert_eq!(misplaced.look(&channel("JFK"), 3), None);
         assert_eq!(misplaced.seen_in(LIVE, &channel("JFK")), LIVE);
         assert_eq!(misplaced.look(&channel("JFK"), 4), Some(3));
@@ -123,12 +119,12 @@ mod tests {
 
     #[test]
     fn too_many_of_them_are_all_and_one_partition_is_everywhere() {
-        let misplaced = Misplaced::among(2);
+        let misplaced = Misplaced::of(Placing::among(2));
         for number in 0..3 * CHANNELS_MAX {
             misplaced.look(&channel(&number.to_string()), 1);
         }
         assert!(misplaced.has(&channel("never-seen")));
-        for nowhere in [Misplaced::among(1), Misplaced::default()] {
+        for nowhere in [Misplaced::of(Placing::among(1)), Misplaced::default()] {
             assert_eq!(nowhere.look(&channel("JFK"), 7), None);
         }
     }

@@ -97,6 +97,8 @@ pub struct Inspection {
     pub poisoned: u64,
     /// Records of channels that do not belong into this partition.
     pub misplaced: u64,
+    /// Records whose event time was not where `event_time` says, or was no time.
+    pub untimed: u64,
     /// Fetches that succeeded.
     pub fetches: u64,
     /// Fetches that failed.
@@ -462,6 +464,7 @@ impl<S: Source> Task<S> {
             records: self.counts.records,
             poisoned: partition.poisoned(),
             misplaced: partition.misplaced(),
+            untimed: partition.untimed(),
             fetches: self.counts.fetches,
             failed_fetches: self.counts.failed,
             failing: self.counts.failing(self.clock.now()),

@@ -25,9 +25,11 @@ mod batch;
 mod cluster;
 mod error;
 mod group;
+mod letters;
 mod reader;
 mod recent;
 mod secure;
+mod sifted;
 mod whole;
 mod wire;
 
@@ -42,9 +44,11 @@ pub use appender::{
 pub use cluster::{ClusterSettings, KafkaCluster};
 pub use error::KafkaError;
 pub use group::{GroupMember, GroupSettings};
+pub use letters::DeadLetters;
 pub use reader::KafkaSource;
 pub use recent::Recent;
 pub use secure::{Sasl, Scram, Security, Tls};
+pub use sifted::{Sifted, Ward};
 pub use whole::{Shape, Whole};
 
 /// The name of a topic's log that never went back.

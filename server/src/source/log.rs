@@ -71,6 +71,16 @@ impl Log {
         }
     }
 
+    /// Bytes that wait for a log elsewhere to take them.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        match self {
+            Self::Embedded(_) | Self::Foreign(_) => 0,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(appender) => appender.held(),
+        }
+    }
+
     /// Takes records in order. Waits for room in the queue of a disk at most. `lost` is the publisher's own: of a channel that is
     /// in it nothing more is taken.
     pub async fn submit(

@@ -180,6 +180,8 @@ pub struct MemoryCounts {
     pub views: Counter,
     /// Bytes that readers of views share.
     pub encodings: Counter,
+    /// Bytes that wait for logs elsewhere to take them.
+    pub appends: Counter,
     /// 1 while tails or logs are held to less than their own bounds.
     pub shedding: Counter,
     /// 1 while publishers may only delete.
@@ -203,7 +205,7 @@ pub struct MemoryCounts {
 impl MemoryCounts {
     /// What is held, with the words of metrics.
     #[must_use]
-    pub const fn held(&self) -> [(&'static str, &Counter); 6] {
+    pub const fn held(&self) -> [(&'static str, &Counter); 7] {
         [
             ("tails", &self.tails),
             ("logs", &self.logs),
@@ -211,6 +213,7 @@ impl MemoryCounts {
             ("rows", &self.rows),
             ("views", &self.views),
             ("encodings", &self.encodings),
+            ("appends", &self.appends),
         ]
     }
 
@@ -337,6 +340,30 @@ impl UpstreamCounts {
     }
 }
 
+/// What a node measures of a stream by records of its own.
+#[derive(Debug, Default)]
+pub struct CanaryCounts {
+    /// From before they were published until they came out of a socket.
+    pub times: Times,
+    /// When the newest one that came was published, in microseconds of the node's clock; 0: none has.
+    came_us: Counter,
+}
+
+impl CanaryCounts {
+    /// One that was published `at` has come `now`.
+    pub fn came(&self, at: Moment, now: Moment) {
+        self.times.note(now.since(at));
+        self.came_us.set(self.came_us.get().max(at.micros()));
+    }
+
+    /// How long ago the newest one that came was published; none before the first.
+    #[must_use]
+    pub fn age(&self, now: Moment) -> Option<Duration> {
+        let came_us = self.came_us.get();
+        (came_us > 0).then(|| now.since(Moment::from_micros(came_us)))
+    }
+}
+
 /// What is counted of the folding of one stream into the cache.
 #[derive(Debug, Default)]
 pub struct MaterializerCounts {
@@ -344,6 +371,10 @@ pub struct MaterializerCounts {
     pub records: Counter,
     /// Records that meant nothing.
     pub poisoned: Counter,
+    /// Records of channels that belong into another partition.
+    pub misplaced: Counter,
+    /// Records whose event time was not where it should be.
+    pub untimed: Counter,
     /// Rows written or deleted.
     pub rows: Counter,
     /// Batches written.

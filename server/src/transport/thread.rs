@@ -28,7 +28,7 @@ use crate::{
     publish::{Answer, Flow},
     streams::Stream,
     worker::{
-        ChannelInfo, ConnectionInfo, Farewell, Outside, Pick, Retold, Worker,
+        ChannelInfo, ConnectionInfo, Farewell, Opening, Outside, Pick, Retold, Worker,
         poll::{Epoll, await_readable},
         sockets::Ready,
     },
@@ -42,6 +42,8 @@ const COMMANDS_MAX: usize = 64;
 /// What a worker is told from outside.
 #[derive(Debug)]
 pub enum Command {
+    /// Serve this socket as one whose head has been answered.
+    Adopt(OwnedFd, Box<Opening>),
     /// Tell everybody to come back elsewhere, spread over this time.
     Drain(Duration),
     /// Close these; answers with how many.
@@ -303,6 +305,11 @@ fn obey(worker: &Shared, command: Command, app: &App) {
     let clock = app.clock;
     let mut worker = worker.borrow_mut();
     match command {
+        Command::Adopt(socket, opening) => {
+            if let Err(error) = worker.adopt(socket, (&[], &[]), *opening, clock.now()) {
+                tracing::warn!(%error, "a socket could not be watched");
+            }
+        }
         Command::Shed(bytes) => {
             let closed = worker.shed(bytes);
             app.counts.memory.closed.add(closed as u64);

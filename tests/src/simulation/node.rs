@@ -156,6 +156,9 @@ impl Node {
             partitions: handles,
             misplaced: Arc::default(),
             hindrance: watch::Sender::default(),
+            poisons: Arc::default(),
+            event_time: None,
+            canary: Arc::default(),
         });
         let settings = worker::Settings {
             node: format!("n{number}").into(),

@@ -14,7 +14,7 @@ use tidegate::{
     cache::redis::{CachedRow, Header, Page, RedisCache, RedisOptions, Walk},
     config::Config,
     gateway::Gateway,
-    model::Channel,
+    model::{Channel, partition_of},
 };
 use tidegate_tests::{
     binary::{self, command},
@@ -67,8 +67,7 @@ impl Board {
     }
 
     fn partition_of(&self, channel: &str) -> i32 {
-        let sum: u32 = channel.bytes().map(u32::from).sum();
-        i32::try_from(sum % self.partitions).unwrap_or(0)
+        i32::try_from(partition_of(channel, "", self.partitions)).unwrap_or(0)
     }
 
     /// Writes changes to the topic.

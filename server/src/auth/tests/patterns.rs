@@ -97,3 +97,23 @@ fn publishing_to_a_stream_needs_a_pattern_that_reaches_it() {
     }
     assert!(!Grant::default().may_publish_stream("departures"));
 }
+
+#[test]
+fn canaries_are_covered_by_patterns_that_name_them() {
+    let canary: Channel = "s/$canary/7".parse().unwrap();
+    for (pattern, covers) in [
+        ("*", false),
+        ("s/*", false),
+        ("s/$*", false),
+        ("s/$canary*", false),
+        ("s/$canary/*", true),
+        ("s/$canary/7", true),
+        ("s/$canary/8", false),
+        ("t/$canary/*", false),
+    ] {
+        let read = Pattern::parse(pattern, None).unwrap();
+        assert_eq!(read.covers(&canary), covers, "{pattern}");
+    }
+    let other: Channel = "s/$canaries".parse().unwrap();
+    assert!(Pattern::parse("s/*", None).unwrap().covers(&other));
+}

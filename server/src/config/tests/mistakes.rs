@@ -691,3 +691,62 @@ fn a_materializer_has_something_to_fold_and_somewhere_to_put_it() {
     assert_eq!(of(CACHED).cached_streams().count(), 0);
     assert_eq!(of(&format!("{both}{CACHED}")).cached_streams().count(), 1);
 }
+
+/// A stream of the embedded engine, with these lines.
+fn own(lines: &str) -> String {
+    format!("[[streams]]\nname = \"a\"\n{lines}")
+}
+
+#[test]
+fn rules_for_what_means_nothing_are_of_streams_that_others_write() {
+    let none = "none: what publishing takes means something, so this is for streams of Kafka";
+    check(
+        &own("poison = \"drop\"\ndead_letter = \"a b\""),
+        &[
+            "streams[0].poison: found \"drop\", expected \"skip\" or \"quarantine\" or \"halt\"",
+            "streams[0].dead_letter: found \"a b\", expected 1 to 249 of A-Z, a-z, 0-9, ., _ and -",
+        ],
+    );
+    check(
+        &own("poison = \"halt\"\ndead_letter = \"b\""),
+        &[
+            &format!("streams[0].poison: found another rule than \"skip\", expected {none}"),
+            &format!("streams[0].dead_letter: found a topic, expected {none}"),
+        ],
+    );
+    #[cfg(feature = "kafka")]
+    {
+        check(
+            &format!("{CACHED}poison = \"quarantine\""),
+            &[
+                "streams[0].dead_letter: found nothing, expected a topic, since poison is \"quarantine\"",
+            ],
+        );
+        check(
+            &format!("{CACHED}dead_letter = \"a\""),
+            &["streams[0].dead_letter: found \"a\", expected another topic than the stream's own"],
+        );
+        let rule = "poison = \"quarantine\"\ndead_letter = \"b\"";
+        let config = read(&format!("{CACHED}{rule}"), &[]).unwrap();
+        let rule = crate::model::PoisonRule::Quarantine;
+        assert_eq!(config.streams[0].poison, rule);
+        assert_eq!(config.streams[0].dead_letter.as_deref(), Some("b"));
+    }
+}
+
+#[test]
+fn only_what_can_be_published_to_has_a_canary() {
+    let foreign = "streams[0].canary: found a duration, expected none: this stream can't be published to from here, since others place its rows, or channel and row are not those of the defaults";
+    check(
+        &own("canary = \"1ms\""),
+        &["streams[0].canary: found \"1ms\", expected a duration from 100ms to 1h, such as \"5s\""],
+    );
+    check(&own("canary = \"5s\"\nrow = \"none\""), &[foreign]);
+    assert!(read(&own("canary = \"5s\"\nplacement = \"spread\""), &[]).is_ok());
+    #[cfg(feature = "kafka")]
+    {
+        let spread = format!("{CACHED}canary = \"5s\"\nplacement = \"spread\"");
+        check(&spread, &[foreign]);
+        assert!(read(&format!("{CACHED}canary = \"5s\""), &[]).is_ok());
+    }
+}

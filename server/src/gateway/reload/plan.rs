@@ -311,6 +311,9 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
         row_ttl,
         expect_every,
         default,
+        poison,
+        dead_letter,
+        canary,
         #[cfg(feature = "seeded-bugs")]
             seeded_bug: _,
     } = old;
@@ -327,11 +330,14 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
     seen.fixed(&at("view_max"), view_max, &new.view_max);
     seen.fixed(&at("row_ttl"), row_ttl, &new.row_ttl);
     seen.fixed(&at("default"), default, &new.default);
+    seen.fixed(&at("dead_letter"), dead_letter, &new.dead_letter);
     let mut differs = seen.live(&at("tail"), tail, &new.tail);
     differs |= seen.live(&at("eager"), eager, &new.eager);
     differs |= seen.live(&at("linger"), linger, &new.linger);
     differs |= seen.live(&at("freshness_slo"), freshness_slo, &new.freshness_slo);
     differs |= seen.live(&at("slow_consumer"), slow_consumer, &new.slow_consumer);
+    differs |= seen.live(&at("poison"), poison, &new.poison);
+    differs |= seen.live(&at("canary"), canary, &new.canary);
     differs | seen.live(&at("expect_every"), expect_every, &new.expect_every)
 }
 
@@ -381,6 +387,24 @@ mod tests {
         assert_eq!(plan.removed, ["b"]);
         assert_eq!((&*plan.altered[0].name, &*plan.added[0].name), ("a", "c"));
         assert!(plan.revoked.is_empty());
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn the_rule_for_what_means_nothing_changes_while_a_stream_runs_and_its_topic_does_not() {
+        let with = |lines: &str| {
+            read(&format!(
+                "[[streams]]\nname = \"a\"\nsource = {{ kind = \"kafka\", brokers = [\"b:1\"] }}\n{lines}"
+            ))
+        };
+        let halt = with("poison = \"halt\"\ndead_letter = \"dead\"");
+        let aside = with("poison = \"quarantine\"\ndead_letter = \"dead\"\ncanary = \"5s\"");
+        let found = plan(&halt, &aside, &BTreeMap::new()).unwrap();
+        assert_eq!(found.changed, ["streams[a].poison", "streams[a].canary"]);
+        assert_eq!(found.altered, aside.streams);
+        let elsewhere = with("poison = \"halt\"\ndead_letter = \"other\"");
+        let fixed = plan(&halt, &elsewhere, &BTreeMap::new());
+        assert_eq!(fixed, Err(vec!["streams[a].dead_letter".to_owned()]));
     }
 
     #[test]

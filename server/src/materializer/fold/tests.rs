@@ -69,6 +69,9 @@ fn record((offset, row, time_ms): &(u64, String, i64)) -> Record {
     }
 }
 
+/// Of 16 partitions the one into which the tests' channel belongs.
+const HERE: u32 = 7;
+
 fn fold(now_ms: i64) -> Fold {
     let settings = FoldSettings {
         fold_id: "f".to_owned(),
@@ -76,10 +79,11 @@ fn fold(now_ms: i64) -> Fold {
             after: Duration::from_millis(LAG.unsigned_abs()),
             tombstones_kept: Duration::from_millis(KEPT.unsigned_abs()),
         },
+        placing: Placing::among(16),
     };
     let part = |pointer: &str| KeyPart::Pointer(pointer.to_owned());
     let decoder = Decoder::new("s", part("/0"), Some(part("/1")), false);
-    Fold::new(settings, decoder, now_ms)
+    Fold::new(HERE, settings, decoder, now_ms)
 }
 
 fn take(fold: &mut Fold, log: &Log, count: usize, now_ms: i64) {
@@ -434,4 +438,27 @@ fn what_means_nothing_is_passed_over_and_counted() {
         (0, &offset(1))
     );
     assert_eq!(fold.take_tally().poisoned, 1);
+}
+
+#[test]
+fn what_belongs_elsewhere_is_passed_over_and_counted() {
+    let mut log = Log::new();
+    log.append("a", 1_000);
+    log.append("b", 1_000);
+    let mut fold = fold(2_000);
+    fold.looked(None, 2_000);
+    let mut fetch = log.fetch(None, 100);
+    // Of 16 partitions it is in 3.
+    fetch.records[0].key = own_key("JFK", "a");
+    let when = ReadAt {
+        sent_ms: 2_000,
+        answered_ms: 2_000,
+    };
+    fold.took(fetch, when);
+    let writing = fold.hand_out(2_000).unwrap();
+    assert_eq!(
+        (writing.batch.rows(), &writing.header.applied),
+        (1, &offset(2))
+    );
+    assert_eq!(fold.take_tally().misplaced, 1);
 }

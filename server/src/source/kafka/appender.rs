@@ -33,6 +33,8 @@ use lane::{Lane, Place};
 
 /// What a record weighs beside its key, value and id, at most: its head, and the headers' names.
 const RECORD_HEAD: usize = 100;
+/// What a header weighs beside its name and value, at most: two lengths.
+const HEADER_HEAD: usize = 10;
 
 /// A record to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct NewKafkaRecord {
     pub happened_ms: Option<i64>,
     /// The publisher's name for it, which travels in the header `tidegate-id`.
     pub id: Option<Arc<str>>,
+    /// What else travels in headers, by name.
+    pub headers: Vec<(Bytes, Option<Bytes>)>,
 }
 
 impl From<NewRecord> for NewKafkaRecord {
@@ -60,6 +64,7 @@ impl From<NewRecord> for NewKafkaRecord {
             time_ms: None,
             happened_ms: new.event_time_ms,
             id: new.id,
+            headers: Vec::new(),
         }
     }
 }
@@ -69,7 +74,11 @@ impl NewKafkaRecord {
     pub(super) fn size(&self) -> usize {
         let value = self.value.as_ref().map_or(0, Bytes::len);
         let id = self.id.as_ref().map_or(0, |id| id.len());
-        self.key.len() + value + id + RECORD_HEAD
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| HEADER_HEAD + name.len() + value.as_ref().map_or(0, Bytes::len));
+        self.key.len() + value + id + headers.sum::<usize>() + RECORD_HEAD
     }
 }
 
@@ -226,6 +235,15 @@ impl KafkaAppender {
         Self::of(place, settings, CancellationToken::new())
     }
 
+    /// The same, whose bytes are counted there.
+    #[must_use]
+    pub(super) fn weighed(self, scales: Arc<AtomicUsize>) -> Self {
+        Self {
+            waiting: scales,
+            ..self
+        }
+    }
+
     /// The same beside a reader of the partition, with which it shares what was read of late. While the topic has another shape
     /// than it should, nothing is appended, since nobody would find it. Its task also ends when it is told to stop: what was
     /// taken by then is still appended.
@@ -259,6 +277,12 @@ impl KafkaAppender {
             cluster: Arc::downgrade(&place.cluster),
         };
         (appender, Lane::new(place).run(queue, stop))
+    }
+
+    /// Bytes that wait here for the log to take them, those of the batch that is under way included.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Takes records, which are appended in order. Waits while the queue is full, not for the answer: of each record, where it

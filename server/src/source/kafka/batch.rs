@@ -6,7 +6,10 @@
 mod packed;
 mod write;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::fetch_response::AbortedTransaction;
@@ -177,7 +180,8 @@ fn next_batch(bytes: &mut Bytes) -> Result<Option<Batch>, KafkaError> {
 /// Whether a control batch ends an aborted transaction.
 fn marks_abort(batch: &Batch) -> Result<bool, KafkaError> {
     let mut aborts = false;
-    each(batch, |_, _, key, _, _| {
+    each(batch, |_, _, record| {
+        let key = record.key.unwrap_or_default();
         aborts = key.get(2..4) == Some(ABORTED.to_be_bytes().as_slice());
     })?;
     Ok(aborts)
@@ -185,10 +189,11 @@ fn marks_abort(batch: &Batch) -> Result<bool, KafkaError> {
 
 fn read_batch(batch: &Batch, from: i64, read: &mut Read) -> Result<(), KafkaError> {
     let by_log = batch.attributes & APPEND_TIME != 0;
-    each(batch, |offset, time, key, value, said| {
+    each(batch, |offset, time, record| {
         if offset < from {
             return;
         }
+        let said = said(record.headers);
         let time = if by_log { batch.max_time } else { time };
         let (offset, at_ms) = (offset_of(offset), time.max(0));
         if let Some(id) = said.id {
@@ -196,8 +201,8 @@ fn read_batch(batch: &Batch, from: i64, read: &mut Read) -> Result<(), KafkaErro
         }
         read.records.push(Record {
             offset,
-            key,
-            value: value.map(|value| Bytes::copy_from_slice(&value)),
+            key: record.key.unwrap_or_default(),
+            value: record.value.map(|value| Bytes::copy_from_slice(&value)),
             event_time_ms: said
                 .happened_ms
                 .or_else(|| (!by_log && time >= 0).then_some(time)),
@@ -214,14 +219,10 @@ struct Said {
     happened_ms: Option<i64>,
 }
 
-/// Reads the headers. Those that can't be read are no reason to lose the record.
-fn said(record: &mut Bytes) -> Said {
+/// Reads what Tidegate said in the headers. Those that can't be read are no reason to lose the record.
+fn said(headers: Headers) -> Said {
     let mut said = Said::default();
-    let count = size(record).ok().flatten().unwrap_or(0);
-    for _ in 0..count {
-        let (Ok(Some(name)), Ok(value)) = (part(record), part(record)) else {
-            break;
-        };
+    for (name, value) in headers {
         let text = || {
             value
                 .as_deref()
@@ -240,11 +241,58 @@ fn said(record: &mut Bytes) -> Said {
     said
 }
 
-/// Calls with each record's offset, time, key, value and what its headers say.
-fn each(
-    batch: &Batch,
-    mut take: impl FnMut(i64, i64, Bytes, Option<Bytes>, Said),
-) -> Result<(), KafkaError> {
+/// A record as it is in its batch.
+#[derive(Clone, Debug)]
+pub(super) struct Raw {
+    pub(super) key: Option<Bytes>,
+    pub(super) value: Option<Bytes>,
+    pub(super) headers: Headers,
+}
+
+/// A record's headers, read one after the other; those behind one that can't be read are not told.
+#[derive(Clone, Debug)]
+pub(super) struct Headers {
+    rest: Bytes,
+    left: Option<usize>,
+}
+
+impl Iterator for Headers {
+    type Item = (Bytes, Option<Bytes>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let left = match self.left {
+            Some(left) => left,
+            None => size(&mut self.rest).ok().flatten().unwrap_or(0),
+        };
+        self.left = Some(left.checked_sub(1)?);
+        let (Ok(Some(name)), Ok(value)) = (part(&mut self.rest), part(&mut self.rest)) else {
+            self.left = Some(0);
+            return None;
+        };
+        Some((name, value))
+    }
+}
+
+/// The records at these offsets of Kafka's, as they are in what a fetch brought.
+pub(super) fn raw(
+    mut bytes: Bytes,
+    wanted: &HashSet<i64>,
+) -> Result<HashMap<i64, Raw>, KafkaError> {
+    let mut found = HashMap::new();
+    while let Some(batch) = next_batch(&mut bytes)? {
+        if batch.attributes & CONTROL == 0 {
+            each(&batch, |offset, _, record| {
+                if wanted.contains(&offset) {
+                    found.insert(offset, record);
+                }
+            })?;
+        }
+    }
+    Ok(found)
+}
+
+/// Calls with each record's offset and time, and with the record.
+fn each(batch: &Batch, mut take: impl FnMut(i64, i64, Raw)) -> Result<(), KafkaError> {
     let mut rest = packed::unpack(batch.attributes & CODEC, &batch.records)?;
     for _ in 0..batch.count {
         let length = size(&mut rest)?.ok_or(malformed("a record's length"))?;
@@ -260,16 +308,18 @@ fn each(
             .checked_add(at)
             .filter(|offset| *offset >= batch.base && *offset <= batch.last)
             .ok_or(malformed("a record's offset"))?;
-        let key = part(&mut record)?.unwrap_or_default();
+        let key = part(&mut record)?;
         let value = part(&mut record)?;
-        let said = said(&mut record);
-        take(
-            offset,
-            batch.base_time.saturating_add(time),
+        let headers = Headers {
+            rest: record,
+            left: None,
+        };
+        let raw = Raw {
             key,
             value,
-            said,
-        );
+            headers,
+        };
+        take(offset, batch.base_time.saturating_add(time), raw);
     }
     Ok(())
 }
@@ -304,4 +354,4 @@ fn varint(bytes: &mut Bytes) -> Result<i64, KafkaError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

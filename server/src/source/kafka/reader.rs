@@ -58,6 +58,8 @@ pub struct KafkaSource {
     /// Why the last fetch failed, if it did.
     failed: Option<String>,
     recent: Arc<Recent>,
+    /// What the last fetch brought, as it came, where somebody may look at it again.
+    raw: Option<Bytes>,
 }
 
 /// A log, and how far it has been read.
@@ -143,7 +145,18 @@ impl KafkaSource {
             backoff: Backoff::default(),
             failed: None,
             recent: Arc::default(),
+            raw: None,
         }
+    }
+
+    /// Keeps what the next fetch brings as it came, for [`KafkaSource::take_raw`]; or no longer.
+    pub(super) fn keep_raw(&mut self, keep: bool) {
+        self.raw = keep.then(Bytes::new);
+    }
+
+    /// What the last fetch brought, as it came.
+    pub(super) fn take_raw(&mut self) -> Bytes {
+        self.raw.take().unwrap_or_default()
     }
 
     /// The same, which tells an appender what it reads.
@@ -288,6 +301,9 @@ impl KafkaSource {
         let aborted = answer.aborted_transactions.unwrap_or_default();
         let bytes = answer.records.unwrap_or_else(Bytes::new);
         let nothing = bytes.is_empty();
+        if let Some(raw) = &mut self.raw {
+            *raw = bytes.clone();
+        }
         let end = answer.last_stable_offset;
         match batch::read(bytes, from, &aborted, &mut read)? {
             Some(reached) => {

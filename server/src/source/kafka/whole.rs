@@ -145,6 +145,16 @@ impl Whole {
             refused: false,
         }
     }
+
+    /// What reads the partition.
+    pub(super) const fn source(&mut self) -> &mut KafkaSource {
+        &mut self.source
+    }
+
+    /// The topic.
+    pub(super) fn topic(&self) -> &Arc<str> {
+        &self.shape.topic
+    }
 }
 
 impl Source for Whole {

@@ -20,6 +20,7 @@ fn new(key: &str, value: Option<&str>) -> NewKafkaRecord {
         time_ms: None,
         happened_ms: None,
         id: Some("an id".into()),
+        headers: Vec::new(),
     }
 }
 
@@ -31,6 +32,11 @@ fn batch(records: &[NewKafkaRecord], base: i64, attributes: u16) -> Vec<u8> {
     let sum = crc32c::crc32c(&bytes[SUMMED..]);
     bytes[17..21].copy_from_slice(&sum.to_be_bytes());
     bytes
+}
+
+/// A batch of these, as a fetch at `base` brings it.
+pub(in crate::source::kafka) fn at(records: &[NewKafkaRecord], base: i64) -> Bytes {
+    batch(records, base, 0).into()
 }
 
 fn offsets(bytes: Vec<u8>, from: i64, aborted: &[AbortedTransaction]) -> (Vec<u64>, Option<i64>) {
@@ -49,6 +55,7 @@ fn marker(kind: u8) -> NewKafkaRecord {
         time_ms: None,
         happened_ms: None,
         id: None,
+        headers: Vec::new(),
     }
 }
 
@@ -163,7 +170,10 @@ fn ids_come_back_and_the_headers_of_others_are_passed_over() {
     };
     assert_eq!((found.ids, found.records.len()), (vec![id], 3));
     let check = |headers: &[u8], expect: Option<&str>| {
-        let said = said(&mut Bytes::copy_from_slice(headers));
+        let said = said(Headers {
+            rest: Bytes::copy_from_slice(headers),
+            left: None,
+        });
         assert_eq!(said.id.as_deref(), expect, "{headers:?}");
     };
     check(b"", None);

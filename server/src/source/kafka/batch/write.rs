@@ -48,17 +48,17 @@ fn put_record(batch: &mut BytesMut, record: &NewKafkaRecord, time: i64, at: i64)
     put_part(&mut body, Some(&record.key));
     put_part(&mut body, record.value.as_deref());
     let happened = record.happened_ms.map(|ms| ms.to_string());
-    let headers = [(ID, record.id.as_deref()), (TS, happened.as_deref())];
-    let given = headers
+    let own = [(ID, record.id.as_deref()), (TS, happened.as_deref())];
+    let own = own
         .iter()
-        .filter_map(|(name, value)| Some((name, (*value)?)));
-    put_varint(
-        &mut body,
-        i64::from(record.id.is_some()) + i64::from(happened.is_some()),
-    );
-    for (name, value) in given {
+        .filter_map(|(name, value)| Some((*name, Some((*value)?.as_bytes()))));
+    let others = record.headers.iter();
+    let others = others.map(|(name, value)| (&name[..], value.as_deref()));
+    let count = own.clone().count() + record.headers.len();
+    put_varint(&mut body, i64::try_from(count).unwrap_or(0));
+    for (name, value) in own.chain(others) {
         put_part(&mut body, Some(name));
-        put_part(&mut body, Some(value.as_bytes()));
+        put_part(&mut body, value);
     }
     put_part(batch, Some(&body));
 }
