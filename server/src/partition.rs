@@ -5,6 +5,7 @@
 //! formats but for the snapshots that it hands on. Keeps: I3, I5, I6. [`Partition`] is pure: fetches and moments come in
 //! as arguments (I9); `partition/task.rs` drives it, `partition/answer.rs` is how it answers.
 
+mod alone;
 mod answer;
 mod awaited;
 mod backfill;
@@ -21,6 +22,7 @@ mod resting;
 pub mod resume;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
+mod stand_in;
 pub mod tail;
 pub mod task;
 mod view;
@@ -41,6 +43,7 @@ pub use misplaced::Misplaced;
 pub use need::Reads;
 pub use reading::FoldSettings;
 use resume::From;
+use stand_in::StandIn;
 use tail::{Health, Proof, Tail, Wake};
 use view::View;
 pub use view::ViewsHeld;
@@ -247,6 +250,7 @@ pub struct Partition {
     waking: Option<resting::Waking>,
     /// Where a log that it has not read yet is begun.
     begins: Option<Offset>,
+    stand_in: Option<StandIn>,
     joins: Vec<Join>,
     answers: Answers,
     held: ViewsHeld,
@@ -292,6 +296,7 @@ impl Partition {
             readable: false,
             waking: None,
             begins: None,
+            stand_in: None,
             joins: Vec::new(),
             answers: Answers::default(),
             evicted: 0,
@@ -320,8 +325,8 @@ impl Partition {
     /// After which offset the next fetch begins; none before the first.
     #[must_use]
     pub fn next_after(&self) -> Option<Offset> {
-        let applied = self.epoch.as_ref().map(|_| self.applied);
-        applied.or(self.begins)
+        let epoch = self.epoch.as_ref().filter(|_| self.standing().is_none());
+        epoch.map(|_| self.applied).or(self.begins)
     }
 
     /// Records that meant nothing.
@@ -348,7 +353,7 @@ impl Partition {
         self.answers
     }
 
-    /// The log's identity; none before the first fetch.
+    /// The log's identity; none before the first fetch, unless a default stands in.
     #[must_use]
     pub const fn epoch(&self) -> Option<&Epoch> {
         self.epoch.as_ref()
@@ -363,6 +368,7 @@ impl Partition {
     /// Takes a successful fetch that was sent at `asked_at`.
     pub fn take(&mut self, fetch: &Fetch, asked_at: Moment, now: Moment) {
         self.readable = true;
+        self.step_aside();
         if self.land(fetch, asked_at, now) {
             return;
         }
@@ -524,6 +530,7 @@ impl Partition {
 
     /// Looks again at the joins that wait, and lets go of what nobody needs.
     pub fn step(&mut self, now: Moment) {
+        self.let_stand_in(now);
         let mut joins = std::mem::take(&mut self.joins);
         joins.retain_mut(|join| !self.answer(join, now));
         self.joins = joins;

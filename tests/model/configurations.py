@@ -13,6 +13,7 @@ class Config:
     nodes: int = 2
     clients: int = 2
     ticks: int = 140
+    calm: int = 150               # ticks at the end, in which all must be well
     publish: float = 0.5          # records a tick
     deletes: float = 0.3
     holes: float = 0.2
@@ -43,6 +44,13 @@ class Config:
     silent: float = 0.0
     slow: float = 0.0             # share of slow sockets
     socket: int = 3
+    workers: int = 1              # of a node
+    stall: float = 0.0            # a worker stands still
+    unstall: float = 0.12
+    sse: float = 0.0              # share of clients that come over SSE
+    plain: float = 0.5            # of these, pages that compare no positions
+    changes_set: float = 0.0      # of channels, when a client over SSE comes again
+    ids_every: int = 4
     part: int = 2
     outbox: int = 3
     replay: int = 8
@@ -50,6 +58,7 @@ class Config:
     max_rate: int = 0
     grace: int = 0
     hold: int = 25
+    answer: float = 1.0           # chance a tick that a join is answered
     slo: int = 15
     live_for: int = 6
     transit: int = 2
@@ -61,6 +70,8 @@ def configurations():
     base = Config("view by_channel, plain")
     compacted = replace(base, name="view by_channel, compacted, long pauses", compact=0.15, pause=0.02, unpause=0.03, restart=0.02)
     faults = dict(cache_back=0.012, cache_empty=0.004, lose_key=0.012, zombies=2)
+    workers = dict(workers=2, stall=0.05, clients=4, tail=4)
+    over_sse = dict(sse=1.0, slow=0.3, cut=0.06, changes_set=0.05, clients=3)
     early = replace(base, placement="spread", channels=2, compact=0.5, compaction_lag=3, tombstone_keep=8, deletes=0.5, pause=0.04, unpause=0.04, restart=0.03, lazy_materializer=0.15, tail=4, publish=0.7, slo=25)
     return [
         base,
@@ -87,6 +98,22 @@ def configurations():
         replace(base, name="harsh: small parts, slow sockets, truncations", part=1, rows=6, deletes=0.15, slow=0.7, truncate=0.02, cut=0.06, nodes=3, node_speed=0.35, publish=0.7, slo=25),
         replace(base, name="harsh: conflation, then a node that lags", slow=0.5, max_rate=6, cut=0.08, nodes=3, node_speed=0.25, publish=0.9, slo=30),
         replace(base, name="harsh: slow answers of the source", node_speed=0.12, slo=8, live_for=4, publish=0.8, pause=0.03, heartbeat=1, deletes=0.5),
+        replace(base, name="harsh: events, truncations, nodes that start behind", mode="events", partitions=1, channels=2, cache=False, tail=12, fetch=1, node_speed=0.3, restart=0.06, truncate=0.03, cut=0.15, reconnect=0.8, nodes=3, publish=0.8, slo=25, hold=60, calm=600),
+        replace(compacted, name="workers: view by_channel, compacted, stalls", **workers),
+        replace(base, name="workers: view spread, truncations, trimmed, own folds", truncate=0.01, trim=0.01, placement="spread", channels=2, own_fold=True, **workers),
+        replace(base, name="workers: three, slow, max_rate, grace, parts", slow=0.4, max_rate=4, grace=3, part=1, rows=6, publish=0.8, **{**workers, "workers": 3}),
+        replace(base, name="workers: events, slow, trimmed, truncations", mode="events", slow=0.4, trim=0.02, truncate=0.01, cache=False, **workers),
+        replace(base, name="workers: rows that changed", partitions=1, rows=8, remembered=20, answer=0.3, publish=0.9, heartbeat=1, outbox=8, cut=0.06, **{**workers, "tail": 3}),
+        replace(base, name="sse: one channel in one partition, truncations, slow", partitions=1, channels=1, publish=0.7, truncate=0.01, **over_sse),
+        replace(base, name="sse: one partition, slow, max_rate, grace, parts", partitions=1, max_rate=4, grace=3, part=1, publish=0.8, **over_sse),
+        replace(base, name="sse: by_channel, truncations, pauses", channels=4, truncate=0.012, pause=0.03, **over_sse),
+        replace(base, name="sse: spread, two workers, truncations", placement="spread", channels=2, truncate=0.01, workers=2, stall=0.03, **over_sse),
+        replace(base, name="sse: events, one partition, slow: drop_oldest", mode="events", partitions=1, cache=False, publish=0.8, **over_sse),
+        replace(base, name="sse: events spread, trimmed, truncations", mode="events", placement="spread", channels=2, cache=False, trim=0.02, truncate=0.012, pause=0.03, **over_sse),
+        replace(base, name="sse: harsh: events, truncations, nodes that lag", mode="events", partitions=1, channels=4, nodes=3, cache=False, publish=0.7, **{**over_sse, "truncate": 0.03, "pause": 0.08, "cut": 0.12, "reconnect": 0.8, "slow": 0.6, "plain": 0.2, "hold": 60}),
+        replace(base, name="sse: harsh: own folds of a log that was trimmed", partitions=1, channels=2, rows=8, cache=False, own_fold=True, part=1, tail=12, publish=0.25, deletes=0.1, remembered=8, **{**over_sse, "trim": 0.02, "evict": 0.005, "restart": 0.02, "cut": 0.2, "reconnect": 0.8, "slow": 0.7, "clients": 4, "changes_set": 0}),
+        replace(early, name="sse: harsh: tombstones cleaned early, folds", nodes=3, **over_sse),
+        replace(base, name="sse and websocket, two workers: everything", compact=0.1, trim=0.005, truncate=0.006, pages=2, max_rate=3, grace=2, part=1, silent=0.01, pause=0.02, own_fold=True, restart=0.02, workers=2, stall=0.03, **faults, **{**over_sse, "sse": 0.6}),
         replace(base, name="everything, by_channel", compact=0.1, trim=0.005, truncate=0.006, pages=2, slow=0.3, max_rate=3, grace=2, part=1, silent=0.01, pause=0.02, own_fold=True, restart=0.02, **faults),
         replace(base, name="everything, spread", placement="spread", channels=2, compact=0.1, trim=0.005, truncate=0.006, pages=2, slow=0.3, max_rate=3, grace=2, part=1, silent=0.01, pause=0.02, own_fold=True, restart=0.02, **faults),
     ]

@@ -128,7 +128,7 @@ class World:
                 client.forget()
         self.materializers = [crew[:1] for crew in self.materializers]
         self.tell("all is calm")
-        for _ in range(150):
+        for _ in range(self.config.calm):
             self.tick(True)
             if self.check.settled():
                 break

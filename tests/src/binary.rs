@@ -95,7 +95,11 @@ fn build(more: &[&str]) -> anyhow::Result<PathBuf> {
 /// A command of the program, with none of the environment's variables of ours.
 #[must_use]
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(tidegate());
+    command_of(tidegate(), arguments)
+}
+
+fn command_of(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIDEGATE_") {
             command.env_remove(name);
@@ -151,9 +155,21 @@ impl Node {
     /// # Errors
     /// When it ends instead, with what it complained of.
     pub async fn start_at(address: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_program(tidegate(), address, arguments).await
+    }
+
+    /// The same of a program that was built otherwise.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it complained of.
+    pub async fn start_program(
+        program: &Path,
+        address: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let mut all = vec!["serve", "--listen", address, "--admin", "127.0.0.1:0"];
         all.extend_from_slice(arguments);
-        let mut child = command(&all).spawn()?;
+        let mut child = command_of(program, &all).spawn()?;
         let stdout = child.stdout.take().context("no standard output")?;
         let mut said = BufReader::new(stdout).lines();
         let first = timeout(PATIENCE, said.next_line())

@@ -6,6 +6,7 @@ pub mod fleet;
 pub mod fuzz;
 pub mod gateway;
 pub mod http;
+pub mod measure;
 #[cfg(feature = "services")]
 pub mod services;
 pub mod simulation;

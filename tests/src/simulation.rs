@@ -203,6 +203,8 @@ pub struct Reached {
     pub backfilled: u64,
     /// Partitions that rested, and were read again.
     pub woken: u64,
+    /// Views that nodes folded from the log, since their cache was silent.
+    pub folded_alone: u64,
 }
 
 impl Reached {
@@ -212,6 +214,7 @@ impl Reached {
         self.expired += other.expired;
         self.backfilled += other.backfilled;
         self.woken += other.woken;
+        self.folded_alone += other.folded_alone;
     }
 }
 
@@ -249,8 +252,11 @@ impl World {
             .nodes
             .iter()
             .for_each(|node| world.reached.answers.add(node.answers()));
-        world.reached.backfilled = world.nodes.iter().map(Node::backfilled).sum();
         world.reached.woken = world.nodes.iter().map(|node| node.woken).sum();
+        for report in world.nodes.iter().flat_map(Node::fence_reports) {
+            world.reached.backfilled += report.backfilled;
+            world.reached.folded_alone += report.folded_alone;
+        }
         Ok(world.reached)
     }
 

@@ -227,7 +227,7 @@ async fn a_cache_that_is_gone_costs_resident_views_nothing_and_heals_by_itself()
     let mut fold = Fold::new(kafka, "fence-gone").await?;
     fold.both(&[("JFK", "B6", Some("1")), ("LGA", "AA", Some("2"))])
         .await?;
-    let node = fold.node("")?;
+    let node = fold.node(", folds_alone = 0")?;
     let (mut client, _) = subscribe(&node, "board/JFK", json!({})).await?;
     client.heartbeat().await?;
     fold.redis.kill()?;
@@ -507,5 +507,64 @@ async fn what_the_tail_no_longer_has_is_read_from_the_log() -> anyhow::Result<()
     let cache = cache_of(&node).await?;
     assert_eq!(cache["backfilled"], 1, "{cache}");
     drop((client, late));
+    node.drain().await
+}
+
+#[tokio::test]
+async fn while_the_cache_is_gone_a_short_log_is_folded_in_its_place() -> anyhow::Result<()> {
+    let kafka = Kafka::shared().await?;
+    let mut fold = Fold::new(kafka, "fence-alone").await?;
+    let first = [
+        ("LGA", "AA", Some("1")),
+        ("LGA", "UA", Some("1")),
+        ("LGA", "AA", Some("2")),
+        ("LGA", "UA", None),
+    ];
+    fold.both(&first).await?;
+    fold.redis.kill()?;
+    // A node that begins now knows no more than the one that was there before.
+    let node = fold.node("")?;
+    let (mut client, snapshot) = subscribe(&node, "board/LGA", json!({})).await?;
+    assert_eq!(rows(&snapshot), json!({"AA": 2}), "{snapshot}");
+    client.heartbeat().await?;
+    let (_, nothing) = subscribe(&node, "board/EWR", json!({})).await?;
+    assert_eq!(rows(&nothing), json!({}));
+    fold.log(&[("LGA", "UA", Some("3")), ("EWR", "B6", Some("4"))])
+        .await?;
+    let update = next(&mut client, "update").await?;
+    assert_eq!((&update["row"], &update["data"]), (&json!("UA"), &json!(3)));
+    let (_, snapshot) = subscribe(&node, "board/EWR", json!({})).await?;
+    assert_eq!(rows(&snapshot), json!({"B6": 4}));
+    let cache = cache_of(&node).await?;
+    assert_eq!(
+        (&cache["folded_alone"], &cache["loads"]),
+        (&json!(2), &json!(0)),
+        "{cache}"
+    );
+    drop(client);
+    node.drain().await
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_beginning_is_no_substitute_for_the_cache() -> anyhow::Result<()> {
+    let kafka = Kafka::shared().await?;
+    let mut fold = Fold::new(kafka, "fence-not-alone").await?;
+    let at = fold.both(&[("LGA", "AA", Some("1"))]).await?;
+    fold.log(&[("LGA", "UA", Some("2"))]).await?;
+    kafka
+        .delete_records(fold.topic, 0, i64::try_from(at)?)
+        .await?;
+    fold.redis.kill()?;
+    let node = fold.node("")?;
+    let mut client = Client::connect(&node).await?;
+    client
+        .send(&json!({"id": 1, "op": "subscribe", "channel": "board/LGA"}))
+        .await?;
+    let refused = client
+        .find(|message| message.get("error").is_some())
+        .await?;
+    assert_eq!(refused["error"]["code"], "retry_later", "{refused}");
+    fold.redis.restart().await?;
+    drop(client);
     node.drain().await
 }

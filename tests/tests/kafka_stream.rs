@@ -127,6 +127,45 @@ async fn a_broker_that_is_gone_makes_views_stale_and_one_that_is_back_heals_them
 }
 
 #[tokio::test]
+async fn a_default_stands_in_until_the_log_can_be_read() -> anyhow::Result<()> {
+    let mut kafka = Kafka::start().await?;
+    kafka.create_topic("default", 1, &[]).await?;
+    produce(&kafka, "default", &[(B6, Some("1"))]).await?;
+    kafka.kill()?;
+    let source = format!("kind = \"kafka\", brokers = [\"{}\"]", kafka.address());
+    let stream = format!(
+        "mode = \"view\"\nfreshness_slo = \"1s\"\ndefault = {{ note = \"soon\" }}\n\
+         source = {{ {source}, topic = \"default\" }}"
+    );
+    let setup = Setup::new().open().session("heartbeat = \"300ms\"");
+    let node = setup.stream("board", &stream).start()?;
+    let mut client = Client::connect(&node).await?;
+    client.subscribe("board/JFK", json!({})).await?;
+    let snapshot = next(&mut client, "snapshot").await?;
+    assert_eq!(snapshot["rows"], json!({"note": {"data": "soon", "ts": 0}}));
+    let told = stale(&mut client, "source_unavailable").await?;
+    assert_eq!(told["state"], "unavailable", "{told}");
+    // Who has something better keeps it.
+    let mut returns = Client::connect(&node).await?;
+    let token = json!({"id": 1, "op": "subscribe", "channel": "board/JFK", "from": "0.another:7"});
+    returns.send(&token).await?;
+    let refused = returns
+        .find(|message| message.get("error").is_some())
+        .await?;
+    assert_eq!(refused["error"]["code"], "retry_later", "{refused}");
+    kafka.restart().await?;
+    let snapshot = next(&mut client, "snapshot").await?;
+    assert_eq!(snapshot["rows"]["B6"]["data"], 1, "{snapshot}");
+    assert_eq!(
+        snapshot["rows"].as_object().map(serde_json::Map::len),
+        Some(1)
+    );
+    client.heartbeat().await?;
+    drop((client, returns));
+    node.drain().await
+}
+
+#[tokio::test]
 async fn a_topic_that_has_lost_its_beginning_is_no_whole_view_unless_that_is_accepted()
 -> anyhow::Result<()> {
     let kafka = Kafka::shared().await?;

@@ -221,6 +221,21 @@ fn views_that_come_from_a_cache() {
     assert!(reached.backfilled > 0, "{reached:?}");
 }
 
+/// The cache does not answer for so long that nodes fold the log in its place.
+#[test]
+fn views_whose_cache_is_silent() {
+    let scene = Scene {
+        cached: true,
+        mishaps: 8,
+        restart: 3,
+        ..compacted()
+    };
+    let reached = run(&spread(&scene), 1000);
+    assert!(reached.folded_alone > 100, "{reached:?}");
+    let reached = run(&scene, 1000);
+    assert!(reached.folded_alone > 100, "{reached:?}");
+}
+
 #[test]
 fn events_of_logs_that_nodes_read_elsewhere() {
     let scene = Scene {

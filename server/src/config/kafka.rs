@@ -33,6 +33,8 @@ pub struct KafkaConfig {
     pub tombstones_kept: Duration,
     /// Whether views of a topic that does not reach back to its birth may be live; default no.
     pub incomplete_history: bool,
+    /// While the cache does not answer, a node folds what it needs from a partition of so many records at most; default 1,000,000.
+    pub folds_alone: u32,
 }
 
 impl KafkaConfig {
@@ -73,6 +75,9 @@ impl KafkaConfig {
                 .duration("tombstones_kept", AGES)
                 .unwrap_or(Duration::from_secs(24 * 3600)),
             incomplete_history: section.choice("history", &histories).unwrap_or(false),
+            folds_alone: section
+                .number("folds_alone", 0..=1_000_000_000)
+                .unwrap_or(1_000_000),
         }
     }
 }

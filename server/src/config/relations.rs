@@ -173,6 +173,30 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
             expected,
         );
     }
+    check_default(walk, path, stream);
+}
+
+/// A default is a view: the rows of it, which lie in one partition.
+fn check_default(walk: &Walk, path: &str, stream: &StreamConfig) {
+    let Some(default) = &stream.default else {
+        return;
+    };
+    let keys = ["default", "mode", "placement", "partitions", "row"];
+    let keys = keys.map(|key| format!("{path}.{key}"));
+    if !walk.clean(&keys.each_ref().map(String::as_str)) {
+        return;
+    }
+    let scattered = stream.placement == Placement::Spread && stream.partitions > 1;
+    let expected = if stream.mode == Mode::Events {
+        "none, since mode is \"events\" and events have no rows"
+    } else if scattered {
+        "none, since placement is \"spread\" and no partition knows which of its rows are its own"
+    } else if stream.default_rows().is_none() {
+        "an object with the data of each row, under the row's id of 1 to 256 bytes"
+    } else {
+        return;
+    };
+    walk.note(&keys[0], default.clone(), expected.to_owned());
 }
 
 /// What is read at no cost is always read.

@@ -3,14 +3,17 @@
 //! Does: reads a stream's table. Owns: the defaults of a stream.
 //! Never knows: how records are read, decoded or kept. Keeps: `channel` and `row` come from what tombstones have too.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use super::{
     KafkaConfig, Selector,
     units::{DURATION_MAX, KIB, MIB, SIZE_MAX},
     walk::Section,
 };
-use crate::model::{Mode, Placement, Policy, check_stream_name};
+use crate::model::{Mode, Placement, Policy, RowId, check_stream_name};
 
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +55,8 @@ pub struct StreamConfig {
     pub row_ttl: Option<Duration>,
     /// After which silence the producer counts as dead, 100 ms to 3650 d; default: none, so never.
     pub expect_every: Option<Duration>,
-    /// JSON text that is served, marked, when nothing else is known, `limits.record_bytes` at most; default: none.
+    /// JSON text that stands in for each of its views, marked, until its log has been read for the first time: the data of each row
+    /// under its id, or of the only one; `limits.record_bytes` at most; default: none.
     pub default: Option<String>,
     /// A bug that it has on purpose; default: none.
     #[cfg(feature = "seeded-bugs")]
@@ -231,6 +235,21 @@ impl StreamConfig {
         );
         // As JSON, so that no two selectors are read as one; numbers and texts always have such a form.
         serde_json::to_string(&all).unwrap_or_default()
+    }
+
+    /// The rows of its default, as JSON text; none where it has no default, or one that is no view.
+    #[must_use]
+    pub fn default_rows(&self) -> Option<Vec<(RowId, Bytes)>> {
+        let text = self.default.as_deref()?;
+        if self.row.is_none() {
+            return Some(vec![(RowId::default(), text.to_owned().into())]);
+        }
+        let rows: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).ok()?;
+        let row = |(id, data): (String, Box<RawValue>)| {
+            let id = RowId::new(&id).ok().filter(|id| !id.as_str().is_empty())?;
+            Some((id, data.get().to_owned().into()))
+        };
+        rows.into_iter().map(row).collect()
     }
 
     /// What happens by default to a line of such a stream whose socket takes no more.

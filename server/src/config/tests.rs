@@ -105,7 +105,7 @@ fn the_examples_of_the_default_text_are_valid() {
 /// A stream of another source, with its defaults.
 const OF_KAFKA: &str = r#"[[streams]]
 name = "departures"
-source = { kind = "kafka", brokers = ["127.0.0.1:9092"], topic = "departures", tls = false, timeout = "1s", publish_timeout = "10s", history = "whole", compacts_after = "10s", tombstones_kept = "1d" }
+source = { kind = "kafka", brokers = ["127.0.0.1:9092"], topic = "departures", tls = false, timeout = "1s", publish_timeout = "10s", history = "whole", compacts_after = "10s", tombstones_kept = "1d", folds_alone = 1000000 }
 "#;
 
 /// The paths of all keys that the walk asks for in files that have them all.

@@ -60,8 +60,14 @@ pub(super) fn check(config: &CacheConfig) -> Result<(), RedisError> {
 /// What stands behind a partition whose log is elsewhere.
 pub(super) fn backing(config: &StreamConfig, fold: FoldSettings, cached: bool) -> Backing {
     if cached {
-        let fold_id = config.fold_id().into();
-        FenceSettings { fold, fold_id }.into()
+        FenceSettings {
+            fold,
+            fold_id: config.fold_id().into(),
+            alone_max: config
+                .cacheable()
+                .map_or(0, |kafka| kafka.folds_alone.into()),
+        }
+        .into()
     } else {
         fold.into()
     }

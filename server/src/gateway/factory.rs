@@ -201,6 +201,9 @@ impl Factory {
         for (number, behind) in (0u32..).zip(behind) {
             let (handle, mut start) = self.partition(config, number, behind);
             start.partition = start.partition.placed(misplaced.clone());
+            if let Some(rows) = config.default_rows() {
+                start.partition = start.partition.with_default(rows);
+            }
             start.cached = cache.clone().map(|cache| Cached {
                 cache,
                 partition: number,

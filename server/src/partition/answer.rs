@@ -265,6 +265,15 @@ impl Partition {
     /// The encoding that others use already is good enough where it is not behind `seen`.
     fn view(&mut self, channel: &Channel, seen: Offset, now: Moment) -> Option<Arc<Snapshot>> {
         let here = self.at(self.applied)?;
+        if let Some(rows) = self.standing() {
+            let encodings = &self.held.encodings;
+            return Some(Snapshot::new(
+                channel.clone(),
+                here,
+                rows.clone(),
+                encodings,
+            ));
+        }
         if self.applied < self.backing.settled() {
             return None;
         }
@@ -299,10 +308,11 @@ impl Partition {
     pub fn view_now(&mut self, channel: &Channel, now: Moment) -> Option<ViewAt> {
         let here = self.at(self.applied).filter(|_| !self.is_waking())?;
         self.view(channel, Offset::BEFORE_ALL, now)?;
-        let rows = self
-            .views
-            .get(channel)
-            .map_or_else(Rows::new, |view| view.rows().clone());
+        let view = self.views.get(channel).map(View::rows);
+        let rows = view
+            .or_else(|| self.standing())
+            .cloned()
+            .unwrap_or_default();
         Some(ViewAt {
             snapshot: Snapshot::new(channel.clone(), here, rows, &self.held.encodings),
             last_change: self.last_change(channel),

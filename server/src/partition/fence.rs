@@ -13,7 +13,8 @@ use std::{
 };
 
 use super::{
-    backfill::Backfill,
+    alone::Alone,
+    backfill::{Backfill, Filling, From},
     backing::fold_name,
     reading::{FoldSettings, Reading},
 };
@@ -37,6 +38,8 @@ pub struct FenceSettings {
     pub fold: FoldSettings,
     /// What the fold depends on beside the log: rows of another one are not this node's.
     pub fold_id: Arc<str>,
+    /// While the cache does not answer, a log of so many records at most is folded in its place; 0: none.
+    pub alone_max: u64,
 }
 
 /// What the next fetch is asked for.
@@ -65,6 +68,8 @@ pub struct FenceReport {
     pub failed_loads: u64,
     /// Channels whose rows were older than the tail, so that the log was read in between.
     pub backfilled: u64,
+    /// Channels that were folded from the log, since the cache did not answer.
+    pub folded_alone: u64,
     /// Channels that wait to be read, or are being read.
     pub waiting: usize,
 }
@@ -93,6 +98,7 @@ pub struct Fence {
     waiting: HashSet<Channel>,
     loading: usize,
     pub(super) backfill: Backfill,
+    pub(super) alone: Alone,
     again_at: Moment,
     loads: u64,
     failed_loads: u64,
@@ -101,6 +107,7 @@ pub struct Fence {
 
 impl Fence {
     pub(super) fn new(settings: FenceSettings) -> Self {
+        let alone = Alone::new(settings.alone_max, settings.fold.accepts_incomplete);
         Self {
             reading: Reading::new(settings.fold.compaction),
             settings,
@@ -116,6 +123,7 @@ impl Fence {
             waiting: HashSet::new(),
             loading: 0,
             backfill: Backfill::default(),
+            alone,
             again_at: Moment::default(),
             loads: 0,
             failed_loads: 0,
@@ -192,6 +200,7 @@ impl Fence {
         self.wanted.clear();
         self.waiting.clear();
         self.backfill.clear();
+        self.alone.opened();
     }
 
     /// This fetch has been applied.
@@ -236,6 +245,7 @@ impl Fence {
         idle: bool,
     ) {
         self.answers = Some(true);
+        self.alone.answered();
         let usable = header.filter(|header| {
             *header.fold_id == *self.settings.fold_id
                 && Offset::try_from(&header.applied).is_ok()
@@ -269,6 +279,7 @@ impl Fence {
     /// The cache was asked, and did not answer.
     pub(super) fn did_not_answer(&mut self, now: Moment) {
         self.answers = Some(false);
+        self.alone.silent(now);
         self.again_at = now.plus(LOAD_AGAIN);
     }
 
@@ -318,9 +329,47 @@ impl Fence {
         self.want(channel);
     }
 
-    /// What of the log is to be read for those whose rows are older than the tail.
-    pub(super) fn next_backfill(&mut self) -> Option<Offset> {
-        self.backfill.next(self.settings.fold.compaction)
+    /// What of the log is to be read for those whose rows are older than the tail; once the cache has been silent for a while, also
+    /// for those whose rows are unknown. Views that are not whole have a fold that only the cache has.
+    pub(super) fn next_backfill(&mut self, now: Moment) -> Option<Next> {
+        if self.alone.may(now) && self.mark.is_none() && self.log.is_some() {
+            while let Some(channel) = self.wanted.pop_front() {
+                self.waiting.remove(&channel);
+                if !self.backfill.add_nothing(&channel) {
+                    self.want(&channel);
+                    break;
+                }
+            }
+        }
+        let (after, begins) = self.backfill.next(self.settings.fold.compaction)?;
+        let log = self.log.as_ref().filter(|_| begins);
+        Some(Next {
+            after: Some(after),
+            resume: log.map(|(epoch, _)| (epoch.clone(), None)),
+        })
+    }
+
+    /// The log can't be read for those who wait: they are wanted again.
+    pub(super) fn give_up_backfill(&mut self, now: Moment) {
+        let (channels, from) = self.backfill.give_up();
+        for channel in channels {
+            self.load_failed(&channel, now);
+        }
+        if from == Some(From::Log) {
+            self.alone.failed(now);
+        }
+    }
+
+    /// Those whose rows and changes reach to where the tail begins by now.
+    pub(super) fn finish_backfill(&mut self, floor: Offset) -> Vec<(Channel, Filling)> {
+        let finished = self.backfill.finished(floor);
+        let folded = |(_, filling): &&(Channel, Filling)| filling.from == From::Log;
+        let folded = finished.iter().filter(folded).count() as u64;
+        if folded > 0 {
+            self.alone.succeeded(folded);
+        }
+        self.backfilled += finished.len() as u64 - folded;
+        finished
     }
 
     /// Whether rows with this header may be joined.
@@ -345,6 +394,7 @@ impl Fence {
             loads: self.loads,
             failed_loads: self.failed_loads,
             backfilled: self.backfilled,
+            folded_alone: self.alone.folded,
             waiting: self.waiting.len() + self.backfill.len(),
         }
     }

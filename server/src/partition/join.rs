@@ -6,7 +6,7 @@
 
 use super::{
     Partition,
-    backfill::Filling,
+    backfill::{Filling, From},
     backing::Backing,
     fence::{FenceReport, Next},
     view::View,
@@ -138,7 +138,7 @@ impl Partition {
         let joined = match load {
             Load::Rows(walk, rows, header) => {
                 let joins = fence.may_join(&header, walk.proven_ms(), now_ms);
-                joins && self.join_rows(channel, walk, rows, header.since, now) == Ok(true)
+                joins && self.join_rows(channel, walk, rows, &header.since, now) == Ok(true)
             }
             Load::Elsewhere(header) => {
                 self.saw_header(header.map(|header| *header));
@@ -165,16 +165,18 @@ impl Partition {
         channel: &Channel,
         walk: Box<Walk>,
         rows: Vec<(RowId, CachedRow)>,
-        since: DecimalOffset,
+        since: &DecimalOffset,
         now: Moment,
     ) -> Result<bool, ValueError> {
         let filled = walk
             .filled()
             .map_or(Ok(Offset::BEFORE_ALL), Offset::try_from)?;
+        let offset = |text: Option<&_>| text.map_or(Ok(Offset::BEFORE_ALL), Offset::try_from);
         let filling = Filling {
+            cached: CachedView::of(read_rows(rows)?, offset(walk.last_change())?),
+            from: From::Cache,
+            since: Offset::try_from(since)?,
             walk,
-            rows,
-            since,
             filled,
             changes: Vec::new(),
             is_in_pass: false,
@@ -197,7 +199,7 @@ impl Partition {
     ) -> Result<(), ValueError> {
         let Filling {
             walk,
-            rows,
+            cached,
             since,
             filled,
             changes,
@@ -206,15 +208,16 @@ impl Partition {
         } = filling;
         let offset = |text: Option<&_>| text.map_or(Ok(Offset::BEFORE_ALL), Offset::try_from);
         let fence = offset(walk.fence())?.max(settled);
-        let (last_change, since) = (offset(walk.last_change())?, Offset::try_from(&since)?);
+        let last_change = cached.last_change;
         let updates = self.tail.between(channel, filled, self.applied, usize::MAX);
         let updates = updates.unwrap_or_default();
-        if walk.last_change().is_none() && changes.is_empty() && updates.is_empty() {
+        let nothing = last_change == Offset::BEFORE_ALL && changes.is_empty() && updates.is_empty();
+        // Before `settled` what was there may have been compacted away.
+        if nothing && settled <= self.applied {
             // A name that anybody may invent takes little room, and bounded.
             self.awaited.add(channel);
             return Ok(());
         }
-        let cached = CachedView::of(read_rows(rows)?, last_change);
         let mut view = View::of_pages(cached, fence, walk, &self.held, now);
         for (change, at) in &changes {
             view.apply(change, *at);
@@ -228,10 +231,12 @@ impl Partition {
         Ok(())
     }
 
-    /// What of the log is to be read for views whose rows are older than the tail: what follows this.
-    pub fn next_backfill(&mut self) -> Option<Offset> {
+    /// What of the log is to be read for views whose rows are older than the tail, or, since the cache does not answer, unknown:
+    /// asked as [`Partition::next_fetch`] says, of a reader of its own.
+    #[must_use]
+    pub fn next_backfill(&mut self, now: Moment) -> Option<Next> {
         match &mut self.backing {
-            Backing::Cache(fence) => fence.next_backfill(),
+            Backing::Cache(fence) => fence.next_backfill(now),
             Backing::Log(_) | Backing::Fold(_) => None,
         }
     }
@@ -244,20 +249,18 @@ impl Partition {
         let Some(fetch) = fetch else {
             return fence.backfill.failed();
         };
+        let folds = fence.backfill.is_to_fold();
         let decoder = &mut self.decoder;
         let changes = fetch.records.iter().filter_map(|record| {
             // What means nothing has been counted, or will be, where it is applied.
             Some((decoder.decode(record).ok()?, record.offset))
         });
         let goes_on = fence.log() == Some(&fetch.epoch);
-        if !fence.backfill.took(fetch, changes.collect()) || !goes_on {
-            for channel in fence.backfill.give_up() {
-                fence.load_failed(&channel, now);
-            }
-            return;
+        let fits = !folds || fence.alone.fits(fetch);
+        if !fits || !fence.backfill.took(fetch, changes.collect()) || !goes_on {
+            return fence.give_up_backfill(now);
         }
-        let finished = fence.backfill.finished(self.tail.floor());
-        fence.backfilled += finished.len() as u64;
+        let finished = fence.finish_backfill(self.tail.floor());
         for (channel, filling) in finished {
             if self.attach(&channel, filling, now).is_err() {
                 tracing::error!(%channel, "the cache has offsets that this log can't have");

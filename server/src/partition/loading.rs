@@ -7,10 +7,10 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 
-use super::{join::Load, task::FETCH_BYTES};
+use super::{fence::Next, join::Load, task::FETCH_BYTES};
 use crate::{
     cache::redis::{AskError, Generation, GuardedCache, Header, Page, Walk},
-    model::{Channel, Offset},
+    model::Channel,
     source::{Fetch, Source},
 };
 
@@ -98,13 +98,17 @@ impl<S: Source> Loading<S> {
         }));
     }
 
-    /// Reads what follows `after`, beside what the partition reads, where there is a reader at hand.
-    pub(super) fn read_log(&mut self, after: Offset) {
+    /// Reads the log beside what the partition reads, where there is a reader at hand.
+    pub(super) fn read_log(&mut self, next: &Next) {
         let Some(mut reader) = self.reader.take() else {
             return;
         };
+        if let Some((epoch, lineage)) = &next.resume {
+            reader.resume(epoch, next.after.unwrap_or_default(), lineage.as_deref());
+        }
+        let after = next.after;
         self.asked.push(Box::pin(async move {
-            let fetch = reader.fetch(Some(after), FETCH_BYTES).await;
+            let fetch = reader.fetch(after, FETCH_BYTES).await;
             if fetch.is_err() {
                 reader.changed().await;
             }

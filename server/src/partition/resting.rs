@@ -44,7 +44,8 @@ impl Partition {
     /// Somebody needs it: it is to be read again.
     pub fn wake(&mut self) {
         self.health.trouble = None;
-        self.waking = self.epoch.is_some().then(Waking::default);
+        let known = self.epoch.is_some() && self.standing().is_none();
+        self.waking = known.then(Waking::default);
         if let Backing::Cache(fence) = &mut self.backing {
             fence.wake();
         }

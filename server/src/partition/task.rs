@@ -395,8 +395,8 @@ impl<S: Source> Task<S> {
         while let Some((channel, generation)) = self.partition.next_load(self.clock.now()) {
             self.loading.begin(channel, generation);
         }
-        if let Some(after) = self.partition.next_backfill() {
-            self.loading.read_log(after);
+        if let Some(next) = self.partition.next_backfill(self.clock.now()) {
+            self.loading.read_log(&next);
         }
     }
 

@@ -4,10 +4,9 @@
 //! core (the first), and folds each, from nothing. Says records and written rows a second of wall time, and records a second of
 //! its own CPU time.
 
-use std::{fs, io::Write, process::Command, time::Duration};
+use std::{io::Write, time::Duration};
 
-use anyhow::{Context, ensure};
-use nix::sys::resource::{UsageWho, getrusage};
+use anyhow::Context;
 use tidegate::{
     cache::redis::{Header, RedisCache, RedisOptions},
     config::Config,
@@ -15,6 +14,7 @@ use tidegate::{
 };
 use tidegate_tests::{
     http,
+    measure::{Cores, cpu, rate},
     services::{kafka::Kafka, redis::Redis},
 };
 use tokio::time::{Instant, sleep};
@@ -34,13 +34,13 @@ async fn main() -> anyhow::Result<()> {
         .get(2..)
         .filter(|rows| !rows.is_empty())
         .unwrap_or(&[1_000, 50_000]);
-    let cores = cores()?;
-    pin(&cores, cores.len() - 1)?;
+    let cores = Cores::of_this_process()?;
+    cores.take_last()?;
     let (kafka, redis) = (Kafka::start().await?, Redis::start(&[]).await?);
     for &rows in rows {
         fill(&kafka, records, bytes, rows).await?;
     }
-    pin(&cores, 0)?;
+    cores.take_first()?;
     for &rows in rows {
         fold(&kafka, &redis, records, rows).await?;
     }
@@ -97,9 +97,6 @@ async fn fold(kafka: &Kafka, redis: &Redis, records: usize, rows: usize) -> anyh
         anyhow::Ok(line.context("no such number")?.parse::<usize>()?)
     };
     let (written, batches) = (count("rows")?, count("batches")?);
-    let rate = |count: usize, time: Duration| {
-        Duration::from_secs(1).as_nanos() * count as u128 / time.as_nanos().max(1)
-    };
     writeln!(
         std::io::stdout(),
         "{records} records of {rows} rows: {} records/s, {} rows written/s ({written} in {batches} batches); {} records/s of CPU time",
@@ -109,41 +106,4 @@ async fn fold(kafka: &Kafka, redis: &Redis, records: usize, rows: usize) -> anyh
     )?;
     node.drain().await;
     Ok(())
-}
-
-/// The cores that this program may use.
-fn cores() -> anyhow::Result<Vec<usize>> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let mut cores = Vec::new();
-    for part in line.context("no list of cores")?.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        cores.extend(first.parse::<usize>()?..=last.parse()?);
-    }
-    Ok(cores)
-}
-
-/// From now on this program, and what it starts, runs on one core.
-fn pin(cores: &[usize], at: usize) -> anyhow::Result<()> {
-    let (core, id) = (cores[at].to_string(), std::process::id().to_string());
-    let output = Command::new("taskset")
-        .args(["-a", "-c", "-p", &core, &id])
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
-}
-
-/// CPU time of this process so far.
-fn cpu() -> anyhow::Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).context("the CPU time")?;
-    let of = |time: nix::sys::time::TimeVal| {
-        Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()).cast_unsigned())
-    };
-    Ok(of(usage.user_time()) + of(usage.system_time()))
 }

@@ -54,6 +54,8 @@ struct State {
     kept: Kept,
     backup: Kept,
     down: bool,
+    /// It does not answer for much longer than a load may take.
+    long: bool,
     names: u64,
 }
 
@@ -142,7 +144,7 @@ impl Cache {
         if dice.percent(5) {
             state.backup = state.kept.clone();
         }
-        if state.down && dice.percent(25) {
+        if state.down && dice.percent(if state.long { 1 } else { 25 }) {
             state.down = false;
             return Some("answers again");
         }
@@ -151,7 +153,7 @@ impl Cache {
         }
         match dice.below(4) {
             0 => {
-                state.down = true;
+                (state.down, state.long) = (true, dice.percent(50));
                 Some("does not answer")
             }
             1 => {

@@ -7,7 +7,7 @@ use tidegate::{
     decode::{Decoder, KeyPart},
     model::{Moment, Offset},
     partition::{
-        Answers, Backing, FenceSettings, FoldSettings, Next, Partition, Settings,
+        Answers, Backing, FenceReport, FenceSettings, FoldSettings, Next, Partition, Settings,
         tail::{Tail, TailMax},
         task::Request,
     },
@@ -68,7 +68,7 @@ struct Lane {
     cache: Option<Cache>,
     loads: Vec<Loading>,
     /// The log is being read behind this for those whose rows are older than the tail.
-    filling: Option<Offset>,
+    filling: Option<Next>,
 }
 
 pub(super) struct Node {
@@ -115,7 +115,11 @@ impl Node {
             };
             let fold_id = FOLD_ID.into();
             let backing = match (scene.folds, scene.cached) {
-                (true, true) => Backing::from(FenceSettings { fold, fold_id }),
+                (true, true) => Backing::from(FenceSettings {
+                    fold,
+                    fold_id,
+                    alone_max: u64::MAX,
+                }),
                 (true, false) => Backing::from(fold),
                 (false, _) => Backing::from(log.clone()),
             };
@@ -200,13 +204,10 @@ impl Node {
         answers
     }
 
-    /// Views for which the log was read behind the tail.
-    pub(super) fn backfilled(&self) -> u64 {
-        let reports = self
-            .lanes
-            .iter()
-            .filter_map(|lane| lane.partition.fence_report());
-        reports.map(|report| report.backfilled).sum()
+    /// What its partitions say of their caches.
+    pub(super) fn fence_reports(&self) -> impl Iterator<Item = FenceReport> {
+        let lanes = self.lanes.iter();
+        lanes.filter_map(|lane| lane.partition.fence_report())
     }
 
     /// How its partitions are doing, for the story's end.
@@ -353,12 +354,8 @@ impl Lane {
             self.loads.push(Loading::new(channel, generation));
         }
         if dice.percent(if calm { 100 } else { 50 }) && !paused && self.filling.is_none() {
-            self.filling = self.partition.next_backfill();
-        } else if let Some(after) = self.filling.take() {
-            let next = Next {
-                after: Some(after),
-                resume: None,
-            };
+            self.filling = self.partition.next_backfill(now);
+        } else if let Some(next) = self.filling.take() {
             let fetch = (!paused).then(|| self.read(&next, now, now));
             self.partition.backfilled(fetch.as_ref(), now);
         }

@@ -31,6 +31,15 @@ pub struct Walk {
 }
 
 impl Walk {
+    /// All of a view, as of one offset.
+    #[must_use]
+    pub fn of_whole(at: DecimalOffset) -> Self {
+        Self {
+            pages: vec![(None, at)],
+            ..Self::default()
+        }
+    }
+
     /// Takes the next page.
     ///
     /// # Errors

@@ -113,7 +113,7 @@ fn streams_are_checked() {
         &[
             "streams[0].source.brokers[0]: found \"a\", expected brokers as \"host:port\", at least one",
             "streams[0].source.topic: found \"a/b\", expected 1 to 249 of A-Z, a-z, 0-9, ., _ and -",
-            "streams[0].source.retention: found an unknown key, expected one of kind, brokers, tls, ca_file, cert_file, key_file, sasl, user, password_file, topic, timeout, publish_timeout, compacts_after, tombstones_kept, history",
+            "streams[0].source.retention: found an unknown key, expected one of kind, brokers, tls, ca_file, cert_file, key_file, sasl, user, password_file, topic, timeout, publish_timeout, compacts_after, tombstones_kept, history, folds_alone",
             "streams[0].row_ttl: found a duration, expected none: of a stream of Kafka, rows are deleted by whoever writes them",
         ],
     );
@@ -180,7 +180,37 @@ fn streams_are_checked() {
         &stream("default = nan"),
         &["streams[0].default: found nan, expected a value that JSON has"],
     );
-    let config = read(&stream("mode = \"events\"\nrow = \"none\"\nplacement = \"spread\"\npartitions = 64\ndefault = [1979-05-27, {b = 1.5}]"), &[]).unwrap();
+    for (what, found, expected) in [
+        (
+            "default = [1]",
+            "[1]",
+            "an object with the data of each row, under the row's id of 1 to 256 bytes",
+        ),
+        (
+            "default = {}\nmode = \"events\"",
+            "{}",
+            "none, since mode is \"events\" and events have no rows",
+        ),
+        (
+            "default = {}\nplacement = \"spread\"\npartitions = 2",
+            "{}",
+            "none, since placement is \"spread\" and no partition knows which of its rows are its own",
+        ),
+    ] {
+        let told = format!("streams[0].default: found {found}, expected {expected}");
+        check(&stream(what), &[&told]);
+    }
+    let config = read(
+        &stream("row = \"none\"\ndefault = [1979-05-27, {b = 1.5}]"),
+        &[],
+    )
+    .unwrap();
+    assert_eq!(
+        config.streams[0].default.as_deref(),
+        Some("[\"1979-05-27\",{\"b\":1.5}]")
+    );
+    let spread = "mode = \"events\"\nrow = \"none\"\nplacement = \"spread\"\npartitions = 64";
+    let config = read(&stream(spread), &[]).unwrap();
     let stream = &config.streams[0];
     assert_eq!(
         (stream.mode, stream.slow_consumer),
@@ -189,10 +219,6 @@ fn streams_are_checked() {
     assert_eq!(
         (stream.placement, stream.partitions, &stream.row),
         (Placement::Spread, 64, &None)
-    );
-    assert_eq!(
-        stream.default.as_deref(),
-        Some("[\"1979-05-27\",{\"b\":1.5}]")
     );
     assert!(!config.creates_streams);
     assert!(!read("streams = []", &[]).unwrap().creates_streams);
