@@ -453,6 +453,7 @@ mod tests {
                     compacts_after: Duration::ZERO,
                     tombstones_kept: Duration::ZERO,
                     incomplete_history: false,
+                    folds_alone: 0,
                 })
             } else {
                 StreamConfig::default().source
