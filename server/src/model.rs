@@ -303,7 +303,13 @@ impl Token {
             .binary_search_by_key(&position.partition, |p| p.partition)
         {
             Ok(at) => self.0[at] = position,
-            Err(at) => self.0.insert(at, position),
+            Err(at) => {
+                // Most have one, and connections keep them.
+                if self.0.is_empty() {
+                    self.0.reserve_exact(1);
+                }
+                self.0.insert(at, position);
+            }
         }
     }
     /// Its positions, by partition.

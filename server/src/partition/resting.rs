@@ -46,6 +46,9 @@ impl Partition {
         self.health.trouble = None;
         let known = self.epoch.is_some() && self.standing().is_none();
         self.waking = known.then(Waking::default);
+        if let Some(stand_in) = &mut self.stand_in {
+            stand_in.wait();
+        }
         if let Backing::Cache(fence) = &mut self.backing {
             fence.wake();
         }

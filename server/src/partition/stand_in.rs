@@ -23,6 +23,13 @@ pub(super) struct StandIn {
     stands: bool,
 }
 
+impl StandIn {
+    /// What could not be read before is no reason to hurry now.
+    pub(super) const fn wait(&mut self) {
+        self.since = None;
+    }
+}
+
 impl Partition {
     /// The same, of a stream of views with a default: the data of these rows.
     #[must_use]

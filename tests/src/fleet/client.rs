@@ -311,10 +311,14 @@ impl Client {
         !refused && !too_slow
     }
 
-    /// The event stream said an id.
+    /// The event stream said an id; an empty one takes back the one before.
     pub(super) fn identified(&self, id: &str) {
         let now = self.clock.now();
         let mut state = self.state();
+        if id.is_empty() {
+            state.id = None;
+            return;
+        }
         match id.parse() {
             Ok(token) => state.id = Some(token),
             Err(_) => {
