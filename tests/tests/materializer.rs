@@ -386,7 +386,7 @@ async fn a_fold_halts_before_what_means_nothing_or_puts_it_aside() -> anyhow::Re
     node.drain().await;
     // Where a cache is shared, nodes leave that to it.
     let text = board
-        .config(rule)
+        .config(&format!("{rule}\neager = true"))
         .replace("\"materializer\"", "\"gateway\"");
     let text = text.replace("[listen]\n", "[listen]\naddress = \"127.0.0.1:0\"\n")
         + "[access]\nanonymous = { channels = [\"board/*\"], can = [\"subscribe\"] }\n";
