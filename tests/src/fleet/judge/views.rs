@@ -32,10 +32,12 @@ impl Judge<'_> {
         let first = seat.lines[position.partition as usize].is_fresh;
         if let (Some(asked), Some(outcome), true) = (asked, seat.outcome, first) {
             let same = asked.epoch == position.epoch;
+            // Of several partitions the outcome is that of the one which went worst: this one may have been resumed, and begun again.
+            let alone = self.scene.partitions_of(seat.channel).len() == 1;
             let wrong = match outcome {
-                Outcome::New => true,
-                Outcome::TooOld => !same,
-                Outcome::EpochChanged => same && self.scene.partitions_of(seat.channel).len() == 1,
+                Outcome::New => alone,
+                Outcome::TooOld => alone && !same,
+                Outcome::EpochChanged => alone && same,
                 // It may begin again with a snapshot at any time, also because the log is another one by now.
                 Outcome::Resumed | Outcome::Started | Outcome::CatchingUp | Outcome::Refused => {
                     false
