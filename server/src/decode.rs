@@ -3,7 +3,7 @@
 //! Does: reads channel, row and event time from where the stream's configuration says, and the value as JSON. Owns: nothing. Never
 //! knows: partitions, views, sockets. Keeps: I9. A record that can't be decoded is poison: it is skipped and counted.
 
-mod time;
+mod event_time;
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-pub use time::{Pointer, Said, TimePart};
+pub use event_time::{Pointer, Said, TimePart};
 
 use crate::model::{Change, Channel, Record, RowId, check_channel_name, names};
 
@@ -79,6 +79,12 @@ impl Decoder {
     #[must_use]
     pub const fn untimed(&self) -> u64 {
         self.untimed
+    }
+
+    /// The same since they were taken last.
+    #[must_use]
+    pub const fn take_untimed(&mut self) -> u64 {
+        std::mem::replace(&mut self.untimed, 0)
     }
 
     /// A decoder by the same rules, which has seen nothing yet.

@@ -106,6 +106,14 @@ fn own_engine(config: &Config, serves: bool) -> Result<Arc<Engine>, StartError> 
     }
 }
 
+/// The workers' listeners, and where they listen.
+fn listen(config: &Config) -> Result<(Vec<TcpListener>, Option<SocketAddr>), StartError> {
+    let listeners = workers::bind(config)?;
+    let first = listeners.first();
+    let address = first.map(|listener| local_address(listener, "the listener"));
+    Ok((listeners, address.transpose()?))
+}
+
 /// Begins what keeps to the budget of memory, and what gives back to the system.
 fn keep_memory(
     config: &Config,
@@ -192,14 +200,11 @@ impl Gateway {
         for stream in &config.streams {
             materializers.begin(stream);
         }
-        let listeners = if serves {
-            workers::bind(config)?
+        let (listeners, address) = if serves {
+            listen(config)?
         } else {
-            Vec::new()
+            (Vec::new(), None)
         };
-        let first = listeners.first();
-        let address = first.map(|listener| local_address(listener, "the listener"));
-        let address = address.transpose()?;
         let counts: Vec<Arc<WorkerCounts>> = listeners.iter().map(|_| Arc::default()).collect();
         let app = Arc::new(app::app(config, streams, clock, counts, &factory)?);
         let node: Arc<str> = short_random()

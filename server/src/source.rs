@@ -91,7 +91,8 @@ impl SourceError {
     }
 }
 
-/// One partition of a stream, as a partition's task reads it.
+/// One partition of a stream, as a partition's task reads it. Nothing has a default: whoever reads through another one must pass
+/// everything on.
 pub trait Source: Send + 'static {
     /// Fetches what follows `after`, or, without it, from the earliest record on; at most about `bytes`.
     ///
@@ -105,7 +106,7 @@ pub trait Source: Send + 'static {
 
     /// The next fetch is asked for what follows `at`, up to where somebody else has read this log. It proves that the log still
     /// holds what was read up to there; where it does not, its answer has another epoch.
-    fn resume(&mut self, _epoch: &Epoch, _at: Offset, _lineage: Option<&str>) {}
+    fn resume(&mut self, epoch: &Epoch, at: Offset, lineage: Option<&str>);
 
     /// Where a reader begins that wants no more than this: behind this offset. None: at the earliest record. What was read before
     /// is proven to be still in the log, or the next fetch's answer has another epoch.
@@ -114,34 +115,25 @@ pub trait Source: Send + 'static {
     /// The same as those of a fetch.
     fn begin(
         &mut self,
-        _wanted: Wanted,
-    ) -> impl Future<Output = Result<Option<Offset>, SourceError>> + Send {
-        std::future::ready(Ok(None))
-    }
+        wanted: Wanted,
+    ) -> impl Future<Output = Result<Option<Offset>, SourceError>> + Send;
 
     /// Whether it can be read, as far as that is known without reading.
     ///
     /// # Errors
     /// The same as those of a fetch.
-    fn look(&mut self) -> impl Future<Output = Result<(), SourceError>> + Send {
-        std::future::ready(Ok(()))
-    }
+    fn look(&mut self) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// Nobody reads it for now: it lets go of its connections, and of nothing that proves continuity.
-    fn rest(&mut self) {}
+    fn rest(&mut self);
 
     /// Why the last fetch failed, in words for operators; none where the error says it all.
-    fn failure(&self) -> Option<String> {
-        None
-    }
+    fn failure(&self) -> Option<String>;
 
     /// Another reader of the same log, for what was missed; none where nothing is ever missed.
     fn another(&self) -> Option<Self>
     where
-        Self: Sized,
-    {
-        None
-    }
+        Self: Sized;
 
     /// Returns when there may be more than the last fetch saw. Cancel safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;

@@ -28,7 +28,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub fn tidegate() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        build(&[]).unwrap_or_else(|error| panic!("tidegate can't be built: {error:#}"))
+        build("tidegate", &PACKAGES)
+            .unwrap_or_else(|error| panic!("tidegate can't be built: {error:#}"))
     })
 }
 
@@ -39,19 +40,32 @@ pub fn tidegate() -> &'static Path {
 #[cfg(feature = "services")]
 pub async fn tidegate_with_bugs() -> anyhow::Result<PathBuf> {
     let make = || {
-        let built = build(&["--features", "tidegate/seeded-bugs"])?;
+        let with = [&PACKAGES[..], &["--features", "tidegate/seeded-bugs"]].concat();
+        let built = build("tidegate", &with)?;
         let aside = built.with_file_name("tidegate-with-bugs");
         std::fs::copy(&built, &aside)?;
         // Whoever asks for the program by its path gets it without bugs again.
-        build(&[])?;
+        build("tidegate", &PACKAGES)?;
         anyhow::Ok(aside)
     };
     tokio::task::spawn_blocking(make).await?
 }
 
-/// Asks Cargo for the path: wherever the target directory is, whatever configures it. Both packages are named, so that
-/// shared dependencies have the features that these tests were built with, and are not built again.
-fn build(more: &[&str]) -> anyhow::Result<PathBuf> {
+/// A program of this workspace as a release has it, for programs that measure: the gateway, or the load driver.
+///
+/// # Errors
+/// When Cargo cannot build it.
+pub fn release(program: &str) -> anyhow::Result<PathBuf> {
+    let packages = ["-p", "tidegate", "-p", "tidegate-load"];
+    let with = ["--release", "--features", "tidegate/kafka"];
+    build(program, &[&packages[..], &with].concat())
+}
+
+/// Both are named, so that shared dependencies have the features that these tests were built with, and are not built again.
+const PACKAGES: [&str; 4] = ["-p", "tidegate", "-p", "tidegate-tests"];
+
+/// Asks Cargo for the path of a program: wherever the target directory is, whatever configures it.
+fn build(program: &str, how: &[&str]) -> anyhow::Result<PathBuf> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let mut command = std::process::Command::new(env!("CARGO"));
     // What Cargo tells the tests of their own package, build scripts of others take for a change: they would run again, and all
@@ -71,8 +85,7 @@ fn build(more: &[&str]) -> anyhow::Result<PathBuf> {
             "--manifest-path",
             manifest,
         ])
-        .args(["-p", "tidegate", "-p", "tidegate-tests"])
-        .args(more)
+        .args(how)
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
@@ -82,7 +95,7 @@ fn build(more: &[&str]) -> anyhow::Result<PathBuf> {
     }
     let made = |line: &[u8]| -> Option<PathBuf> {
         let message: serde_json::Value = serde_json::from_slice(line).ok()?;
-        let is_ours = message["target"]["name"] == "tidegate";
+        let is_ours = message["target"]["name"] == program;
         message["executable"]
             .as_str()
             .filter(|_| is_ours)

@@ -1,6 +1,6 @@
-//! What programs that measure have in common: cores, CPU time, rates, and programs that were built beside them.
+//! What programs that measure have in common: cores, CPU time, rates.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -82,18 +82,4 @@ pub fn cpu() -> anyhow::Result<Duration> {
 #[must_use]
 pub fn rate(count: usize, time: Duration) -> u128 {
     Duration::from_secs(1).as_nanos() * count as u128 / time.as_nanos().max(1)
-}
-
-/// A program that was built as this one was, in the same folder.
-///
-/// # Errors
-/// When it was not built; says how to.
-pub fn built_beside(program: &str) -> anyhow::Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name(program);
-    ensure!(
-        path.is_file(),
-        "{} is missing: cargo build --release -p tidegate --features kafka -p tidegate-load",
-        path.display()
-    );
-    Ok(path)
 }

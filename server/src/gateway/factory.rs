@@ -201,10 +201,11 @@ impl Factory {
             }
         };
         let misplaced = Arc::new(Misplaced::of(config.placing()));
+        let default = config.default_rows();
         for (number, behind) in (0u32..).zip(behind) {
             let (handle, mut start) = self.partition(config, number, behind);
             start.partition = start.partition.placed(misplaced.clone());
-            if let Some(rows) = config.default_rows() {
+            if let Some(rows) = &default {
                 start.partition = start.partition.with_default(rows);
             }
             start.cached = cache.clone().map(|cache| Cached {

@@ -1,7 +1,7 @@
 //! The node's memory budget: looked at twice a second, and kept by shedding in order.
 //!
-//! Does: adds up what tails, embedded logs, their rows, views, outboxes and appends that wait hold and, where that comes near `limits.memory`,
-//! takes from them: first the views that nobody follows (`views.rs`), then in the order of [`Plan`]. Owns: nothing; the tails
+//! Does: adds up what tails, embedded logs, their rows, views, outboxes and appends that wait hold and, where that comes near
+//! `limits.memory`, takes from them: first the views that nobody follows (`views.rs`), then in the order of [`Plan`]. Owns: nothing; the tails
 //! and logs keep to the room that they are given. Never knows: connections. Keeps: nobody is asked for more than a sum; a
 //! delivery costs nothing for it.
 

@@ -142,8 +142,6 @@ pub(super) struct Fold {
     /// The log reached back to its birth when it was read last.
     reaches_back: bool,
     tally: Tally,
-    /// Of the records without a time, those that were told.
-    untimed: u64,
 }
 
 impl Fold {
@@ -170,7 +168,6 @@ impl Fold {
             head: Offset::BEFORE_ALL,
             reaches_back: false,
             tally: Tally::default(),
-            untimed: 0,
         }
     }
 
@@ -553,10 +550,8 @@ impl Fold {
 
     /// What was counted since this was asked last.
     pub(super) fn take_tally(&mut self) -> Tally {
-        let untimed = self.decoder.untimed();
-        let new = untimed - mem::replace(&mut self.untimed, untimed);
         Tally {
-            untimed: new,
+            untimed: self.decoder.take_untimed(),
             ..mem::take(&mut self.tally)
         }
     }

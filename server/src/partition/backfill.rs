@@ -26,7 +26,7 @@ pub(super) struct Filling {
     pub(super) walk: Box<Walk>,
     pub(super) cached: CachedView,
     /// Whether its rows are those of the cache; else they are found in the log, from its start on.
-    pub(super) from: From,
+    pub(super) origin: Origin,
     /// What is known of last changes holds for those after this.
     pub(super) since: Offset,
     /// Everything up to here is in the rows or in the changes.
@@ -40,7 +40,7 @@ pub(super) struct Filling {
 
 /// Where rows come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum Origin {
     Cache,
     Log,
 }
@@ -51,7 +51,7 @@ impl Filling {
         Self {
             walk: Box::default(),
             cached: CachedView::default(),
-            from: From::Log,
+            origin: Origin::Log,
             since: Offset::BEFORE_ALL,
             filled: Offset::BEFORE_ALL,
             changes: Vec::new(),
@@ -62,7 +62,7 @@ impl Filling {
 
     /// Takes a change. Gives how much more it holds then.
     fn take(&mut self, change: Change, offset: Offset) -> usize {
-        if self.from == From::Cache {
+        if self.origin == Origin::Cache {
             self.changes.push((change, offset));
             return 1;
         }
@@ -83,7 +83,7 @@ pub(super) struct Backfill {
 /// One reading of the log, for those who waited when it began.
 #[derive(Debug)]
 struct Pass {
-    from: From,
+    origin: Origin,
     /// What its first fetch found, of one that folds the log.
     since: Option<Offset>,
     /// It has come so far.
@@ -111,7 +111,7 @@ impl Backfill {
     /// Whether the pass that is under way folds the log, and nothing of it has been read yet.
     pub(super) fn is_to_fold(&self) -> bool {
         let pass = self.pass.as_ref();
-        pass.is_some_and(|pass| pass.from == From::Log && pass.since.is_none())
+        pass.is_some_and(|pass| pass.origin == Origin::Log && pass.since.is_none())
     }
 
     pub(super) fn has(&self, channel: &Channel) -> bool {
@@ -146,16 +146,16 @@ impl Backfill {
 
     /// Those who wait for the same kind of pass go together: a fold of the log knows nothing of what is proven of others' rows.
     fn begin(&mut self, compaction: Compaction) -> Option<Pass> {
-        let from = self.waiting.values().next()?.from;
+        let origin = self.waiting.values().next()?.origin;
         let mut pass = Pass {
-            from,
+            origin,
             since: None,
             at: Offset::new(u64::MAX),
             reading: Reading::new(compaction),
             changes: 0,
         };
         let mut proven_ms = i64::MAX;
-        for filling in self.waiting.values_mut().filter(|one| one.from == from) {
+        for filling in self.waiting.values_mut().filter(|one| one.origin == origin) {
             filling.is_in_pass = true;
             pass.at = pass.at.min(filling.filled);
             proven_ms = proven_ms.min(filling.walk.proven_ms());
@@ -175,7 +175,7 @@ impl Backfill {
         let Some(pass) = &mut self.pass else {
             return true;
         };
-        if pass.from == From::Log && pass.since.is_none() {
+        if pass.origin == Origin::Log && pass.since.is_none() {
             pass.begin_fold(fetch);
         }
         let missed = fetch.when.is_some_and(|when| pass.reading.has_missed(when));
@@ -206,7 +206,7 @@ impl Backfill {
         for (_, filling) in &mut finished {
             filling.filled = filling.filled.max(pass.at);
             filling.settled = pass.reading.settled;
-            if filling.from == From::Log {
+            if filling.origin == Origin::Log {
                 filling.since = pass.since.unwrap_or_default();
                 *filling.walk = Walk::of_whole(pass.at.into());
             }
@@ -215,10 +215,13 @@ impl Backfill {
     }
 
     /// The pass can't be ended: all that waited for it are given back, and what it was to read.
-    pub(super) fn give_up(&mut self) -> (Vec<Channel>, Option<From>) {
-        let from = self.pass.take().map(|pass| pass.from);
+    pub(super) fn give_up(&mut self) -> (Vec<Channel>, Option<Origin>) {
+        let origin = self.pass.take().map(|pass| pass.origin);
         let left = self.leave();
-        (left.into_iter().map(|(channel, _)| channel).collect(), from)
+        (
+            left.into_iter().map(|(channel, _)| channel).collect(),
+            origin,
+        )
     }
 
     /// Those for whom the pass read.

@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     alone::Alone,
-    backfill::{Backfill, Filling, From},
+    backfill::{Backfill, Filling, Origin},
     backing::fold_name,
     reading::{FoldSettings, Reading},
 };
@@ -352,11 +352,11 @@ impl Fence {
 
     /// The log can't be read for those who wait: they are wanted again.
     pub(super) fn give_up_backfill(&mut self, now: Moment) {
-        let (channels, from) = self.backfill.give_up();
+        let (channels, origin) = self.backfill.give_up();
         for channel in channels {
             self.load_failed(&channel, now);
         }
-        if from == Some(From::Log) {
+        if origin == Some(Origin::Log) {
             self.alone.failed(now);
         }
     }
@@ -364,7 +364,7 @@ impl Fence {
     /// Those whose rows and changes reach to where the tail begins by now.
     pub(super) fn finish_backfill(&mut self, floor: Offset) -> Vec<(Channel, Filling)> {
         let finished = self.backfill.finished(floor);
-        let folded = |(_, filling): &&(Channel, Filling)| filling.from == From::Log;
+        let folded = |(_, filling): &&(Channel, Filling)| filling.origin == Origin::Log;
         let folded = finished.iter().filter(folded).count() as u64;
         if folded > 0 {
             self.alone.succeeded(folded);

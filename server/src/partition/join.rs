@@ -6,7 +6,7 @@
 
 use super::{
     Partition,
-    backfill::{Filling, From},
+    backfill::{Filling, Origin},
     backing::Backing,
     fence::{FenceReport, Next},
     view::View,
@@ -174,7 +174,7 @@ impl Partition {
         let offset = |text: Option<&_>| text.map_or(Ok(Offset::BEFORE_ALL), Offset::try_from);
         let filling = Filling {
             cached: CachedView::of(read_rows(rows)?, offset(walk.last_change())?),
-            from: From::Cache,
+            origin: Origin::Cache,
             since: Offset::try_from(since)?,
             walk,
             filled,

@@ -1,7 +1,8 @@
 //! Records in a partition where their channel does not belong.
 //!
-//! Whether it does is the rule of [`Placing`], by which materializers go as well. Who follows a channel looks into its one partition only, so what is written elsewhere would be missing in silence. Whoever
-//! reads such a record counts it, passes over it, and says so to all of the stream: the channel is not live from then on.
+//! Whether it does is the rule of [`Placing`], by which materializers go as well. Who follows a channel looks into its one partition
+//! only, so what is written elsewhere would be missing in silence. Whoever reads such a record counts it, passes over it, and says so
+//! to all of the stream: the channel is not live from then on.
 
 use std::{
     collections::HashMap,

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Partition;
-use crate::model::{Epoch, Mode, Moment, Offset, Row, RowId, Rows};
+use crate::model::{Epoch, Moment, Offset, Row, RowId, Rows};
 
 /// So long a node waits for its sources before a default stands in.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,19 +33,22 @@ impl StandIn {
 impl Partition {
     /// The same, of a stream of views with a default: the data of these rows.
     #[must_use]
-    pub fn with_default(mut self, rows: impl IntoIterator<Item = (RowId, bytes::Bytes)>) -> Self {
-        let row = |data| Row {
-            data,
+    pub fn with_default(self, rows: &[(RowId, bytes::Bytes)]) -> Self {
+        let row = |data: &bytes::Bytes| Row {
+            data: data.clone(),
             ts_ms: 0,
             offset: Offset::BEFORE_ALL,
         };
-        let rows = rows.into_iter().map(|(id, data)| (id, row(data)));
-        self.stand_in = (self.settings.mode == Mode::View).then(|| StandIn {
+        let rows = rows.iter().map(|(id, data)| (id.clone(), row(data)));
+        let stand_in = StandIn {
             rows: rows.collect(),
             since: None,
             stands: false,
-        });
-        self
+        };
+        Self {
+            stand_in: Some(stand_in),
+            ..self
+        }
     }
 
     /// The rows that stand in for every view, while they do.

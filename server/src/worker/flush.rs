@@ -195,7 +195,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             lane.channel.clone(),
         );
         let seat = &self.seats[lane.seat as usize];
-        let log = seat.epoch.clone().filter(|_| wire.has_ids_apart());
+        let log = wire.has_ids_apart().then(|| seat.epoch.clone()).flatten();
         let log = log.map(|epoch| (seat.partition, epoch));
         let Some(cold) = self.connections.cold(key) else {
             return;

@@ -10,8 +10,8 @@ use std::{io::Write, process::Stdio};
 
 use anyhow::{Context, ensure};
 use tidegate_tests::{
-    binary::Node,
-    measure::{Cores, built_beside},
+    binary::{Node, release},
+    measure::Cores,
     services::kafka::Kafka,
 };
 use tokio::process::Command;
@@ -32,6 +32,7 @@ async fn main() -> anyhow::Result<()> {
     if rates.is_empty() {
         rates = vec![1.0, 2.1, 3.0, 4.0];
     }
+    let (program, driver) = (release("tidegate")?, release("tidegate-load")?);
     let cores = Cores::of_this_process()?;
     cores.take_last()?;
     let kafka = Kafka::start().await?;
@@ -41,7 +42,6 @@ async fn main() -> anyhow::Result<()> {
     let file = folder.join("node.toml");
     std::fs::write(&file, configuration(&kafka))?;
     let config = ["--config", file.to_str().context("a path in UTF-8")?];
-    let program = built_beside("tidegate")?;
     let taking = Node::start_program(&program, "127.0.0.1:0", &config).await?;
     let measured = Node::start_program(&program, "127.0.0.1:0", &config).await?;
     let pid = measured.child.id().context("the node is gone")?;
@@ -52,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
             std::io::stdout(),
             "{channels} channels, {a_second} × {bytes} B a second each:"
         )?;
-        let driven = Command::new(built_beside("tidegate-load")?)
+        let driven = Command::new(&driver)
             .args(["run", "--label", "kafka", "--publish", "stream"])
             .args(["--address", &measured.address])
             .args(["--publish-address", &taking.address])

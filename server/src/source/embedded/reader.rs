@@ -5,10 +5,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    super::{Fetch, Source, SourceError},
+    super::{Fetch, Source, SourceError, Wanted},
     EmbeddedLog,
 };
-use crate::{clock::Clock, model::Offset};
+use crate::{
+    clock::Clock,
+    model::{Epoch, Offset},
+};
 
 /// A node's reader of one partition.
 pub struct EmbeddedSource {
@@ -34,6 +37,27 @@ impl Source for EmbeddedSource {
         self.log.expire(self.clock.wall_ms());
         self.head.borrow_and_update();
         self.log.read(after, bytes)
+    }
+
+    /// It is here, and one and the same.
+    fn resume(&mut self, _: &Epoch, _: Offset, _: Option<&str>) {}
+
+    async fn begin(&mut self, _: Wanted) -> Result<Option<Offset>, SourceError> {
+        Ok(None)
+    }
+
+    async fn look(&mut self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn rest(&mut self) {}
+
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
+    fn another(&self) -> Option<Self> {
+        None
     }
 
     async fn changed(&mut self) {

@@ -2,7 +2,8 @@
 //!
 //! A fetch is one request to the partition's leader, sent when it is asked for. Waiting for more is another request on a
 //! connection of its own, which the broker answers when there is something: it only wakes, and what it brought is fetched
-//! again, so that a fetch never waits behind it. A leader is read from once it knows how much of its log is decided. Who fails waits before the next try, a little longer each time.
+//! again, so that a fetch never waits behind it. A leader is read from once it knows how much of its log is decided. Who fails waits
+//! before the next try, a little longer each time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -440,6 +441,11 @@ impl Source for KafkaSource {
             self.fail(&error);
             SourceError::Unavailable
         })
+    }
+
+    /// A fetch tells; what the topic is as a whole is not this partition's to know.
+    async fn look(&mut self) -> Result<(), SourceError> {
+        Ok(())
     }
 
     fn rest(&mut self) {

@@ -89,8 +89,17 @@ impl Sifted {
         decoder: Decoder,
         ward: Ward,
     ) -> Self {
+        Self::of(
+            Whole::new(shape, partition, recent),
+            partition,
+            decoder,
+            ward,
+        )
+    }
+
+    fn of(source: Whole, partition: u32, decoder: Decoder, ward: Ward) -> Self {
         Self {
-            source: Whole::new(shape, partition, recent),
+            source,
             partition,
             decoder,
             rule: ward.poisons.changes(),
@@ -375,18 +384,8 @@ impl Source for Sifted {
             letters: None,
             ..self.ward.clone()
         };
-        Some(Self {
-            source: self.source.another()?,
-            partition: self.partition,
-            decoder: self.decoder.another(),
-            rule: ward.poisons.changes(),
-            ward,
-            sent: None,
-            buried: None,
-            after: None,
-            backoff: Backoff::default(),
-            stopped: None,
-        })
+        let (source, decoder) = (self.source.another()?, self.decoder.another());
+        Some(Self::of(source, self.partition, decoder, ward))
     }
 
     async fn changed(&mut self) {
