@@ -219,6 +219,14 @@ fn views_that_come_from_a_cache() {
     };
     let reached = run(&far_behind, 1000);
     assert!(reached.backfilled > 0, "{reached:?}");
+    // So much is written that what is read in between reaches further than the node has come.
+    let written_to = Scene {
+        publish: 6,
+        replace: 4,
+        ..scene
+    };
+    let reached = run(&written_to, 1000);
+    assert!(reached.backfilled > 0, "{reached:?}");
 }
 
 /// The cache does not answer for so long that nodes fold the log in its place.

@@ -207,7 +207,8 @@ impl Partition {
             ..
         } = filling;
         let offset = |text: Option<&_>| text.map_or(Ok(Offset::BEFORE_ALL), Offset::try_from);
-        let fence = offset(walk.fence())?.max(settled);
+        // What was read of the log beside may have gone further than this node has applied.
+        let fence = offset(walk.fence())?.max(settled).max(filled);
         let last_change = cached.last_change;
         let updates = self.tail.between(channel, filled, self.applied, usize::MAX);
         let updates = updates.unwrap_or_default();

@@ -13,10 +13,10 @@ use tidegate::{
     source::{Fetch, compaction::Compaction, embedded::EmbeddedLog},
 };
 
-/// No record is cleaned away that is younger; so long a tombstone stays after the cleaner first came by it (Kafka's
-/// `delete.retention.ms`).
+/// No record is cleaned away that is younger, which is longer than [`SLO`](super::node::SLO), as a configuration has to say; so long a
+/// tombstone stays after the cleaner first came by it (Kafka's `delete.retention.ms`).
 pub(super) const COMPACTION: Compaction = Compaction {
-    after: Duration::from_millis(150),
+    after: Duration::from_millis(800),
     tombstones_kept: Duration::from_millis(1500),
 };
 
