@@ -305,6 +305,7 @@ export class Client {
     const over = new Promise<never>((_, reject) => {
       onAbort(signal, () => reject(new TidegateError('token_timeout', 'the token\'s provider does not answer')));
     });
+    over.catch(() => {});
     try {
       const token: unknown = await Promise.race([source(signal), over]);
       if (typeof token !== 'string' || !token) throw new TypeError('the token\'s provider gave no text');

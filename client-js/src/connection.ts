@@ -105,7 +105,7 @@ export class Connection {
     if (this.channels.get(channel.name) !== channel) return;
     this.channels.delete(channel.name);
     this.#lastId = '';
-    channel.cut('network', false, this.host.platform.now());
+    if (this.#wire) channel.cut('network', false, this.host.platform.now());
     if (!this.channels.size) this.dispatch({ name: 'unwant' });
     else if (this.state.name === 'open') this.#request({ op: 'unsubscribe', channel: channel.name }, () => {});
   }

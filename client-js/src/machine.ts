@@ -145,7 +145,7 @@ const opened = (s: State, env: Env): Step =>
 const refused = (s: State, e: { error: TidegateError }, env: Env) =>
   back(s, env, { error: e.error, final: e.error.code !== 'token_expired' && e.error.retryAfterMs === undefined });
 const ping = (s: State & { name: 'open' }, _: unknown, env: Env): Step =>
-  env.pings ? [{ ...s, held: false, pinged: true, until: env.now + PONG_MS }, [{ do: 'ping' }]] : free(s);
+  env.pings ? [{ ...s, pinged: true, until: env.now + PONG_MS }, [{ do: 'ping' }]] : [s, NOTHING];
 /** An attempt is due now; one that the server put off is not. */
 const sooner = (s: State & { until: number }, _: unknown, env: Env): Step => {
   const until = Math.min(s.until, env.now + backoff(0, env.random));
@@ -216,7 +216,9 @@ const TABLE: Table = {
     refused: (s, e) => [s, [report(e.error)]],
     settled: (s) => (s.suspect || s.attempt === 0 ? stay(s) : [{ ...s, attempt: 0 }, NOTHING]),
     lost: (s, e, env) => back(s, env, e.end), garbage,
-    hold: (s, e, env) => (e.why === 'frozen' ? hold(s, e, env) : ping(s, e, env)), release: ping, again, close,
+    // The browser may be wrong about being offline: the gateway is asked.
+    hold: (s, e, env) => (e.why === 'frozen' ? hold(s, e, env) : ping({ ...s, held: true }, e, env)),
+    release: (s, e, env) => ping({ ...s, held: false }, e, env), again, close,
   },
   closed: {
     want: stay, unwant: stay, timer: stay, token: stay, no_token: stay, hello: stay, authorized: stay, refused: stay,

@@ -24,25 +24,43 @@ async function run(seed: number, transports: TransportName[]) {
   const errors: string[] = [];
   client.onError((error) => errors.push(error.code));
   const names = Object.keys(NAMES);
-  const views = names.map((name) => client.view<number>(name));
-  // What a page would draw from changes alone must be the rows too.
-  const drawn = views.map((view) => {
-    const rows = new Map<string, unknown>();
-    view.onChange((changes) => changes.forEach(({ row, data, deleted }) => (deleted ? rows.delete(row) : rows.set(row, data))));
-    return rows;
-  });
+  // What a page would draw from changes alone must be the rows too; and no row ever goes back to an older value.
+  const follow = (name: string) => {
+    const view = client.view<number>(name);
+    const drawn = new Map<string, unknown>(view.rows);
+    const newest = new Map<string, number>(view.rows);
+    view.onChange((changes) => changes.forEach(({ row, data }) => {
+      if (data === undefined) return void drawn.delete(row);
+      assert.ok(data >= (newest.get(row) ?? 0), `${name} row ${row} went back from ${newest.get(row)} to ${data}`);
+      newest.set(row, data);
+      return void drawn.set(row, data);
+    }));
+    return { view, drawn };
+  };
+  const views = names.map(follow);
   let n = 0;
   for (let i = 0; i < STEPS; i += 1) {
-    const act = below(12);
+    const act = below(14);
     if (act < 5) gateway.publish(pick(names), pick(ROWS), below(4) ? (n += 1) : undefined);
     else if (act < 8) for (const session of gateway.sessions) session.pump(below(6));
     else if (act === 8) gateway.cutAll();
     else if (act === 9 && below(3) === 0) gateway.newEpoch(pick(names));
     else if (act === 9) gateway.truncate(pick(names));
     else if (act === 10) for (const session of gateway.sessions) gateway.heartbeat(session);
-    else await world.pass(below(3_000));
+    else if (act === 11) {
+      // Another component comes, or one goes and comes again: the set of channels changes.
+      const which = below(names.length);
+      views[which]!.view.close();
+      await settle();
+      views[which] = follow(names[which]!);
+    } else if (act === 12 && transports.length > 1) {
+      const name = pick(transports);
+      if (!gateway.blocked.delete(name)) gateway.blocked.add(name);
+      gateway.cutAll();
+    } else await world.pass(below(3_000));
     await settle();
   }
+  gateway.blocked.clear();
   // The network is well again, and everything is delivered.
   for (let i = 0; i < 60; i += 1) {
     for (const session of gateway.sessions) session.pump();
@@ -52,9 +70,9 @@ async function run(seed: number, transports: TransportName[]) {
     await settle();
   }
   names.forEach((name, i) => {
-    assert.deepEqual(Object.fromEntries(views[i]!.rows), gateway.rows(name), `rows of ${name}`);
-    assert.deepEqual(Object.fromEntries(drawn[i]!), gateway.rows(name), `changes of ${name}`);
-    assert.equal(views[i]!.freshness.state, 'live', `${name}: ${JSON.stringify(views[i]!.freshness)}`);
+    assert.deepEqual(Object.fromEntries(views[i]!.view.rows), gateway.rows(name), `rows of ${name}`);
+    assert.deepEqual(Object.fromEntries(views[i]!.drawn), gateway.rows(name), `changes of ${name}`);
+    assert.equal(views[i]!.view.freshness.state, 'live', `${name}: ${JSON.stringify(views[i]!.view.freshness)}`);
   });
   assert.deepEqual(gateway.broken, [], 'what the client says');
   assert.ok(!errors.includes('bad_answer'), `a good gateway was taken for a bad one: ${errors}`);

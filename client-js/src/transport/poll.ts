@@ -22,7 +22,8 @@ interface View { channel: string; position: string; freshness: { state: string; 
 
 export const openPoll: Open = (call) => {
   const poll = new Poll(call);
-  poll.run().catch((error) => (error instanceof Refused ? error.end : thrownEnd(error))).then((end) => poll.end(end));
+  // Later in this turn: whoever opens it must have it before it speaks.
+  Promise.resolve().then(() => poll.run()).catch((error) => (error instanceof Refused ? error.end : thrownEnd(error))).then((end) => poll.end(end));
   return { close: () => poll.close(), nudge: (channel) => poll.nudge(channel) };
 };
 
