@@ -117,7 +117,11 @@ export class Client {
       tokenMs: options.tokenTimeoutMs ?? 10_000, helloMs: options.firstByteMs ?? 5_000,
       token: (signal) => this.#ask(signal),
       report: (error) => this.#report(error),
-      worked: () => { this.#ladder = worked(this.#ladder, this.#platform.now()); remember(base, this.transport); },
+      worked: () => { 
+        this.#ladder = worked(this.#ladder, this.#platform.now());
+        // What one client was told to use says nothing of the others.
+        if (!options.transports) remember(base, this.transport);
+      },
       blocked: () => this.#climb(failed(this.#ladder)),
       apart: (channels) => { for (const { name } of channels) this.#apart.add(name); this.#regroup(); },
       changed: (channel) => this.#changed(channel),

@@ -9,7 +9,7 @@ import { TidegateError, badAnswer } from '../errors.js';
 import { type Call, type Open, headersOf, problemOf, refusedEnd, thrownEnd } from './transport.js';
 
 /** How long a request waits for something newer: short enough that the next proof comes before the last one lapses. */
-const WAIT_S = 10;
+const WAIT_S = 5;
 /** How long a proof counts, in milliseconds: the gateway's own default. */
 const LIVE_FOR_MS = 30_000;
 /** Between two rounds of several views, in milliseconds. */

@@ -18,9 +18,13 @@ export const openSse: Open = ({ base, platform, token, credentials, channels, la
   if (policy !== undefined) url.searchParams.set('policy', policy);
   // One channel's own token is as good as the id, and newer. An id is of a set of channels.
   const id = asked.length === 1 ? asked[0]!.from ?? '' : lastId;
-  const headers = headersOf(token, { accept: 'text/event-stream', ...(id && id !== 'earliest' ? { 'last-event-id': id } : {}) });
+  const headers = headersOf(token, { accept: 'text/event-stream', ...(id ? { 'last-event-id': id } : {}) });
 
   const read = async () => {
+    // What a request can't ask for is refused here: beginning now instead would lose events silently.
+    if (asked.some((channel) => channel.from === 'earliest' || (channel.options.history && !channel.from))) {
+      return { error: new TidegateError('unsupported', 'older events need WebSocket'), refused: true };
+    }
     const init: RequestInit = { headers, cache: 'no-store', signal: abort.signal };
     const response = await platform.fetch(url.href, credentials ? { ...init, credentials } : init);
     if (!response.ok) return refusedEnd(response);
