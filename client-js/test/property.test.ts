@@ -9,7 +9,7 @@ import type { TransportName } from '../src/ladder.js';
 import { FakeGateway } from './support/gateway.js';
 import { World, chance, settle } from './support/world.js';
 
-const SEEDS = Number(process.env['SDK_SEEDS'] ?? 120);
+const SEEDS = Number(process.env['SDK_SEEDS'] ?? 60);
 const STEPS = 50;
 const NAMES = { 'departures/JFK': 2, 'departures/LGA': 1, 'gates/T4': 1 };
 const ROWS = ['a', 'b', 'c', 'd', 'e', '__proto__', ''];

@@ -1,0 +1,147 @@
+/**
+ * The SDK in a real browser, before the real gateway: the built package, on a page of the gateway's own origin.
+ *
+ * Does: follows a view over each transport, pauses the source, freezes and shows the page, keeps the token out of URLs.
+ * Owns: the browser and the gateway. Keeps: waits for conditions, never for time.
+ */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+
+import { chromium } from 'playwright-core';
+
+import { startGateway } from './gateway.mjs';
+
+const DIST = new URL('../../client-js/dist/', import.meta.url);
+const PATIENCE_MS = 40_000;
+const CHROMIUM = {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  headless: true,
+  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync'],
+};
+
+let gateway;
+let browser;
+
+before(async () => {
+  browser = await chromium.launch(CHROMIUM);
+  gateway = await startGateway();
+});
+
+after(async () => {
+  await browser?.close();
+  await gateway?.stop();
+});
+
+/**
+ * A page of the gateway's own, a view as JSON, into which the SDK is loaded. A page that the test made up would not do: Chromium
+ * keeps pages that came from nowhere from opening sockets to this machine.
+ */
+async function onPage(visit) {
+  const context = await browser.newContext();
+  const complaints = [];
+  try {
+    await context.route('**/sdk/**', async (route) => {
+      const name = new URL(route.request().url()).pathname.slice('/sdk/'.length);
+      assert.ok(readdirSync(DIST).includes(name), name);
+      return route.fulfill({ contentType: 'text/javascript', body: readFileSync(new URL(name, DIST)) });
+    });
+    const open = async () => {
+      const page = await context.newPage();
+      page.on('pageerror', (error) => complaints.push(error.message));
+      await page.goto(`${gateway.url}v1/view/departures/JFK`);
+      return page;
+    };
+    await visit(await open(), open);
+    assert.deepEqual(complaints, []);
+  } finally {
+    await context.close();
+  }
+}
+
+/** Follows the demo's JFK on a page; what it knows is `window.view`. */
+const follow = (page, options) => page.evaluate(async (given) => {
+  const { connect } = await import('/sdk/index.js');
+  window.client = connect('/', given);
+  window.view = window.client.view('departures/JFK');
+  window.changes = 0;
+  window.told = [];
+  window.view.onChange((changes) => { window.changes += changes.length; });
+  window.view.onFreshness(({ state }) => window.told.push(state));
+}, options);
+
+const state = (page, wanted) => page.waitForFunction((word) => window.view.freshness.state === word, wanted, { timeout: PATIENCE_MS });
+
+for (const transport of ['ws', 'sse', 'poll']) {
+  test(`over ${transport}: rows, changes, stale when the source pauses, live again`, async () => {
+    await onPage(async (page) => {
+      const urls = [];
+      page.on('request', (request) => urls.push(request.url()));
+      await follow(page, { transports: [transport] });
+      await state(page, 'live');
+      assert.ok(await page.evaluate(() => window.view.rows.size) > 0);
+      const before = await page.evaluate(() => window.changes);
+      await page.waitForFunction((count) => window.changes > count, before, { timeout: PATIENCE_MS });
+      try {
+        await gateway.pauseSource();
+        await state(page, 'stale');
+        assert.ok(await page.evaluate(() => window.view.rows.size) > 0, 'the rows stay');
+      } finally {
+        await gateway.resumeSource();
+      }
+      await state(page, 'live');
+      assert.ok((await page.evaluate(() => window.told)).includes('stale'));
+      assert.ok(urls.every((url) => !url.includes('token')));
+    });
+  });
+}
+
+test('a token that does not hold is told, and is in no URL', async () => {
+  await onPage(async (page) => {
+    const urls = [];
+    page.on('request', (request) => urls.push(request.url()));
+    page.on('websocket', (socket) => urls.push(socket.url()));
+    await follow(page, { token: 'nobody-knows-it' });
+    await page.waitForFunction(() => window.view.freshness.reason === 'unauthorized', null, { timeout: PATIENCE_MS });
+    assert.ok(urls.length > 0 && urls.every((url) => !url.includes('nobody-knows-it')), urls.join());
+  });
+});
+
+test('begun offline: held, and live once the browser is online', async () => {
+  await onPage(async (page) => {
+    await page.evaluate(() => import('/sdk/index.js').then(() => {}));
+    await page.context().setOffline(true);
+    await page.waitForFunction(() => !navigator.onLine, null, { timeout: PATIENCE_MS });
+    await follow(page, {});
+    assert.deepEqual(await page.evaluate(() => [window.client.status.state, window.view.freshness.state]), ['held', 'connecting']);
+    await page.context().setOffline(false);
+    await state(page, 'live');
+  });
+});
+
+test('a page that is hidden and frozen lets go, and comes back live', async () => {
+  await onPage(async (page) => {
+    await follow(page, { transports: ['ws'] });
+    await state(page, 'live');
+    // What a browser tells a page that it puts into the back/forward cache, and takes out of it.
+    await page.evaluate(() => window.dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true })));
+    assert.deepEqual(await page.evaluate(() => [window.client.status.state, window.view.freshness.state]), ['held', 'stale']);
+    await page.evaluate(() => window.dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true })));
+    await state(page, 'live');
+  });
+});
+
+test('in a worker', async () => {
+  await onPage(async (page) => {
+    const said = await page.evaluate(() => new Promise((resolve, reject) => {
+      const program = `import { connect } from '${location.origin}/sdk/index.js';
+        const view = connect('${location.origin}').view('departures/JFK');
+        view.live().then(() => postMessage([view.freshness.state, view.rows.size > 0]));`;
+      const worker = new Worker(URL.createObjectURL(new Blob([program], { type: 'text/javascript' })), { type: 'module' });
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = (event) => reject(new Error(event.message));
+    }));
+    assert.deepEqual(said, ['live', true]);
+  });
+});
