@@ -222,8 +222,9 @@ export class Channel {
   /** Puts back what an earlier page kept; it stays stale until the first live answer. */
   restore(rows: Iterable<readonly [string, unknown, Mark]>, token: string, provenAt: number) {
     const positions = token ? parseToken(token) : [];
-    this.rows.restore(rows, positions);
+    this.rows.restore(rows);
     this.#keep(positions);
+    this.#mixed = [...this.rows.marks.values()].some(({ home }) => home.length > 1);
     this.lease.remember(provenAt);
   }
 

@@ -100,10 +100,13 @@ export class Rows {
     return true;
   }
 
-  /** Puts rows back that an earlier page kept. */
-  restore(rows: Iterable<readonly [string, unknown, Mark]>, floor: Position[]) {
-    for (const at of floor) this.#floor.set(at.partition, at);
-    for (const [row, data, mark] of rows) this.#set(row, data, mark);
+  /** Puts rows back that an earlier page kept, as it had read them. */
+  restore(rows: Iterable<readonly [string, unknown, Mark]>) {
+    for (const [row, data, mark] of rows) {
+      this.marks.set(row, mark);
+      this.data.set(row, data);
+      this.changed({ row, data, previous: undefined, deleted: false });
+    }
   }
 
   #set(row: string, raw: unknown, mark: Mark) {

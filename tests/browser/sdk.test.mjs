@@ -6,7 +6,9 @@
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 
 import { chromium } from 'playwright-core';
 
@@ -44,6 +46,7 @@ async function onPage(visit) {
   try {
     await context.route('**/sdk/**', async (route) => {
       const name = new URL(route.request().url()).pathname.slice('/sdk/'.length);
+      if (name === 'board.js') return route.fulfill({ contentType: 'text/javascript', body: await inReact() });
       assert.ok(readdirSync(DIST).includes(name), name);
       return route.fulfill({ contentType: 'text/javascript', body: readFileSync(new URL(name, DIST)) });
     });
@@ -58,6 +61,38 @@ async function onPage(visit) {
   } finally {
     await context.close();
   }
+}
+
+/** A page in React, bundled as an application would be: two components that follow one view, one of which can go. */
+async function inReact() {
+  const { build } = createRequire(new URL('../../client-js/package.json', import.meta.url))('esbuild');
+  const contents = `
+    import { createElement as h, StrictMode, useState } from 'react';
+    import { createRoot } from 'react-dom/client';
+    import { connect } from './dist/index.js';
+    import { useFreshness, useView } from './dist/react.js';
+    const client = connect('/', { transports: ['ws'] });
+    window.client = client;
+    window.draws = 0;
+    function Rows() {
+      const { rows, freshness } = useView(client, 'departures/JFK');
+      window.draws += 1;
+      window.maps = (window.maps ?? new Set()).add(rows);
+      return h('p', { id: 'rows', 'data-state': freshness.state }, String(rows.size));
+    }
+    const Badge = () => h('b', { id: 'badge' }, useFreshness(client, 'departures/JFK').state);
+    function Board() {
+      const [shown, show] = useState(true);
+      window.hide = () => show(false);
+      return shown ? h('div', null, h(Rows), h(Badge)) : h('div', { id: 'gone' });
+    }
+    const root = document.body.appendChild(document.createElement('main'));
+    createRoot(root).render(h(StrictMode, null, h(Board)));`;
+  const resolveDir = fileURLToPath(new URL('../../client-js/', import.meta.url));
+  const { outputFiles } = await build({
+    stdin: { contents, resolveDir }, bundle: true, write: false, format: 'esm', define: { 'process.env.NODE_ENV': '"development"' },
+  });
+  return outputFiles[0].text;
 }
 
 /** Follows the demo's JFK on a page; what it knows is `window.view`. */
@@ -129,6 +164,20 @@ test('a page that is hidden and frozen lets go, and comes back live', async () =
     assert.deepEqual(await page.evaluate(() => [window.client.status.state, window.view.freshness.state]), ['held', 'stale']);
     await page.evaluate(() => window.dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true })));
     await state(page, 'live');
+  });
+});
+
+test('in React: rows and freshness are drawn, and when nobody draws them nothing is followed', async () => {
+  await onPage(async (page) => {
+    await page.evaluate(() => import('/sdk/board.js').then(() => {}));
+    await page.waitForFunction(() => document.querySelector('#badge')?.textContent === 'live', null, { timeout: PATIENCE_MS });
+    await page.waitForFunction(() => Number(document.querySelector('#rows').textContent) > 0, null, { timeout: PATIENCE_MS });
+    const maps = await page.evaluate(() => window.maps.size);
+    await page.waitForFunction((count) => window.maps.size > count, maps, { timeout: PATIENCE_MS });
+    assert.equal(await page.getAttribute('#rows', 'data-state'), 'live');
+    assert.ok(await page.evaluate(() => window.draws < window.maps.size * 4 + 20), 'it is drawn when something has changed');
+    await page.evaluate(() => window.hide());
+    await page.waitForFunction(() => window.client.status.state === 'idle', null, { timeout: PATIENCE_MS });
   });
 });
 
