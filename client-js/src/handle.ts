@@ -74,6 +74,11 @@ export abstract class Handle {
     return this.channel.freshness(this.holder.now());
   }
 
+  /** For how long `live` still holds without a newer proof, in milliseconds. */
+  get liveForMs() {
+    return Math.max(0, this.channel.liveUntil - this.holder.now());
+  }
+
   get isOpen() {
     return this.open;
   }

@@ -181,6 +181,94 @@ test('in React: rows and freshness are drawn, and when nobody draws them nothing
   });
 });
 
+test('tabs: one connection for all; another takes over when the hub goes; a signal before the start is heeded', async () => {
+  await onPage(async (page, open) => {
+    const sockets = [];
+    const begin = async (tab) => {
+      tab.on('websocket', (socket) => sockets.push(socket.url()));
+      await tab.evaluate(async () => {
+        const { connectTabs } = await import('/sdk/tabs.js');
+        connectTabs('/', { signal: AbortSignal.abort() });
+        window.client = connectTabs('/', { transports: ['ws'] });
+        window.view = window.client.view('departures/JFK');
+        window.changes = 0;
+        window.view.onChange((changes) => { window.changes += changes.length; });
+      });
+      await state(tab, 'live');
+    };
+    const other = await open();
+    await begin(page);
+    await begin(other);
+    assert.deepEqual([await page.evaluate(() => window.client.isHub), await other.evaluate(() => window.client.isHub)], [true, false]);
+    assert.equal(sockets.length, 1, sockets.join());
+    const rows = (tab) => tab.evaluate(() => JSON.stringify([...window.view.rows].sort()));
+    const before = await other.evaluate(() => window.changes);
+    await other.waitForFunction((count) => window.changes > count, before, { timeout: PATIENCE_MS });
+    try {
+      await gateway.pauseSource();
+      await state(page, 'stale');
+      await state(other, 'stale');
+      assert.equal(await rows(other), await rows(page));
+      assert.equal(await other.evaluate(() => window.view.freshness.reason), await page.evaluate(() => window.view.freshness.reason));
+      const ages = await Promise.all([page, other].map((tab) => tab.evaluate(() => window.view.freshness.ageMs)));
+      assert.ok(Math.abs(ages[1] - ages[0]) < 5_000, ages.join());
+    } finally {
+      await gateway.resumeSource();
+    }
+    await state(other, 'live');
+    await page.close();
+    await other.waitForFunction(() => window.client.isHub, null, { timeout: PATIENCE_MS });
+    await state(other, 'live');
+    assert.equal(sockets.length, 2);
+    await other.evaluate(() => window.client.close());
+    assert.deepEqual(await other.evaluate(() => navigator.locks.query().then(({ held }) => held.length)), 0);
+  });
+});
+
+test('tabs: a hub that does not answer loses its place', async () => {
+  await onPage(async (page, open) => {
+    const frozen = await open();
+    // What is left of a tab that was frozen: its lock.
+    await frozen.evaluate(() => new Promise((held) => {
+      navigator.locks.request(`tidegate ${location.origin}/`, () => { held(); return new Promise(() => {}); }).catch(() => { window.robbed = true; });
+    }));
+    await page.evaluate(async () => {
+      const { connectTabs } = await import('/sdk/tabs.js');
+      window.client = connectTabs('/', { firstByteMs: 200 });
+      window.view = window.client.view('departures/JFK');
+    });
+    await state(page, 'live');
+    assert.equal(await page.evaluate(() => window.client.isHub), true);
+    assert.equal(await frozen.evaluate(() => window.robbed), true);
+  });
+});
+
+test('offline: what one page kept is shown by the next before any connection, and wiped on demand', async () => {
+  await onPage(async (page, open) => {
+    const begin = (tab, url) => tab.evaluate(async (address) => {
+      const [{ connect }, { offline }] = await Promise.all([import('/sdk/index.js'), import('/sdk/offline.js')]);
+      window.keeper = offline();
+      window.client = connect(address, { keeper: window.keeper, transports: ['ws'] });
+      window.view = window.client.view('departures/JFK');
+    }, url);
+    await begin(page, '/');
+    await state(page, 'live');
+    const size = await page.evaluate(() => { const { size } = window.view.rows; window.client.close(); return size; });
+    // Where nobody answers: what is shown is from the store.
+    const next = await open();
+    await begin(next, 'http://127.0.0.1:9');
+    await next.waitForFunction((rows) => window.view.rows.size === rows, size, { timeout: PATIENCE_MS });
+    const shown = await next.evaluate(() => window.view.freshness);
+    assert.equal(shown.state, 'stale');
+    assert.ok(shown.ageMs > 0 && shown.ageMs < 60_000, String(shown.ageMs));
+    await next.evaluate(() => { window.client.close(); return window.keeper.wipe(); });
+    const last = await open();
+    await begin(last, 'http://127.0.0.1:9');
+    await last.waitForFunction(() => window.client.status.error !== null, null, { timeout: PATIENCE_MS });
+    assert.equal(await last.evaluate(() => window.view.rows.size), 0);
+  });
+});
+
 test('in a worker', async () => {
   await onPage(async (page) => {
     const said = await page.evaluate(() => new Promise((resolve, reject) => {
