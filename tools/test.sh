@@ -108,13 +108,11 @@ fleet() {
 
 board() { (cd client-js/board && node --test --test-reporter=tap); }
 
-# sdk: Node 20 has its WebSocket behind a flag, which older and newer ones need not have.
+# sdk: before the gateway that TIDEGATE_BIN names, else the one of this tree.
 sdk() {
-  cargo build --locked --bins -p tidegate || return
-  flag=--experimental-websocket
-  node "$flag" -e 0 2>/dev/null || flag=
+  [ -n "${TIDEGATE_BIN:-}" ] || cargo build --locked --bins -p tidegate || return
   (cd client-js && npm ci --ignore-scripts --no-audit --no-fund &&
-    NODE_OPTIONS=$flag TIDEGATE_BIN="$target/debug/tidegate" npm test)
+    TIDEGATE_BIN="${TIDEGATE_BIN:-$target/debug/tidegate}" npm test)
 }
 
 browser() {

@@ -65,7 +65,10 @@ test('its types are found, in each way of resolving', async () => {
   }
 });
 
-test('Vite bundles it', async () => {
+// Vite 8 itself needs a newer Node than the package does.
+const OLD = Number(process.versions.node.split('.')[0]) < 20 && 'Vite needs Node 20';
+
+test('Vite bundles it', { skip: OLD }, async () => {
   mkdirSync(join(project, 'page'), { recursive: true });
   writeFileSync(join(project, 'page', 'index.html'), '<!doctype html><script type="module" src="./main.js"></script>');
   writeFileSync(join(project, 'page', 'main.js'), "import { connect } from 'tidegate'; document.title = connect('/').status.state;");
