@@ -27,7 +27,7 @@ test('it holds what it should, and needs nothing at run time', () => {
   const installed = join(project, 'node_modules', 'tidegate');
   const { dependencies, exports } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'));
   assert.equal(dependencies, undefined);
-  assert.deepEqual(readdirSync(installed).sort(), ['README.md', 'SPEC.md', 'dist', 'package.json']);
+  assert.deepEqual(readdirSync(installed).sort(), ['LICENSE', 'README.md', 'SPEC.md', 'dist', 'package.json']);
   for (const entry of Object.values<{ types?: string; default?: string }>(exports)) {
     for (const path of [entry.types, entry.default]) if (path) assert.ok(readFileSync(join(installed, path)).length > 0, path);
   }
