@@ -265,6 +265,58 @@ test('over SSE, half an event, broken UTF-8 and an end: nothing of it counts, an
   client.close();
 });
 
+test('over SSE, what follows garbage in the same piece is not heard', async () => {
+  const { world, gateway, client, errors } = setup({ transports: ['sse'] });
+  world.onRequest = (request) => {
+    const stream = eventStream(request.signal);
+    request.answer(stream.response);
+    stream.write(`data: ${JSON.stringify(gateway.hello())}\n\ndata: nonsense\n\ndata: {"op":"bye","code":"closed"}\n\n`);
+  };
+  client.view(JFK);
+  await settle();
+  await settle();
+  assert.deepEqual([errors, client.status.state], [['bad_answer'], 'waiting']);
+  client.close();
+});
+
+test('over SSE, what a request that was left still says changes nothing', async () => {
+  const { world, gateway, client } = setup({ transports: ['sse'] });
+  const streams: ReturnType<typeof eventStream>[] = [];
+  world.onRequest = (request) => {
+    // A body that goes on after the request was aborted.
+    const stream = eventStream();
+    streams.push(stream);
+    request.answer(stream.response);
+    const say = (message: object) => stream.write(`data: ${JSON.stringify(message)}\n\n`);
+    say(gateway.hello());
+    for (const channel of request.url.searchParams.getAll('channel')) {
+      say({ op: 'outcome', channel, outcome: 'snapshot', reason: 'new' });
+      say({ op: 'snapshot', channel, part: 0, rows: { a: { ts: 0, data: 1 } }, position: '0.e:5' });
+    }
+  };
+  const view = client.view(JFK);
+  await settle();
+  const other = client.view('departures/LGA');
+  await settle();
+  assert.deepEqual([streams.length, view.rows.size, other.rows.size], [2, 1, 1]);
+  streams[0]!.write(`data: {"op":"update","channel":"${JFK}","position":"0.e:9","ts":0,"row":"stray","data":1}\n\n`);
+  await settle();
+  assert.deepEqual([...view.rows.keys()], ['a']);
+  client.close();
+});
+
+test('by long-polling a proof is as old as its request at least', async () => {
+  const { world, client } = setup({ transports: ['poll'] });
+  const answers = world.onRequest;
+  world.onRequest = (request) => void world.platform.setTimer(() => answers(request), 2_000);
+  const view = client.view(JFK);
+  await world.pass(2_000);
+  await settle();
+  assert.equal(view.freshness.state, 'live');
+  assert.ok(view.freshness.ageMs! >= 2_000, String(view.freshness.ageMs));
+  client.close();
+});
+
 test('live lapses by itself, and is told', async () => {
   const { world, client, deliver } = setup();
   const view = client.view(JFK);
@@ -433,6 +485,7 @@ test('handles share a channel; the last one to close unsubscribes; what was on i
   again.close();
   const third = client.view(JFK);
   socket().say({ op: 'update', channel: JFK, position: '0.e1:900', ts: 0, row: 'stray', data: 1 });
+  assert.equal(third.rows.size, 0, 'before the outcome nothing is its own');
   await deliver();
   assert.deepEqual([[...third.rows.keys()], other.freshness.state, third.freshness.state], [['a'], 'live', 'live']);
   client.close();
@@ -554,6 +607,8 @@ test('publishing: over the open socket, in order; by a request where there is no
   const view = client.view<number>(JFK);
   await deliver();
   const done = [1, 2, 3].map((n) => client.publish(JFK, n, { row: 'a' }));
+  await settle();
+  assert.equal(socket().sent.filter(({ op }) => op === 'publish').length, 1, 'the next one once the log has the first');
   for (let i = 0; i < 6; i += 1) await deliver();
   assert.match((await Promise.all(done))[2]!.position, /^0\.e1:\d+$/);
   assert.equal(view.get('a'), 3);
