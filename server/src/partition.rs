@@ -207,6 +207,8 @@ pub struct ViewAt {
     pub last_change: Option<Position>,
     /// How the partition is doing.
     pub health: Health,
+    /// It is not the log's, but what stands in for that.
+    pub stands_in: bool,
 }
 
 impl ViewAt {
@@ -223,7 +225,11 @@ impl ViewAt {
     #[must_use]
     pub fn is_behind(&self, seen: Option<&Position>) -> bool {
         let here = self.snapshot.position();
-        seen.is_some_and(|seen| seen.epoch == here.epoch && seen.offset > here.offset)
+        // Whether another log is newer nobody knows who could not read any.
+        let other = |seen: &Position| self.stands_in && seen.epoch != here.epoch;
+        seen.is_some_and(|seen| {
+            other(seen) || (seen.epoch == here.epoch && seen.offset > here.offset)
+        })
     }
 }
 
@@ -361,7 +367,7 @@ impl Partition {
         self.answers
     }
 
-    /// The log's identity; none before the first fetch, unless a default stands in.
+    /// The log's identity; none before the first fetch, unless something stands in.
     #[must_use]
     pub const fn epoch(&self) -> Option<&Epoch> {
         self.epoch.as_ref()

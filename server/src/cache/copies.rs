@@ -2,7 +2,7 @@
 //!
 //! Does: writes the views of a partition into one file, and reads them back. Owns: the files in its directory. Never knows: when
 //! that is done, and what for. Keeps: a file is one whole copy: it is written beside the one before, synced, and takes its place;
-//! a sum behind it tells what the disk has spoilt. A copy of rows that were folded otherwise is none.
+//! a sum behind it tells what the disk has spoilt. A copy of another log, or of rows that were folded otherwise, is none.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -32,7 +32,9 @@ pub struct Copied {
     pub applied: Offset,
     /// When this was the log's end, in milliseconds since 1970.
     pub proven_ms: i64,
-    /// By channel; other channels are not known.
+    /// Whether channels that are not among them have no rows; else nothing is known of them.
+    pub whole: bool,
+    /// By channel.
     pub views: Vec<(Channel, CachedView)>,
 }
 
@@ -64,7 +66,7 @@ pub struct CopyOf {
     bytes_max: u64,
     stream: String,
     partition: u32,
-    fold_id: Arc<str>,
+    id: Arc<str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,10 +75,11 @@ struct Head<'a> {
     stream: &'a str,
     partition: u32,
     #[serde(borrow)]
-    fold_id: std::borrow::Cow<'a, str>,
+    id: std::borrow::Cow<'a, str>,
     epoch: &'a str,
     applied: u64,
     proven_ms: i64,
+    whole: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,15 +118,15 @@ impl Copies {
         })
     }
 
-    /// Where a partition's copy is. `fold_id`: what its rows depend on beside the log.
+    /// Where a partition's copy is. `id`: which log its rows are of, and what they depend on beside it: a copy under another one is none.
     #[must_use]
-    pub fn of(&self, stream: &str, partition: u32, fold_id: &str) -> CopyOf {
+    pub fn of(&self, stream: &str, partition: u32, id: &str) -> CopyOf {
         CopyOf {
             file: self.dir.join(stream).join(format!("{partition}.views")),
             bytes_max: self.bytes_max,
             stream: stream.to_owned(),
             partition,
-            fold_id: fold_id.into(),
+            id: id.into(),
         }
     }
 }
@@ -136,7 +139,12 @@ impl CopyOf {
     pub fn write(&self, copied: &Copied) -> Result<u64, CopyError> {
         let dir = self.file.parent().unwrap_or(Path::new("."));
         make(dir)?;
-        let unfinished = self.file.with_extension("unfinished");
+        let least = copied.views.iter().map(|(_, view)| view.bytes as u64).sum();
+        if least > self.bytes_max {
+            return Err(CopyError::TooLarge(self.file.clone(), least));
+        }
+        let name = format!("{}.unfinished", std::process::id());
+        let unfinished = self.file.with_extension(name);
         let written = self.write_into(&unfinished, copied).and_then(|bytes| {
             fs::rename(&unfinished, &self.file).map_err(self.disk())?;
             // The name is on the device only when its directory is.
@@ -161,10 +169,11 @@ impl CopyOf {
             format: FORMAT,
             stream: &self.stream,
             partition: self.partition,
-            fold_id: self.fold_id.as_ref().into(),
+            id: self.id.as_ref().into(),
             epoch: copied.epoch.as_str(),
             applied: copied.applied.number(),
             proven_ms: copied.proven_ms,
+            whole: copied.whole,
         };
         self.line(&mut out, &head)?;
         for (channel, view) in &copied.views {
@@ -195,7 +204,7 @@ impl CopyOf {
             .map_err(self.disk())
     }
 
-    /// The copy; none where there is none, or one of rows that were folded otherwise. Blocks.
+    /// The copy; none where there is none, or one under another id. Blocks.
     ///
     /// # Errors
     /// [`CopyError`].
@@ -224,7 +233,7 @@ impl CopyOf {
         let head = Head::deserialize(&mut values)?;
         let is_ours = head.format == FORMAT
             && (head.stream, head.partition) == (&self.stream, self.partition)
-            && head.fold_id == *self.fold_id;
+            && head.id == *self.id;
         if !is_ours {
             return Ok(None);
         }
@@ -236,6 +245,7 @@ impl CopyOf {
             epoch: Epoch::new(head.epoch)?,
             applied: Offset::new(head.applied),
             proven_ms: head.proven_ms,
+            whole: head.whole,
             views,
         }))
     }
@@ -335,6 +345,7 @@ mod tests {
             epoch: Epoch::new("e7").unwrap(),
             applied: Offset::new(12),
             proven_ms: 1_000,
+            whole: true,
             views: vec![
                 (
                     "s/JFK".parse().unwrap(),
@@ -358,7 +369,7 @@ mod tests {
         assert_eq!(fs::metadata(&place.file).unwrap().len(), bytes);
         let (found, was) = (place.read().unwrap().unwrap(), copied());
         assert_eq!((found.epoch, found.applied), (was.epoch, was.applied));
-        assert_eq!(found.proven_ms, was.proven_ms);
+        assert_eq!((found.proven_ms, found.whole), (was.proven_ms, was.whole));
         for ((channel, view), (other, its)) in found.views.iter().zip(&was.views) {
             assert_eq!((channel, &view.rows), (other, &its.rows));
             assert_eq!((view.bytes, view.last_change), (its.bytes, its.last_change));
@@ -372,7 +383,7 @@ mod tests {
         let place = place(dir.path());
         place.write(&copied()).unwrap();
         let folded_otherwise = CopyOf {
-            fold_id: "another".into(),
+            id: "another".into(),
             ..place.clone()
         };
         assert!(folded_otherwise.read().unwrap().is_none());

@@ -37,9 +37,18 @@ impl Keepsakes {
         let copies = self.copies.as_ref();
         let copies = copies.filter(|_| is_elsewhere && stream.mode == Mode::View)?;
         Some(Copying {
-            place: copies.of(&stream.name, partition, &stream.fold_id()),
+            place: copies.of(&stream.name, partition, &id(stream)),
             every: self.every,
             turn: self.turn.clone(),
         })
     }
+}
+
+/// What a copy depends on: which log, and how it is folded.
+fn id(stream: &StreamConfig) -> String {
+    let log = match &stream.source {
+        SourceConfig::Embedded { .. } => String::new(),
+        SourceConfig::Kafka(kafka) => format!("{} {}", kafka.topic, kafka.brokers.join(",")),
+    };
+    format!("{log} {}", stream.fold_id())
 }

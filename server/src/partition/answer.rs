@@ -267,12 +267,7 @@ impl Partition {
         let here = self.at(self.applied)?;
         if let Some(standing) = self.standing() {
             let (rows, encodings) = (standing.rows(channel)?, &self.held.encodings);
-            return Some(Snapshot::new(
-                channel.clone(),
-                here,
-                rows.clone(),
-                encodings,
-            ));
+            return Some(Snapshot::new(channel.clone(), here, rows, encodings));
         }
         if self.applied < self.backing.settled() {
             return None;
@@ -308,15 +303,17 @@ impl Partition {
     pub fn view_now(&mut self, channel: &Channel, now: Moment) -> Option<ViewAt> {
         let here = self.at(self.applied).filter(|_| !self.is_waking())?;
         self.view(channel, Offset::BEFORE_ALL, now)?;
-        let view = self.views.get(channel).map(View::rows);
-        let rows = view
-            .or_else(|| self.standing()?.rows(channel))
-            .cloned()
-            .unwrap_or_default();
+        let standing = self.standing();
+        let rows = match (self.views.get(channel), standing) {
+            (Some(view), _) => view.rows().clone(),
+            (None, Some(standing)) => standing.rows(channel)?,
+            (None, None) => Rows::new(),
+        };
         Some(ViewAt {
             snapshot: Snapshot::new(channel.clone(), here, rows, &self.held.encodings),
             last_change: self.last_change(channel),
             health: self.health,
+            stands_in: standing.is_some(),
         })
     }
 
@@ -330,6 +327,9 @@ impl Partition {
 
     /// The offset of a channel's last change; of one that was forgotten, an offset after which it has not changed.
     fn last_changed(&self, channel: &Channel) -> Option<Offset> {
+        if let Some(standing) = self.standing() {
+            return standing.last_change(channel);
+        }
         let known = self.last_change.get(channel).copied().or(self.forgotten);
         known.map(|last| last.max(self.backing.since()))
     }

@@ -40,6 +40,11 @@ impl Awaited {
         self.names.remove(channel)
     }
 
+    /// Those that nothing has been written to.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Channel> {
+        self.names.iter()
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

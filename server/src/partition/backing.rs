@@ -178,6 +178,14 @@ impl Backing {
         }
     }
 
+    /// Whether the cache that has its views was silent from the beginning: what is resident is what few could be found elsewhere.
+    pub(super) const fn is_cut_off(&self) -> bool {
+        match self {
+            Self::Log(_) | Self::Fold(_) => false,
+            Self::Cache(fence) => !fence.heard(),
+        }
+    }
+
     /// Before this has been applied no view is served.
     pub(super) const fn settled(&self) -> Offset {
         match self {

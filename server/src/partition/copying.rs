@@ -51,6 +51,7 @@ pub(super) struct Copier {
     due: Moment,
     last: Option<Of>,
     writing: Option<JoinHandle<Written>>,
+    reading: Option<JoinHandle<Result<Option<Copied>, CopyError>>>,
     written_at: Option<Moment>,
     bytes: u64,
     failed: Option<String>,
@@ -63,6 +64,7 @@ impl Copier {
             copying,
             last: None,
             writing: None,
+            reading: None,
             written_at: None,
             bytes: 0,
             failed: None,
@@ -84,25 +86,18 @@ impl Copier {
         }
         if let Ok(turn) = self.copying.turn.clone().try_acquire_owned() {
             self.due = now.plus(self.copying.every);
-            self.begin(partition, clock, turn);
+            let other = |of: &Of| self.last.as_ref() != Some(of);
+            if partition.copyable().is_some_and(|of| other(&of)) {
+                self.begin(partition, clock, turn);
+            }
         }
     }
 
-    /// The same, whether it is time or not: what was read will not be read on for a while.
-    pub(super) fn look_now(&mut self, partition: &Partition, clock: Clock) {
-        self.due = Moment::default();
-        self.look(partition, clock);
-    }
-
     fn begin(&mut self, partition: &Partition, clock: Clock, turn: OwnedSemaphorePermit) {
-        let other = |of: &Of| self.last.as_ref() != Some(of);
-        let Some(of) = partition.copyable().filter(other) else {
-            return;
-        };
         let Some(copied) = partition.copied(clock.now(), clock.wall_ms()) else {
             return;
         };
-        self.last = Some(of);
+        self.last = partition.copyable();
         let place = self.copying.place.clone();
         self.writing = Some(spawn_blocking(move || {
             let _turn = turn;
@@ -123,28 +118,38 @@ impl Copier {
         }
     }
 
-    /// Reads what an earlier process left.
-    pub(super) async fn read(&self) -> Option<Copied> {
-        let place = self.copying.place.clone();
-        let read = spawn_blocking(move || place.read()).await.ok()?;
+    /// What an earlier process left, once that is read: asked again and again, it begins when it is its turn. Some(None): nothing.
+    pub(super) fn read(&mut self) -> Option<Option<Copied>> {
+        if self.reading.is_none() {
+            let turn = self.copying.turn.clone().try_acquire_owned().ok()?;
+            let place = self.copying.place.clone();
+            self.reading = Some(spawn_blocking(move || {
+                let _turn = turn;
+                place.read()
+            }));
+        }
+        let read = self.reading.as_mut()?.now_or_never()?;
+        self.reading = None;
         let refused = |error: &CopyError| {
             tracing::warn!(%error, "the copy of views on the disk is of no use");
         };
-        read.inspect_err(refused).ok().flatten()
+        Some(read.ok()?.inspect_err(refused).ok().flatten())
     }
 
-    /// Reading has ended: what has changed since the last copy is copied, before this returns.
+    /// Reading has ended, for now or for good: what is known last is copied, and how new that is. Returns when it is written.
+    /// Cancel safe: what has begun goes on.
     pub(super) async fn finish(&mut self, partition: &Partition, clock: Clock) {
-        self.wait(clock).await;
+        self.written(clock).await;
         if let Ok(turn) = self.copying.turn.clone().acquire_owned().await {
             self.begin(partition, clock, turn);
         }
-        self.wait(clock).await;
+        self.written(clock).await;
     }
 
-    async fn wait(&mut self, clock: Clock) {
-        if let Some(writing) = self.writing.take() {
+    async fn written(&mut self, clock: Clock) {
+        if let Some(writing) = &mut self.writing {
             let written = writing.await;
+            self.writing = None;
             self.note(written.ok(), clock.now());
         }
     }

@@ -94,6 +94,8 @@ pub struct Fence {
     astray: bool,
     /// Whether the cache has been asked, and whether it answered.
     answers: Option<bool>,
+    /// It has answered since the node began.
+    heard: bool,
     wanted: VecDeque<Channel>,
     waiting: HashSet<Channel>,
     loading: usize,
@@ -119,6 +121,7 @@ impl Fence {
             refused: None,
             astray: false,
             answers: None,
+            heard: false,
             wanted: VecDeque::new(),
             waiting: HashSet::new(),
             loading: 0,
@@ -244,7 +247,7 @@ impl Fence {
         reaches: impl Fn(Offset) -> bool,
         idle: bool,
     ) {
-        self.answers = Some(true);
+        (self.answers, self.heard) = (Some(true), true);
         self.alone.answered();
         let usable = header.filter(|header| {
             *header.fold_id == *self.settings.fold_id
@@ -282,6 +285,11 @@ impl Fence {
         self.answers = Some(false);
         self.alone.silent(now);
         self.again_at = now.plus(LOAD_AGAIN);
+    }
+
+    /// Whether the cache has answered since the node began.
+    pub(super) const fn heard(&self) -> bool {
+        self.heard
     }
 
     /// Whether the cache answered last.

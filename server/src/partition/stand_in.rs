@@ -9,11 +9,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{
-    Partition,
+    Partition, View,
     tail::{Health, LastKnown},
 };
 use crate::{
     cache::{CachedView, copies::Copied},
+    frame::held::Share,
     model::{Channel, Epoch, Mode, Moment, Offset, Row, RowId, Rows},
 };
 
@@ -39,16 +40,37 @@ pub(super) struct StandIn {
 pub(super) enum Standing {
     /// For every view.
     Default(Rows),
-    /// For those that were copied; of others nothing is known.
-    Copy(HashMap<Channel, Rows>),
+    /// Each for itself.
+    Copy(Copy),
+}
+
+/// The views of a copy.
+#[derive(Debug)]
+pub(super) struct Copy {
+    /// With the offset of the last change; none where that is not known.
+    views: HashMap<Channel, (Rows, Option<Offset>)>,
+    /// Others have no rows; else nothing is known of them.
+    whole: bool,
+    _held: Share,
 }
 
 impl Standing {
     /// The rows that stand in for a view.
-    pub(super) fn rows(&self, channel: &Channel) -> Option<&Rows> {
+    pub(super) fn rows(&self, channel: &Channel) -> Option<Rows> {
         match self {
-            Self::Default(rows) => Some(rows),
-            Self::Copy(views) => views.get(channel),
+            Self::Default(rows) => Some(rows.clone()),
+            Self::Copy(copy) => match copy.views.get(channel) {
+                Some((rows, _)) => Some(rows.clone()),
+                None => copy.whole.then(Rows::new),
+            },
+        }
+    }
+
+    /// Where a view was changed last, as far as it is known.
+    pub(super) fn last_change(&self, channel: &Channel) -> Option<Offset> {
+        match self {
+            Self::Default(_) => None,
+            Self::Copy(copy) => copy.views.get(channel)?.1,
         }
     }
 }
@@ -103,15 +125,23 @@ impl Partition {
         let Some(copied) = copied.filter(|_| self.epoch.is_none()) else {
             return;
         };
-        let age = u64::try_from(now_ms.saturating_sub(copied.proven_ms)).unwrap_or(0);
+        let age = u64::try_from(now_ms.saturating_sub(copied.proven_ms)).ok();
         self.health.last_known = Some(LastKnown {
             at: now,
-            age: Duration::from_millis(age),
+            age: age.map(Duration::from_millis),
         });
-        let views = copied.views.into_iter();
-        let views = views.map(|(channel, view)| (channel, view.rows));
-        let views = Standing::Copy(views.collect());
-        self.let_stand(views, copied.epoch, copied.applied, now);
+        let mut held = self.held.views.share();
+        held.set(copied.views.iter().map(|(_, view)| view.bytes).sum());
+        let known = |at: &Offset| *at > Offset::BEFORE_ALL;
+        let view = |(channel, view): (Channel, CachedView)| {
+            (channel, (view.rows, Some(view.last_change).filter(known)))
+        };
+        let copy = Copy {
+            views: copied.views.into_iter().map(view).collect(),
+            whole: copied.whole,
+            _held: held,
+        };
+        self.let_stand(Standing::Copy(copy), copied.epoch, copied.applied, now);
     }
 
     /// Nothing has been read yet, and something is wrong: after a while the default stands in, if there is no copy.
@@ -151,17 +181,21 @@ impl Partition {
         self.stand_in = None;
     }
 
-    /// What could be copied last, and again only when this is something else.
+    /// What a copy would be of now; none where there is nothing that should take the place of an earlier one: views that are no state of
+    /// the log, or were never proven to be one, or none at all, or what is resident before the cache that has the rest was heard of.
     #[must_use]
     pub fn copyable(&self) -> Option<(Epoch, Offset, usize)> {
         let is_state = self.applied >= self.backing.settled() && self.health.proof.is_some();
         let is_read = self.standing().is_none() && self.settings.mode == Mode::View;
-        let epoch = self.epoch.clone().filter(|_| is_state && is_read)?;
+        let has_all = !self.views.is_empty() && !self.backing.is_cut_off();
+        let epoch = self
+            .epoch
+            .clone()
+            .filter(|_| is_state && is_read && has_all)?;
         Some((epoch, self.applied, self.views.len()))
     }
 
-    /// Its resident views as they are at `now`, which is `now_ms` since 1970; none where they are no state of the log, or were
-    /// never proven to be one.
+    /// Its resident views as they are at `now`, which is `now_ms` since 1970, where they are [copyable](Self::copyable).
     #[must_use]
     pub fn copied(&self, now: Moment, now_ms: i64) -> Option<Copied> {
         let (epoch, applied, _) = self.copyable()?;
@@ -170,19 +204,25 @@ impl Partition {
             .views
             .iter()
             .filter(|(channel, view)| applied >= view.fence() && !channel.is_canary());
-        let copy = |(channel, view): (&Channel, &super::View)| {
-            let last = self.last_change.get(channel).copied();
-            let rows = view.rows().clone();
-            (
-                channel.clone(),
-                CachedView::of(rows, last.unwrap_or_default()),
-            )
+        let copy = |(channel, view): (&Channel, &View)| {
+            let last_change = self.last_change.get(channel).copied();
+            let view = CachedView {
+                rows: view.rows().clone(),
+                bytes: view.bytes(),
+                last_change: last_change.unwrap_or_default(),
+            };
+            (channel.clone(), view)
         };
+        let empty = |channel: &Channel| (channel.clone(), CachedView::default());
         Some(Copied {
             epoch,
             applied,
             proven_ms: now_ms.saturating_sub(i64::try_from(proven).unwrap_or(i64::MAX)),
-            views: served.map(copy).collect(),
+            whole: self.backing.is_fold(),
+            views: served
+                .map(copy)
+                .chain(self.awaited.names().map(empty))
+                .collect(),
         })
     }
 }
@@ -361,7 +401,57 @@ mod tests {
         for newer in [token("log", 6), token("another", 1)] {
             assert!(join(&mut partition, "s/c", newer).is_none());
         }
+        // All of the log was folded, so what is not there is empty; of a cache only some was read.
+        let never = join(&mut partition, "s/never", From::Now).unwrap();
+        assert!(rows(&never).is_empty());
+        let some = Copied {
+            whole: false,
+            ..copied()
+        };
+        let mut partition = in_an_outage(Some(some));
+        assert!(join(&mut partition, "s/c", From::Now).is_some());
         assert!(join(&mut partition, "s/never", From::Now).is_none());
+    }
+
+    #[test]
+    fn whoever_asks_for_a_view_once_does_not_go_back_either() {
+        let mut partition = in_an_outage(Some(copied()));
+        let channel = "s/c".parse().unwrap();
+        let view = partition.view_now(&channel, at(2020)).unwrap();
+        let position = |epoch: &str, offset| {
+            let From::After(position) = token(epoch, offset) else {
+                unreachable!("a token is a position")
+            };
+            position
+        };
+        assert!(view.is_newer_than(Some(&position("log", 4))));
+        assert!(!view.is_newer_than(Some(&position("log", 5))));
+        for (epoch, offset, behind) in [("log", 5, false), ("log", 6, true), ("another", 1, true)] {
+            let seen = position(epoch, offset);
+            assert_eq!(view.is_behind(Some(&seen)), behind, "{seen:?}");
+        }
+        partition.take(&all_of("log", 7), at(3000), at(3001));
+        let view = partition.view_now(&channel, at(3001)).unwrap();
+        assert!(
+            !view.is_behind(Some(&position("another", 1))),
+            "the log says which is the newer one"
+        );
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_age() {
+        let mut ahead = copied();
+        ahead.proven_ms = WALL_MS + 10_001;
+        let partition = in_an_outage(Some(ahead));
+        let told = freshness(&partition, at(2010));
+        assert_eq!((told.state, told.age_ms), (FreshnessState::Stale, None));
+    }
+
+    #[test]
+    fn nothing_is_no_copy() {
+        let mut partition = partition();
+        partition.take(&all_of("log", 0), at(1), at(1));
+        assert!(partition.copied(at(2), WALL_MS).is_none());
     }
 
     #[test]

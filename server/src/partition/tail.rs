@@ -45,8 +45,8 @@ pub struct Proof {
 pub struct LastKnown {
     /// At this moment …
     pub at: Moment,
-    /// … it was so old.
-    pub age: Duration,
+    /// … it was so old; none where the clock was set back meanwhile.
+    pub age: Option<Duration>,
 }
 
 /// How a partition is doing, as far as freshness is concerned.
@@ -75,7 +75,8 @@ impl Health {
         now: Moment,
     ) -> Freshness {
         let proven = self.proof.map(|proof| now.since(proof.asked_at));
-        let last_known = self.last_known.map(|known| known.age + now.since(known.at));
+        let last_known = self.last_known;
+        let old = last_known.and_then(|known| Some(known.age? + now.since(known.at)));
         let silent = expect_every.is_some_and(|every| now.since(self.last_record_at) > every);
         let (state, reason) = match (proven, self.trouble) {
             (Some(age), _) if age <= slo && self.flaw.is_some() => {
@@ -92,7 +93,7 @@ impl Health {
             (None, None) => (FreshnessState::CatchingUp, Some(StaleReason::Lagging)),
         };
         let age_ms = proven
-            .or(last_known)
+            .or(old)
             .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         Freshness {
             state,

@@ -249,7 +249,7 @@ impl<S: Source> Task<S> {
             while let Some(says) = self.loading.ready() {
                 self.hear(says);
             }
-            self.look_at_copy().await;
+            self.look_at_copy();
             self.look_again();
             // Answered behind a fetch that was sent after they came: so the first proof goes out with the answer.
             self.take_all();
@@ -283,19 +283,28 @@ impl<S: Source> Task<S> {
 
     /// Reads nothing until somebody needs it; none when nobody can ask any more.
     async fn rest(&mut self) -> Option<()> {
-        if let Some(copier) = &mut self.copier {
-            copier.look_now(&self.partition, self.clock);
-        }
         let now = self.clock.now();
         self.need.rest(now);
         self.partition.rest(now);
         self.loading.rest();
         self.source.rest();
+        let mut copied = false;
         loop {
-            let count = self
-                .requests
-                .recv_many(&mut self.taken, REQUESTS_BATCH)
-                .await;
+            let (copier, partition, clock) = (&mut self.copier, &self.partition, self.clock);
+            let copying = async {
+                match copier {
+                    Some(copier) => copier.finish(partition, clock).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let count = tokio::select! {
+                biased;
+                count = self.requests.recv_many(&mut self.taken, REQUESTS_BATCH) => count,
+                () = copying, if !copied => {
+                    copied = true;
+                    continue;
+                }
+            };
             if count == 0 {
                 return None;
             }
@@ -316,13 +325,14 @@ impl<S: Source> Task<S> {
     }
 
     /// Copies what is due to be; where nothing can be known, what an earlier process copied is taken.
-    async fn look_at_copy(&mut self) {
+    fn look_at_copy(&mut self) {
         let Some(copier) = &mut self.copier else {
             return;
         };
         copier.look(&self.partition, self.clock);
-        if self.partition.wants_copy(self.clock.now()) {
-            let copied = copier.read().await;
+        if self.partition.wants_copy(self.clock.now())
+            && let Some(copied) = copier.read()
+        {
             let (now, now_ms) = (self.clock.now(), self.clock.wall_ms());
             self.partition.take_copy(copied, now, now_ms);
         }

@@ -61,6 +61,8 @@ pub(super) struct Inner {
     dice: u64,
     throttle: Throttle,
     declined: Throttle,
+    /// When it answered last.
+    answered: Option<Moment>,
     /// Whether the log knows that it is not closed.
     told: bool,
 }
@@ -88,6 +90,7 @@ impl Upstream {
                 dice: getrandom::u64().unwrap_or(0),
                 throttle: Throttle::default(),
                 declined: Throttle::default(),
+                answered: None,
                 told: false,
             }),
             counts: UpstreamCounts::default(),
@@ -105,6 +108,12 @@ impl Upstream {
     #[must_use]
     pub const fn limits(&self) -> &Limits {
         &self.limits
+    }
+    /// Whether anybody was answered within this time.
+    #[must_use]
+    pub fn has_answered(&self, within: Duration) -> bool {
+        let (at, now) = (lock(&self.inner).answered, self.clock.now());
+        at.is_some_and(|at| now.since(at) < within)
     }
     /// Its breaker's state.
     #[must_use]
@@ -289,6 +298,9 @@ impl Upstream {
             let marks = |breaker: &Breaker| (breaker.life(), breaker.failures());
             let before = marks(&inner.breaker);
             inner.breaker.settle(ticket, outcome, now, chance);
+            if outcome == Outcome::Answered {
+                inner.answered = Some(now);
+            }
             // A caller that went away early is no failure.
             let counted = outcome == Outcome::Failed || before != marks(&inner.breaker);
             if let Some(mut why) = why.filter(|_| counted) {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -19,7 +19,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{KafkaError, error::check, next_to, secure::Security, wire::Connection};
@@ -34,6 +34,8 @@ const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 /// Only what is decided: nothing of a transaction that is open or was aborted.
 pub(super) const READ_COMMITTED: i8 = 1;
+/// A partition to which nobody writes is asked for a proof once a second at least: so long its broker may be well, and unheard of.
+const QUIET: Duration = Duration::from_secs(2);
 /// Brokers remembered beside the ones that were configured.
 const KNOWN_MAX: usize = 64;
 
@@ -56,8 +58,6 @@ pub struct KafkaCluster {
     known: Mutex<Vec<String>>,
     newest: Mutex<Newest>,
     next: AtomicUsize,
-    /// When any of its brokers answered last.
-    answered: Mutex<Option<Instant>>,
     pub(super) upstream: Arc<Upstream>,
 }
 
@@ -114,7 +114,6 @@ impl KafkaCluster {
             known: Mutex::default(),
             newest: Mutex::default(),
             next: AtomicUsize::new(0),
-            answered: Mutex::default(),
             upstream: upstreams.open(name, limits),
             settings,
         }
@@ -176,10 +175,7 @@ impl KafkaCluster {
             return Err(KafkaError::Late(self.settings.timeout));
         };
         permit.settle(match &result {
-            Ok(_) => {
-                *self.answered() = Some(Instant::now());
-                Verdict::Answered
-            }
+            Ok(_) => Verdict::Answered,
             Err(error) => match error.verdict() {
                 Verdict::Failed(_) if self.answers_others() => Verdict::Declined,
                 verdict => verdict,
@@ -191,12 +187,7 @@ impl KafkaCluster {
     /// Whether somebody was answered while a call of now may have waited. Then one broker does not answer, and the cluster is there:
     /// its breaker would hold up the partitions that others lead.
     fn answers_others(&self) -> bool {
-        self.answered()
-            .is_some_and(|at| at.elapsed() < self.settings.timeout)
-    }
-
-    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.upstream.has_answered(self.settings.timeout.max(QUIET))
     }
 
     /// Connects to a partition's leader.
