@@ -13,6 +13,7 @@ mod heap;
 mod kafka;
 mod materializers;
 mod memory;
+mod redis;
 mod reload;
 mod workers;
 

@@ -105,7 +105,17 @@ impl RedisError {
     pub fn what(&self) -> &str {
         &self.what
     }
-    pub(super) fn new(
+    /// Where: addresses.
+    #[must_use]
+    pub fn at(&self) -> &str {
+        &self.at
+    }
+    /// Of which key.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+    pub(crate) fn new(
         fault: RedisFault,
         at: &str,
         key: Option<&str>,
@@ -122,7 +132,7 @@ impl RedisError {
         let what = format!("no answer within {} ms", time.as_millis());
         Self::new(RedisFault::Unavailable, at, key, what)
     }
-    pub(super) fn of(error: &redis::RedisError, at: &str, key: Option<&str>) -> Self {
+    pub(crate) fn of(error: &redis::RedisError, at: &str, key: Option<&str>) -> Self {
         Self::new(fault_of(error), at, key, one_line(&error.to_string()))
     }
 }
