@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use anyhow::Context;
 use serde_json::{Value, json};
 use tidegate::{
     cache::redis::{RedisCache, RedisOptions},
@@ -17,7 +18,7 @@ use tidegate_tests::{
     websocket::Client,
     wire::{self, BEARER},
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::common::{LOG, at, next, on, partition, server};
@@ -152,7 +153,14 @@ async fn a_server_that_lost_everything_is_folded_anew_and_nodes_go_on() -> anyho
 struct Member {
     has: watch::Receiver<Assignment>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinSet<()>,
+}
+
+impl Member {
+    async fn leave(&mut self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        Ok(self.task.join_next().await.context("it has ended")??)
+    }
 }
 
 fn member(server: &std::sync::Arc<RedisServer>) -> Member {
@@ -164,7 +172,8 @@ fn member(server: &std::sync::Arc<RedisServer>) -> Member {
     };
     let (member, has) = RedisMember::new(server.clone(), settings);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(member.run(stop.clone()));
+    let mut task = JoinSet::new();
+    task.spawn(member.run(stop.clone()));
     Member { has, stop, task }
 }
 
@@ -192,17 +201,16 @@ async fn members_share_all_partitions_and_who_leaves_dies_or_hangs_loses_his() -
         ..RedisOptions::single(&redis.url())
     };
     let server = server(&options)?;
-    let first = member(&server);
+    let mut first = member(&server);
     share(&[&first], &[7]).await?;
-    let (second, third) = (member(&server), member(&server));
+    let (mut second, mut third) = (member(&server), member(&server));
     share(&[&first, &second, &third], &[2, 2, 3]).await?;
     // One leaves, and the others have his at once.
-    third.stop.cancel();
-    third.task.await?;
+    third.leave().await?;
     assert_eq!(*third.has.borrow(), Assignment::default());
     share(&[&first, &second], &[3, 4]).await?;
     // One dies without a word.
-    second.task.abort();
+    second.task.abort_all();
     share(&[&first], &[7]).await?;
     // One that can't be heard has nothing, and knows it.
     let mut has = first.has.clone();
@@ -214,8 +222,7 @@ async fn members_share_all_partitions_and_who_leaves_dies_or_hangs_loses_his() -
     redis.thaw()?;
     share(&[&first], &[7]).await?;
     // What is left of them goes with the last.
-    first.stop.cancel();
-    first.task.await?;
+    first.leave().await?;
     found("nothing is left", async || {
         Ok((redis.cli(&["KEYS", "*"]).await?.is_empty()).then_some(()))
     })

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::Context;
 use tidegate::{
     cache::redis::RedisOptions,
     model::{Change, RowId},
@@ -11,7 +12,11 @@ use tidegate::{
         redis::{RedisAppender, RedisAppenderSettings},
     },
 };
-use tidegate_tests::services::redis::Redis;
+use tidegate_tests::{
+    gateway::{found, pace},
+    services::redis::Redis,
+};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::common::{LOG, read, server, source};
@@ -33,7 +38,7 @@ fn record(row: &str, data: &str) -> anyhow::Result<NewRecord> {
 fn appender(
     redis: &Redis,
     settings: RedisAppenderSettings,
-) -> anyhow::Result<(RedisAppender, tokio::task::JoinHandle<()>)> {
+) -> anyhow::Result<(RedisAppender, JoinSet<()>)> {
     let options = RedisOptions {
         timeout: Duration::from_millis(300),
         ..RedisOptions::single(&redis.url())
@@ -45,7 +50,9 @@ fn appender(
         settings,
         CancellationToken::new(),
     );
-    Ok((appender, tokio::spawn(task)))
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    Ok((appender, tasks))
 }
 
 fn is_at(appended: &Appended) -> bool {
@@ -56,7 +63,7 @@ fn is_at(appended: &Appended) -> bool {
 async fn what_a_server_took_without_answering_in_time_is_there_once_and_in_order()
 -> anyhow::Result<()> {
     let redis = Redis::start(&[]).await?;
-    let (appender, task) = appender(&redis, RedisAppenderSettings::default())?;
+    let (appender, mut task) = appender(&redis, RedisAppenderSettings::default())?;
     let lost = Arc::<Lost>::default();
     let submit = |row: &str, data: &str| {
         let answer = appender.try_submit(vec![record(row, data)?], &lost);
@@ -67,7 +74,7 @@ async fn what_a_server_took_without_answering_in_time_is_there_once_and_in_order
     let answers = (1..=20).map(|number| submit("a", &number.to_string()));
     let answers = answers.collect::<anyhow::Result<Vec<_>>>()?;
     // It has what was sent before it hung, and takes it when it goes on.
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    pace(700).await;
     redis.thaw()?;
     for answer in answers {
         assert!(answer.await?.iter().all(is_at));
@@ -75,8 +82,8 @@ async fn what_a_server_took_without_answering_in_time_is_there_once_and_in_order
     let (values, _) = read(&mut source(&redis)?, None).await?;
     let expected: Vec<_> = (0..=20).map(|number| number.to_string()).collect();
     assert_eq!(values, expected);
-    drop((appender,));
-    task.await?;
+    drop(appender);
+    task.join_next().await.context("it has ended")??;
     Ok(())
 }
 
@@ -87,7 +94,7 @@ async fn who_is_given_up_does_not_come_in_behind_what_was_taken_later() -> anyho
         delivery_timeout: Duration::from_millis(400),
         ..RedisAppenderSettings::default()
     };
-    let (appender, task) = appender(&redis, settings)?;
+    let (appender, mut task) = appender(&redis, settings)?;
     let submit = |row: &str, data: &str| {
         let answer = appender.try_submit(vec![record(row, data)?], &Arc::default());
         anyhow::Ok(answer.map_err(|refused| anyhow::anyhow!("{refused:?}"))?)
@@ -96,17 +103,13 @@ async fn who_is_given_up_does_not_come_in_behind_what_was_taken_later() -> anyho
     redis.freeze()?;
     assert_eq!(submit("a", "given up")?.await?, [Appended::Unavailable]);
     redis.thaw()?;
-    let mut taken = false;
-    for _ in 0..100 {
-        if let Ok(answer) = submit("a", "later") {
-            taken = answer.await?.iter().all(is_at);
-        }
-        if taken {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert!(taken);
+    found("the next one is taken", async || {
+        let Ok(answer) = submit("a", "later") else {
+            return Ok(None);
+        };
+        Ok(answer.await?.iter().all(is_at).then_some(()))
+    })
+    .await?;
     let (values, _) = read(&mut source(&redis)?, None).await?;
     let later = values.iter().position(|value| value == "later");
     let given_up = values.iter().rposition(|value| value == "given up");
@@ -116,7 +119,7 @@ async fn who_is_given_up_does_not_come_in_behind_what_was_taken_later() -> anyho
         "{values:?}"
     );
     drop(appender);
-    task.await?;
+    task.join_next().await.context("it has ended")??;
     Ok(())
 }
 
@@ -127,7 +130,7 @@ async fn a_batch_of_any_size_is_appended_behind_ids_of_the_future() -> anyhow::R
     redis
         .cli(&["XADD", LOG, "4000000000000-4194300", "k", "x", "v", "x"])
         .await?;
-    let (appender, task) = appender(&redis, RedisAppenderSettings::default())?;
+    let (appender, mut task) = appender(&redis, RedisAppenderSettings::default())?;
     let records = (0..5000).map(|number| record("a", &number.to_string()));
     let records = records.collect::<anyhow::Result<Vec<_>>>()?;
     let answer = appender.try_submit(records, &Arc::default());
@@ -145,6 +148,6 @@ async fn a_batch_of_any_size_is_appended_behind_ids_of_the_future() -> anyhow::R
     let (values, fetch) = read(&mut source(&redis)?, None).await?;
     assert_eq!((values.len(), fetch.head), (5001, offsets[4999]));
     drop(appender);
-    task.await?;
+    task.join_next().await.context("it has ended")??;
     Ok(())
 }

@@ -20,37 +20,37 @@ use tidegate_tests::{
 };
 
 /// The log of the only partition of the stream `board`.
-pub const LOG: &str = "tg:{board/0}:log";
-pub const B6: &str = r#"["JFK","B6"]"#;
-pub const DL: &str = r#"["JFK","DL"]"#;
+pub(crate) const LOG: &str = "tg:{board/0}:log";
+pub(crate) const B6: &str = r#"["JFK","B6"]"#;
+pub(crate) const DL: &str = r#"["JFK","DL"]"#;
 /// What a fetch takes.
-pub const PLENTY: usize = 1 << 20;
+pub(crate) const PLENTY: usize = 1 << 20;
 
-pub fn options(redis: &Redis) -> RedisOptions {
+pub(crate) fn options(redis: &Redis) -> RedisOptions {
     RedisOptions {
         timeout: Duration::from_secs(5),
         ..RedisOptions::single(&redis.url())
     }
 }
 
-pub fn server(options: &RedisOptions) -> anyhow::Result<Arc<RedisServer>> {
+pub(crate) fn server(options: &RedisOptions) -> anyhow::Result<Arc<RedisServer>> {
     Ok(Arc::new(RedisServer::new(options)?))
 }
 
 /// A reader of the only partition of the stream `board`.
-pub fn source(redis: &Redis) -> anyhow::Result<RedisSource> {
+pub(crate) fn source(redis: &Redis) -> anyhow::Result<RedisSource> {
     Ok(RedisSource::new(server(&options(redis))?, "board", 0))
 }
 
 /// Adds an entry as others do; none deletes. Gives its id.
-pub async fn add(redis: &Redis, key: &str, value: Option<&str>) -> anyhow::Result<String> {
+pub(crate) async fn add(redis: &Redis, key: &str, value: Option<&str>) -> anyhow::Result<String> {
     let mut command = vec!["XADD", LOG, "*", "k", key];
     command.extend(value.into_iter().flat_map(|value| ["v", value]));
     redis.cli(&command).await
 }
 
 /// Reads what follows `after`, to the end; with what the last answer said.
-pub async fn read(
+pub(crate) async fn read(
     source: &mut RedisSource,
     mut after: Option<Offset>,
 ) -> anyhow::Result<(Vec<String>, Fetch)> {
@@ -72,19 +72,19 @@ pub async fn read(
 }
 
 /// The log's name, as somebody sees it who reads it for the first time.
-pub async fn name(redis: &Redis) -> anyhow::Result<Epoch> {
+pub(crate) async fn name(redis: &Redis) -> anyhow::Result<Epoch> {
     Ok(read(&mut source(redis)?, None).await?.1.epoch)
 }
 
 /// What the next fetch of a source fails of.
-pub async fn failure(source: &mut RedisSource) -> anyhow::Result<String> {
+pub(crate) async fn failure(source: &mut RedisSource) -> anyhow::Result<String> {
     let failed = source.fetch(None, PLENTY).await.err();
     failed.context("it does not fail")?;
     source.failure().context("it does not say why")
 }
 
 /// A node that has the stream `board` on these servers: `servers` are the keys of its source that say which.
-pub fn on(servers: &str, lines: &str, source: &str) -> Setup {
+pub(crate) fn on(servers: &str, lines: &str, source: &str) -> Setup {
     let source = format!("source = {{ kind = \"redis\", {servers}{source} }}");
     let setup = Setup::new().open().session("heartbeat = \"300ms\"");
     setup.stream(
@@ -93,12 +93,12 @@ pub fn on(servers: &str, lines: &str, source: &str) -> Setup {
     )
 }
 
-pub fn at(redis: &Redis) -> String {
+pub(crate) fn at(redis: &Redis) -> String {
     format!("redis = [\"{}\"]", redis.url())
 }
 
 /// A client that follows channel JFK, with its first snapshot.
-pub async fn follower(node: &Node) -> anyhow::Result<(Client, Value)> {
+pub(crate) async fn follower(node: &Node) -> anyhow::Result<(Client, Value)> {
     let mut client = Client::connect(node).await?;
     client.subscribe("board/JFK", json!({})).await?;
     let snapshot = next(&mut client, "snapshot").await?;
@@ -107,17 +107,17 @@ pub async fn follower(node: &Node) -> anyhow::Result<(Client, Value)> {
 }
 
 /// Skips what else comes until the next message with this `op`.
-pub async fn next(client: &mut Client, op: &str) -> anyhow::Result<Value> {
+pub(crate) async fn next(client: &mut Client, op: &str) -> anyhow::Result<Value> {
     client.find(|message| message["op"] == op).await
 }
 
-pub async fn stale(client: &mut Client, reason: &str) -> anyhow::Result<Value> {
+pub(crate) async fn stale(client: &mut Client, reason: &str) -> anyhow::Result<Value> {
     let is = |message: &Value| message["op"] == "freshness" && message["reason"] == reason;
     client.find(is).await
 }
 
 /// A node's partition, as operators see it.
-pub async fn partition(node: &Node, number: usize) -> anyhow::Result<Value> {
+pub(crate) async fn partition(node: &Node, number: usize) -> anyhow::Result<Value> {
     let page = http::get(node.gateway.admin_address(), "/inspect/partitions").await?;
     Ok(page.json()?["partitions"][number].clone())
 }

@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use serde_json::json;
-use tidegate::{cache::redis::RedisOptions, source::redis::RedisSource};
+use tidegate::{
+    cache::redis::RedisOptions,
+    source::redis::{MemberSettings, RedisMember, RedisSource},
+};
 use tidegate_tests::{
     gateway::found,
     services::redis::Redis,
     websocket::Client,
     wire::{self, BEARER},
 };
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::common::{
     B6, LOG, add, at, failure, follower, next, on, partition, read, server, source, stale,
@@ -85,6 +91,30 @@ async fn a_user_needs_what_the_page_says_and_who_lacks_it_is_told() -> anyhow::R
     let open = |options: RedisOptions| anyhow::Ok(RedisSource::new(server(&options)?, "board", 0));
     let mut fit = open(login("tidegate", "secret")?)?;
     assert_eq!(read(&mut fit, None).await?.0, ["1"]);
+    // A materializer's leases take a little more.
+    let more = page
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("+zadd "));
+    let more = more.context("the page has no list for materializers")?;
+    let mut command = vec!["ACL", "SETUSER", "tidegate", "+zadd"];
+    command.extend(more.split(' '));
+    redis.cli(&command).await?;
+    let settings = MemberSettings {
+        group: "tests".to_owned(),
+        stream: "board".to_owned(),
+        partitions: 3,
+        session_timeout: Duration::from_secs(10),
+    };
+    let (member, has) = RedisMember::new(server(&login("tidegate", "secret")?)?, settings);
+    let stop = CancellationToken::new();
+    let mut belongs = JoinSet::new();
+    belongs.spawn(member.run(stop.clone()));
+    found("it has all", async || {
+        Ok((has.borrow().partitions == [0, 1, 2]).then_some(()))
+    })
+    .await?;
+    stop.cancel();
+    belongs.join_next().await.context("it has ended")??;
     let wrong = failure(&mut open(login("tidegate", "wrong")?)?).await?;
     assert!(wrong.contains("set the user and the password"), "{wrong}");
     for lacks in ["evalsha", "eval", "xrange", "xinfo|stream", "hmget", "info"] {

@@ -53,8 +53,9 @@ local function went_back(stream, epoch, seen, added)
   if is_within and #redis.call('XRANGE', log, at, at) == 0 then return 'the stream lacks an entry that was read' end
 end
 
+-- Where the end is. A server that is full does not take it, and is read all the same.
 local function note(stream)
-  redis.call('HSET', home, 'seen', stream.last, 'added', string.format('%.0f', stream.added))
+  redis.pcall('HSET', home, 'seen', stream.last, 'added', string.format('%.0f', stream.added))
 end
 
 -- The log's name and its stream; or what to answer instead.

@@ -162,7 +162,13 @@ impl Ears {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(error, at = server.link.at(), "can't wait for entries");
+                    if backoff.is_clear() {
+                        tracing::warn!(
+                            error,
+                            at = server.link.at(),
+                            "can't wait for entries: they are looked for once a second"
+                        );
+                    }
                     lines = None;
                     backoff.fail();
                     // A fetch will tell what is wrong; and where nothing is, this is no reason to hurry.

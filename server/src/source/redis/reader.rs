@@ -118,7 +118,7 @@ impl RedisSource {
             .as_ref()
             .is_some_and(|epoch| *epoch != seen.epoch)
         {
-            return Ok(self.begin_anew(seen));
+            return Ok(self.begin_anew(&seen));
         }
         let known = self.known.clone().filter(|known| Some(known.at) == after);
         let from = known.unwrap_or_else(|| Place {
@@ -138,9 +138,8 @@ impl RedisSource {
 
     /// The next fetch asks for as many as are in so many bytes.
     fn learn_size(&mut self, entries: &Entries, bytes: usize) {
-        let read = entries.records.len();
-        if read > 0 {
-            let fitting = bytes / (entries.bytes / read + HEAD);
+        if let Some(size) = entries.bytes.checked_div(entries.records.len()) {
+            let fitting = bytes / (size + HEAD);
             // From what few tell nothing is concluded for very many.
             self.count = fitting.clamp(1, MOST).min(self.count.saturating_mul(8));
         }
@@ -191,14 +190,14 @@ impl RedisSource {
     }
 
     /// The log is another one: what the caller knows of the old one means nothing in it.
-    fn begin_anew(&mut self, seen: Seen) -> Fetch {
+    fn begin_anew(&mut self, seen: &Seen) -> Fetch {
         tracing::warn!(
             key = self.keys.log,
             partition = self.partition,
             epoch = %seen.epoch,
             "the log is another one, or may have gone back"
         );
-        self.empty(&seen, seen.head)
+        self.empty(seen, seen.head)
     }
 
     /// An answer without records, at this place.
