@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     cache::{self, Caches},
+    copies::Keepsakes,
     engine::new_epoch,
     kafka, redis,
 };
@@ -29,7 +30,7 @@ use crate::{
     partition::{
         Backing, Cached, Misplaced, Partition, Reads, Settings,
         tail::{Tail, TailMax},
-        task::{self, Request},
+        task::{self, Beside, Request},
     },
     source::{
         Source,
@@ -74,6 +75,7 @@ pub(super) struct Factory {
     stop: CancellationToken,
     defaults: StreamConfig,
     caches: Caches,
+    keepsakes: Keepsakes,
     upstreams: Arc<Upstreams>,
     replay_records: usize,
     hold: Duration,
@@ -111,7 +113,7 @@ pub(super) enum Reader {
 struct Start {
     partition: Partition,
     source: Reader,
-    cached: Option<Cached>,
+    beside: Beside,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -122,6 +124,7 @@ impl Factory {
         engine: Arc<Engine>,
         streams: Arc<Streams>,
         ground: Ground,
+        keepsakes: Keepsakes,
     ) -> Self {
         let Ground {
             clock,
@@ -139,6 +142,7 @@ impl Factory {
             stop,
             defaults: config.stream_defaults.clone(),
             caches: Caches::of_config(&config.cache),
+            keepsakes,
             upstreams,
             replay_records: config.limits.replay_records,
             hold: config.limits.resume_hold,
@@ -221,10 +225,14 @@ impl Factory {
             if let Some(rows) = &default {
                 start.partition = start.partition.with_default(rows);
             }
-            start.cached = cache.clone().map(|cache| Cached {
+            start.beside.cached = cache.clone().map(|cache| Cached {
                 cache,
                 partition: number,
             });
+            if let Some(copying) = self.keepsakes.of(config, number) {
+                start.partition = start.partition.with_copy();
+                start.beside.copying = Some(copying);
+            }
             partitions.push(handle);
             starts.push(start);
         }
@@ -345,7 +353,7 @@ impl Factory {
         let start = Start {
             partition,
             source,
-            cached: None,
+            beside: Beside::default(),
             requests: taken,
         };
         let handle = PartitionHandle {
@@ -367,19 +375,19 @@ impl Factory {
         let Start {
             partition,
             source,
-            cached,
+            beside,
             requests,
         } = start;
         let hand = hindrance.subscribe();
         match source {
             Reader::Embedded(source) => {
                 let source = Hindered::new(source, hand, self.clock);
-                self.drive((partition, source, requests), cached, reads, stop);
+                self.drive((partition, source, requests), beside, reads, stop);
             }
             #[cfg(feature = "kafka")]
             Reader::Kafka(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
-                self.drive((partition, source, requests), cached, reads, stop);
+                self.drive((partition, source, requests), beside, reads, stop);
             }
             Reader::Redis(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
@@ -399,14 +407,14 @@ impl Factory {
     fn drive(
         &self,
         (partition, source, requests): (Partition, impl Source, mpsc::Receiver<Request>),
-        cached: Option<Cached>,
+        beside: Beside,
         reads: Reads,
         stop: &CancellationToken,
     ) {
         let run = task::run(
             partition,
             source,
-            cached,
+            beside,
             requests,
             self.clock,
             reads,

@@ -107,6 +107,8 @@ impl Desk {
             .set("log_level", "0")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "250")
+            // A broker that stands still for long is asked anew, not waited for.
+            .set("socket.timeout.ms", "5000")
             .set("topic.metadata.refresh.interval.ms", "2000");
         config
     }

@@ -41,13 +41,13 @@ fn each_mistake_is_told_with_its_place() {
     check(
         "[sesion]",
         &[
-            "sesion: found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, materializer, roles",
+            "sesion: found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, copies, materializer, roles",
         ],
     );
     check(
         "\"a\\nb\" = 1",
         &[
-            "\"a\\nb\": found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, materializer, roles",
+            "\"a\\nb\": found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, copies, materializer, roles",
         ],
     );
     check(
