@@ -391,7 +391,7 @@ impl Factory {
             }
             Reader::Redis(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
-                self.drive((partition, source, requests), cached, reads, stop);
+                self.drive((partition, source, requests), beside, reads, stop);
             }
         }
     }

@@ -21,6 +21,7 @@ mod error;
 mod keys;
 mod member;
 mod reader;
+mod route;
 mod script;
 mod server;
 

@@ -8,7 +8,7 @@ use tidegate_tests::{
     wire::{self, BEARER},
 };
 
-use super::common::{follower, next, on};
+use super::common::{follower, next, on, partition};
 
 async fn publish(node: &Node, channel: &str, data: &str) -> wire::Answer {
     let record = format!(r#"{{"channel":"{channel}","row":"x","data":{data}}}"#);
@@ -119,4 +119,54 @@ async fn in_a_cluster_partitions_lie_on_all_servers_and_a_failover_is_theirs_alo
     drop(client);
     node.drain().await?;
     other.drain().await
+}
+
+#[tokio::test]
+async fn a_server_of_a_cluster_that_hangs_is_the_matter_of_its_own_partitions() -> anyhow::Result<()>
+{
+    let mut cluster = Cluster::start().await?;
+    let urls = cluster.urls();
+    let servers: Vec<_> = urls.iter().map(|url| format!("{url:?}")).collect();
+    let servers = format!("redis = [{}], cluster = true", servers.join(", "));
+    let node = on(&servers, "partitions = 12", ", timeout = \"1s\"").start()?;
+    for number in 0..30 {
+        insist(&node, &format!("c{number}"), "1").await?;
+    }
+    let failed = async |node: &Node| {
+        let mut failed = Vec::new();
+        for number in 0..12 {
+            let task = partition(node, number).await?["task"].clone();
+            failed.push(task["failed_fetches"].as_u64().unwrap_or_default());
+        }
+        anyhow::Ok(failed)
+    };
+    let before = failed(&node).await?;
+    cluster.servers[0].freeze()?;
+    // Its partitions fail again and again, for as long as the breaker would take to open.
+    let affected = found("some fail", async || {
+        let now = failed(&node).await?;
+        let all = now.iter().zip(&before).map(|(now, before)| now - before);
+        let affected: Vec<_> = all.collect();
+        Ok(affected
+            .iter()
+            .any(|failures| *failures > 3)
+            .then_some(affected))
+    })
+    .await?;
+    let fine = affected.iter().filter(|failures| **failures == 0).count();
+    assert!((4..=10).contains(&fine), "{affected:?}");
+    cluster.servers[0].thaw()?;
+    found("all are read again", async || {
+        for number in 0..12 {
+            if !partition(&node, number).await?["task"]["failing"].is_null() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    for number in 0..30 {
+        insist(&node, &format!("c{number}"), "2").await?;
+    }
+    node.drain().await
 }

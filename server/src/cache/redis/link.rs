@@ -10,7 +10,7 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue,
     IntoConnectionInfo, Pipeline, RedisConnectionInfo, ServerErrorKind, TlsCertificates, TlsMode,
     Value,
     aio::MultiplexedConnection,
@@ -234,48 +234,17 @@ impl Link {
         Ok(answers.into_iter().map(Value::extract_error).collect())
     }
 
-    /// A connection of the caller's own, for what blocks: to this server of a cluster, or to whoever would be asked.
-    pub(crate) async fn dedicated(
-        &self,
-        server: Option<(&str, u16)>,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    /// A connection of the caller's own, for what blocks, to whoever would be asked; of a cluster to the first that is named.
+    pub(crate) async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
         let opening = async {
-            match (&self.options.topology, server) {
-                (Topology::Sentinel { primary }, _) => self.open_sentinel(primary).await,
-                (Topology::Single, _) => self.open_single(&self.infos[0]).await,
-                (Topology::Cluster, Some((host, port))) => {
-                    let addr = match self.infos[0].addr() {
-                        ConnectionAddr::TcpTls { insecure, .. } => ConnectionAddr::TcpTls {
-                            host: host.to_owned(),
-                            port,
-                            insecure: *insecure,
-                            tls_params: None,
-                        },
-                        _ => ConnectionAddr::Tcp(host.to_owned(), port),
-                    };
-                    let info = self.infos[0].clone().set_addr(addr);
-                    self.open_single(&info).await
-                }
-                (Topology::Cluster, None) => {
-                    let mut last = None;
-                    for info in &self.infos {
-                        match self.open_single(info).await {
-                            Err(error) => last = Some(error),
-                            opened => return opened,
-                        }
-                    }
-                    Err(last.unwrap_or_else(|| (ErrorKind::Client, "no server is named").into()))
-                }
+            match &self.options.topology {
+                Topology::Sentinel { primary } => self.open_sentinel(primary).await,
+                Topology::Single | Topology::Cluster => self.open_single().await,
             }
         };
         let opened = timeout(self.options.timeout, opening).await;
         let opened = opened.map_err(|_| RedisError::late(&self.at, None, self.options.timeout))?;
         opened.map_err(|error| RedisError::of(&error, &self.at, None))
-    }
-
-    /// The longest that a call takes.
-    pub(crate) const fn timeout(&self) -> Duration {
-        self.options.timeout
     }
 
     /// The connection leads to who is of no use: another one is opened for the next call.
@@ -339,7 +308,7 @@ impl Link {
 
     async fn open(&self) -> redis::RedisResult<Connection> {
         match &self.options.topology {
-            Topology::Single => self.open_single(&self.infos[0]).await.map(Connection::One),
+            Topology::Single => self.open_single().await.map(Connection::One),
             Topology::Cluster => self.open_cluster().await.map(Connection::Cluster),
             Topology::Sentinel { primary } => {
                 self.open_sentinel(primary).await.map(Connection::One)
@@ -373,10 +342,8 @@ impl Link {
         settings
     }
 
-    async fn open_single(
-        &self,
-        info: &ConnectionInfo,
-    ) -> redis::RedisResult<MultiplexedConnection> {
+    async fn open_single(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let info = &self.infos[0];
         let settings = self
             .with_login(info.redis_settings().clone())
             .set_skip_set_lib_name();
@@ -442,7 +409,7 @@ impl Link {
 }
 
 fn is_tls(info: &ConnectionInfo) -> bool {
-    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+    matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. })
 }
 
 /// Whether another connection may do better: this one failed, or leads to who is not the primary.

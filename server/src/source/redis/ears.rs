@@ -14,15 +14,19 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisError, Value, aio::MultiplexedConnection, cmd};
+use redis::{Value, aio::MultiplexedConnection, cmd};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::RedisServer;
-use crate::{model::Offset, source::backoff::Backoff};
+use super::{LogError, RedisServer};
+use crate::{
+    cache::redis::{Link, RedisError},
+    model::Offset,
+    source::backoff::Backoff,
+};
 
 /// How long the server holds a request that waits for entries.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -34,8 +38,6 @@ const BREATH: Duration = Duration::from_millis(1);
 const AGAIN: Duration = Duration::from_millis(2);
 /// Connections are kept so long after the last who waited.
 const IDLE: Duration = Duration::from_secs(30);
-/// Redirections that are followed at a time.
-const REDIRECTIONS: usize = 4;
 
 /// Those who wait at a server.
 #[derive(Debug, Default)]
@@ -165,7 +167,7 @@ impl Ears {
                     if backoff.is_clear() {
                         tracing::warn!(
                             error,
-                            at = server.link.at(),
+                            at = server.servers.at(),
                             "can't wait for entries: they are looked for once a second"
                         );
                     }
@@ -186,24 +188,40 @@ impl Ears {
         lines: &mut Option<Lines>,
         request: &Request,
     ) -> Result<Vec<String>, String> {
-        let mut elsewhere = None;
-        for _ in 0..REDIRECTIONS {
+        // Of a cluster there is one.
+        let key = request.first().map_or("", |(key, _)| key);
+        let mut route = server.servers.route(key);
+        loop {
             let mut open = match lines.take() {
                 Some(open) => open,
-                None => Lines::open(server, elsewhere.take()).await?,
+                None => {
+                    let link = route.link().map_err(|error| error.to_string())?;
+                    let opened = Lines::open(link, server.timeout).await;
+                    if let Err(error) = opened {
+                        route.goes_on::<()>(&Err(error.clone()));
+                        return Err(error.to_string());
+                    }
+                    opened.map_err(|error| error.to_string())?
+                }
             };
-            match self.block(server, &mut open, request).await? {
+            let answer = self.block(server, &mut open, request).await?;
+            let at = open.link.at().to_owned();
+            let answer = answer.map_err(|error| RedisError::of(&error, &at, Some(key)).into());
+            match answer {
                 Ok(answer) => {
                     *lines = Some(open);
                     return Ok(keys_of(answer));
                 }
-                Err(error) => match error.redirect_node() {
-                    Some((host, port)) => elsewhere = Some((host.to_owned(), port)),
-                    None => return Err(error.to_string()),
-                },
+                Err(error) => {
+                    let failed: Result<(), LogError> = Err(error);
+                    if !route.goes_on(&failed) {
+                        return failed
+                            .map(|()| Vec::new())
+                            .map_err(|error| error.to_string());
+                    }
+                }
             }
         }
-        Err("redirections have no end".to_owned())
     }
 
     /// Sends the request, and has it ended when somebody else begins to wait.
@@ -220,7 +238,7 @@ impl Ears {
         };
         let command = reading(request, block);
         let mut line = lines.line.clone();
-        let answer = timeout(block + server.link.timeout(), async {
+        let answer = timeout(block + server.timeout, async {
             command.query_async(&mut line).await
         });
         let mut answer = std::pin::pin!(answer);
@@ -232,7 +250,7 @@ impl Ears {
         }
         loop {
             if lines.can_unblock {
-                lines.unblock(server).await?;
+                lines.unblock(server.timeout).await?;
             }
             tokio::select! {
                 biased;
@@ -245,68 +263,54 @@ impl Ears {
 
 /// The connections of ears.
 struct Lines {
+    link: Arc<Link>,
     /// On which requests block.
     line: MultiplexedConnection,
     /// As which the server knows it.
     id: i64,
     /// On which they are ended, once that has been done.
     bell: Option<MultiplexedConnection>,
-    server: Option<(String, u16)>,
     /// The user may end requests.
     can_unblock: bool,
 }
 
 impl Lines {
-    async fn open(server: &RedisServer, elsewhere: Option<(String, u16)>) -> Result<Self, String> {
-        let address = elsewhere
-            .as_ref()
-            .map(|(host, port)| (host.as_str(), *port));
-        let opened = server.link.dedicated(address).await;
-        let mut line = opened.map_err(|error| error.to_string())?;
-        let asked = timeout(
-            server.link.timeout(),
-            cmd("CLIENT").arg("ID").query_async(&mut line),
-        )
-        .await;
-        let id = asked.map_err(|_| "no answer to CLIENT ID")?.ok();
+    async fn open(link: Arc<Link>, limit: Duration) -> Result<Self, LogError> {
+        let mut line = link.dedicated().await?;
+        let mut asking = cmd("CLIENT");
+        let asked = timeout(limit, asking.arg("ID").query_async(&mut line)).await;
+        let late = |_| RedisError::late(link.at(), None, limit);
+        let id = asked.map_err(late)?.ok();
         Ok(Self {
+            link,
             line,
             id: id.unwrap_or_default(),
             bell: None,
-            server: elsewhere,
             can_unblock: id.is_some(),
         })
     }
 
-    async fn unblock(&mut self, server: &RedisServer) -> Result<(), String> {
+    async fn unblock(&mut self, limit: Duration) -> Result<(), String> {
         let bell = match &mut self.bell {
             Some(bell) => bell,
             none => {
-                let address = self
-                    .server
-                    .as_ref()
-                    .map(|(host, port)| (host.as_str(), *port));
-                let opened = server.link.dedicated(address).await;
+                let opened = self.link.dedicated().await;
                 none.insert(opened.map_err(|error| error.to_string())?)
             }
         };
         let mut unblock = cmd("CLIENT");
         unblock.arg("UNBLOCK").arg(self.id);
         let answer: Result<redis::RedisResult<i64>, _> =
-            timeout(server.link.timeout(), unblock.query_async(bell)).await;
+            timeout(limit, unblock.query_async(bell)).await;
         match answer.map_err(|_| "no answer to CLIENT UNBLOCK")? {
             Ok(_) => Ok(()),
-            Err(error) if is_forbidden(&error) => {
+            Err(error) if error.code() == Some("NOPERM") => {
                 self.can_unblock = false;
                 Ok(())
             }
             Err(error) => Err(error.to_string()),
         }
     }
-}
-
-fn is_forbidden(error: &RedisError) -> bool {
-    error.code() == Some("NOPERM")
 }
 
 fn reading(request: &Request, block: Duration) -> redis::Cmd {

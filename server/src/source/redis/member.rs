@@ -121,13 +121,8 @@ impl RedisMember {
         let keys = [format!("{home}:members"), format!("{home}:leases")];
         let (session, count) = (session.as_millis().to_string(), partitions.to_string());
         let words = [self.name.as_bytes(), session.as_bytes(), count.as_bytes()];
-        let (link, known) = (&self.server.link, &self.server.scripts.share);
-        let answer = self.server.ask(async {
-            Ok(link
-                .script(&keys[0], &known.script, known.text, &keys, &words)
-                .await?)
-        });
-        answer.await
+        let known = &self.server.scripts.share;
+        self.server.ask(self.server.run(known, &keys, &words)).await
     }
 
     fn give(&mut self, mut partitions: Vec<u32>) {

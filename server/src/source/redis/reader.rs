@@ -160,7 +160,7 @@ impl RedisSource {
         } = entries;
         let last = records.last().map(|record| record.offset);
         if let Some(id) = misfit.as_ref().filter(|_| last.is_none()) {
-            let (at, key) = (self.server.link.at(), Some(self.keys.log.as_str()));
+            let (at, key) = (self.server.servers.at(), Some(self.keys.log.as_str()));
             return Err(RedisError::new(RedisFault::Damaged, at, key, no_offset(id)).into());
         }
         let read = last.unwrap_or(from.at);

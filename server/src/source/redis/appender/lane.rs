@@ -252,10 +252,10 @@ impl Lane {
         let all = [keys.log.clone(), keys.epoch.clone(), self.writer.clone()];
         let words = self.words(records);
         let words: Vec<&[u8]> = words.iter().map(AsRef::as_ref).collect();
-        let link = &self.server.link;
-        let answer = self.server.ask(async {
-            let ran = link.script::<Value>(&keys.log, &known.script, known.text, &all, &words);
-            Answer::of(ran.await?, link.at(), &keys.log)
+        let server = &self.server;
+        let answer = server.ask(async {
+            let ran: Value = server.run(known, &all, &words).await?;
+            Answer::of(ran, server.servers.at(), &keys.log)
         });
         let mut answer = answer.await?;
         Ok(match answer.word.as_str() {
