@@ -124,7 +124,7 @@ async fn in_a_cluster_partitions_lie_on_all_servers_and_a_failover_is_theirs_alo
 #[tokio::test]
 async fn a_server_of_a_cluster_that_hangs_is_the_matter_of_its_own_partitions() -> anyhow::Result<()>
 {
-    let mut cluster = Cluster::start().await?;
+    let cluster = Cluster::start().await?;
     let urls = cluster.urls();
     let servers: Vec<_> = urls.iter().map(|url| format!("{url:?}")).collect();
     let servers = format!("redis = [{}], cluster = true", servers.join(", "));
