@@ -133,6 +133,7 @@ fn streams_are_checked() {
             "streams[0].eager: found false, expected true, or nothing: an embedded log is in this process and always read",
         ],
     );
+    #[cfg(feature = "kafka")]
     check(
         &stream("source = { kind = \"kafka\" }"),
         &[
