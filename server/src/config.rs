@@ -17,6 +17,7 @@ mod listen;
 mod materializer;
 mod pattern;
 mod public_key;
+mod redis;
 mod relations;
 mod selector;
 mod session;
@@ -41,6 +42,7 @@ pub use kafka::{KafkaConfig, KafkaSasl, KafkaSecurity, KafkaTls, SaslMechanism};
 pub use listen::{AdminConfig, ListenConfig};
 pub use materializer::{MaterializerConfig, Role};
 pub use pattern::ChannelPattern;
+pub use redis::RedisConfig;
 pub use selector::Selector;
 pub use session::{DrainConfig, DrainRate, LimitsConfig, OutboxConfig, SessionConfig};
 pub use stream::{CacheUse, Format, Retention, SourceConfig, StreamConfig, TailConfig, ViewMax};
@@ -150,10 +152,10 @@ impl Config {
     }
 
     /// The streams that the cache holds: what materializers fold, and nodes read from it.
-    pub fn cached_streams(&self) -> impl Iterator<Item = (&StreamConfig, &KafkaConfig)> {
+    pub fn cached_streams(&self) -> impl Iterator<Item = &StreamConfig> {
         let there = self.cache.is_there();
         let streams = self.streams.iter().filter(move |_| there);
-        streams.filter_map(|stream| Some((stream, stream.cacheable()?)))
+        streams.filter(|stream| stream.is_cacheable())
     }
 
     /// What a materializer lacks here, if it lacks something.
@@ -162,7 +164,7 @@ impl Config {
         if !self.cache.is_there() {
             Some("cache.redis beside it: a materializer folds into the cache")
         } else if self.cached_streams().next().is_none() {
-            Some("a stream for it: one of Kafka with mode \"view\" and cache \"shared\"")
+            Some("a stream for it: one of Kafka or Redis with mode \"view\" and cache \"shared\"")
         } else {
             None
         }

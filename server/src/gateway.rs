@@ -14,6 +14,7 @@ mod heap;
 mod kafka;
 mod materializers;
 mod memory;
+mod redis;
 mod reload;
 mod workers;
 

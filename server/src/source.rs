@@ -5,6 +5,7 @@
 //! Keeps: I2 (a worker never reads a source) and, with the epoch it reports, I5.
 
 mod assignment;
+mod backoff;
 pub mod compaction;
 pub mod durable;
 pub mod embedded;
@@ -13,10 +14,13 @@ pub mod hindered;
 pub mod kafka;
 pub mod log;
 pub mod poisons;
+mod recent;
+pub mod redis;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 pub use assignment::Assignment;
+pub use recent::Recent;
 
 use crate::model::{Epoch, Offset, Record, StaleReason};
 

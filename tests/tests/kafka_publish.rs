@@ -357,7 +357,7 @@ async fn what_others_place_in_a_way_of_their_own_is_not_published_here() -> anyh
     let named = on(kafka, "named", "channel = \"$key/airport\"", "").start()?;
     let refused = one(&named, &record("B6", "1", "a")).await;
     let refused = refused.problem(400, "bad_request");
-    assert!(refused.contains("write to the topic itself"), "{refused}");
+    assert!(refused.contains("write to its log itself"), "{refused}");
     // And nothing goes where nobody would look for it: a topic with other partitions than were configured.
     kafka.create_topic("wide", 3, &[]).await?;
     let wide = on(kafka, "wide", "", ", publish_timeout = \"500ms\"").start()?;

@@ -22,6 +22,7 @@ mod walk;
 
 use bytes::Bytes;
 
+pub(crate) use self::link::Link;
 pub use self::{
     batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Batch, CachedRow},
     error::{RedisError, RedisFault},
@@ -37,7 +38,6 @@ pub use self::{
 };
 use self::{
     keys::{Keys, behind_channel, behind_row, field},
-    link::Link,
     script::{Answer, Scripts},
 };
 use crate::model::{Channel, RowId};

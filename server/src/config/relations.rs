@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    CacheConfig, Config, Permission, Role, SourceConfig, StreamConfig,
+    CacheConfig, Config, Permission, RedisConfig, Role, SourceConfig, StreamConfig,
     units::{show_duration, show_size},
     walk::Walk,
 };
@@ -21,7 +21,7 @@ pub(super) fn check(config: &Config, paths: &[String], walk: &Walk) {
     check_access(config, walk);
     check_session(config, walk);
     check_records(config, walk);
-    check_cache(&config.cache, walk);
+    check_servers("cache", &config.cache, walk);
     check_roles(config, walk);
     for (stream, path) in config.streams.iter().zip(paths) {
         check_stream(config, walk, path, stream);
@@ -73,28 +73,26 @@ fn check_records(config: &Config, walk: &Walk) {
     );
 }
 
-fn check_cache(cache: &CacheConfig, walk: &Walk) {
+/// The servers of the cache, or of a stream of Redis, whose keys are at `path`.
+fn check_servers(path: &str, cache: &CacheConfig, walk: &Walk) {
+    let at = |key: &str| format!("{path}.{key}");
     let together = cache.cluster || cache.sentinel.is_some();
-    if cache.redis.len() > 1 && !together && walk.clean(&["cache.cluster", "cache.sentinel"]) {
+    if cache.redis.len() > 1 && !together && walk.clean(&[&at("cluster"), &at("sentinel")]) {
         walk.note(
-            "cache.redis",
+            &at("redis"),
             format!("{} servers", cache.redis.len()),
-            "one, unless cache.cluster is true or cache.sentinel names what they watch".into(),
+            format!("one, unless {path}.cluster is true or {path}.sentinel names what they watch"),
         );
     }
     if cache.cluster && cache.sentinel.is_some() {
-        let expected = "either cache.cluster or cache.sentinel";
-        walk.note(
-            "cache.sentinel",
-            "sentinels of a cluster".into(),
-            expected.into(),
-        );
+        let expected = format!("either {path}.cluster or {path}.sentinel");
+        walk.note(&at("sentinel"), "sentinels of a cluster".into(), expected);
     }
-    if !cache.user.is_empty() && cache.password.is_none() && walk.clean(&["cache.password_file"]) {
+    if !cache.user.is_empty() && cache.password.is_none() && walk.clean(&[&at("password_file")]) {
         walk.note(
-            "cache.user",
+            &at("user"),
             format!("{:?} without a password", cache.user),
-            "cache.password_file beside it".into(),
+            format!("{path}.password_file beside it"),
         );
     }
 }
@@ -127,6 +125,7 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
             "a duration".into(),
             "none: of a stream of Kafka, rows are deleted by whoever writes them".into(),
         ),
+        SourceConfig::Redis(redis) => check_redis(walk, path, (stream, redis)),
         // Else a proof could outlive the time in which nothing that it covers has been compacted.
         SourceConfig::Kafka(kafka) => longer(
             walk,
@@ -178,6 +177,26 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
     check_default(walk, path, stream);
 }
 
+/// Views are folded from the log's beginning, so it may only be lost where that is said to be well.
+fn check_redis(walk: &Walk, path: &str, (stream, redis): (&StreamConfig, &RedisConfig)) {
+    check_servers(&format!("{path}.source"), &redis.servers, walk);
+    let at = |key: &str| format!("{path}.{key}");
+    if stream.row_ttl.is_some() {
+        let expected = "none: of a stream of Redis, rows are deleted by whoever writes them";
+        walk.note(&at("row_ttl"), "a duration".into(), expected.into());
+    }
+    let keeps_all = redis.records.is_none() && redis.age.is_none();
+    let keys = [at("source.history"), at("source.retention"), at("mode")];
+    if stream.mode == Mode::View
+        && !keeps_all
+        && !redis.incomplete_history
+        && walk.clean(&keys.each_ref().map(String::as_str))
+    {
+        let expected = "nothing, since mode is \"view\" and a row whose record was trimmed would be missing; or history = \"incomplete\" beside it";
+        walk.note(&keys[1], "bounds".into(), expected.into());
+    }
+}
+
 /// A default is a view: the rows of it, which lie in one partition.
 fn check_default(walk: &Walk, path: &str, stream: &StreamConfig) {
     let Some(default) = &stream.default else {
@@ -216,9 +235,12 @@ fn check_poison(walk: &Walk, path: &str, stream: &StreamConfig) {
     let at = |key: &str| format!("{path}.{key}");
     let topic = stream.dead_letter.as_deref();
     match (&stream.source, stream.poison) {
-        (SourceConfig::Embedded { .. }, rule) => {
-            let expected =
-                "none: what publishing takes means something, so this is for streams of Kafka";
+        (SourceConfig::Embedded { .. } | SourceConfig::Redis(_), rule) => {
+            let expected = if matches!(stream.source, SourceConfig::Redis(_)) {
+                "none: this version puts aside, and stops at, records of Kafka only"
+            } else {
+                "none: what publishing takes means something, so this is for streams of Kafka"
+            };
             if rule != PoisonRule::Skip && walk.clean(&[&at("source.kind")]) {
                 walk.note(
                     &at("poison"),
@@ -250,8 +272,8 @@ fn check_poison(walk: &Walk, path: &str, stream: &StreamConfig) {
 
 /// What measures a stream is published to it.
 fn check_canary(walk: &Walk, path: &str, stream: &StreamConfig) {
-    let kafka = matches!(stream.source, SourceConfig::Kafka(_));
-    let foreign = kafka && stream.placement == Placement::Spread || !stream.reads_own_keys();
+    let shared = !matches!(stream.source, SourceConfig::Embedded { .. });
+    let foreign = shared && stream.placement == Placement::Spread || !stream.reads_own_keys();
     if stream.canary.is_some() && foreign {
         let expected = "none: this stream can't be published to from here, since others place its rows, or channel and row are not those of the defaults";
         walk.note(
@@ -326,7 +348,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 fn held_bytes(stream: &StreamConfig, logs_in_memory: bool) -> usize {
     let log = match &stream.source {
         SourceConfig::Embedded { retention } if logs_in_memory => retention.bytes,
-        SourceConfig::Embedded { .. } | SourceConfig::Kafka(_) => 0,
+        SourceConfig::Embedded { .. } | SourceConfig::Kafka(_) | SourceConfig::Redis(_) => 0,
     };
     let partitions = usize::try_from(stream.partitions).unwrap_or(usize::MAX);
     stream

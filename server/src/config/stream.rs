@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::{
-    KafkaConfig, Selector,
+    KafkaConfig, RedisConfig, Selector,
     kafka::read_topic,
     units::{DURATION_MAX, KIB, MIB, SIZE_MAX},
     walk::Section,
@@ -29,7 +29,7 @@ pub struct StreamConfig {
     pub placement: Placement,
     /// Where records come from; default: the embedded engine.
     pub source: SourceConfig,
-    /// Where its views are folded, if it is a stream of Kafka and there is a cache; default `shared`.
+    /// Where its views are folded, if it is a stream of Kafka or Redis and there is a cache; default `shared`.
     pub cache: CacheUse,
     /// How records are written; default `json`.
     pub format: Format,
@@ -80,6 +80,8 @@ pub enum SourceConfig {
     },
     /// A topic of Kafka, whose partitions are the stream's.
     Kafka(KafkaConfig),
+    /// Streams of Redis, one for each partition.
+    Redis(RedisConfig),
 }
 
 /// What each partition of a log keeps: what is within all bounds.
@@ -215,12 +217,20 @@ impl StreamConfig {
         }
     }
 
-    /// Where it comes from, if a cache holds its views where there is one: those of Kafka, unless it says otherwise.
+    /// Whether a cache holds its views where there is one: those of Kafka and of Redis, unless it says otherwise.
     #[must_use]
-    pub const fn cacheable(&self) -> Option<&KafkaConfig> {
-        match (&self.source, self.mode, self.cache) {
-            (SourceConfig::Kafka(kafka), Mode::View, CacheUse::Shared) => Some(kafka),
-            _ => None,
+    pub const fn is_cacheable(&self) -> bool {
+        let elsewhere = !matches!(self.source, SourceConfig::Embedded { .. });
+        elsewhere && matches!((self.mode, self.cache), (Mode::View, CacheUse::Shared))
+    }
+
+    /// How many records a partition may have that a node folds by itself while the cache does not answer. How many a stream of Redis has
+    /// its offsets don't say.
+    #[must_use]
+    pub const fn folds_alone(&self) -> u32 {
+        match &self.source {
+            SourceConfig::Kafka(kafka) => kafka.folds_alone,
+            SourceConfig::Embedded { .. } | SourceConfig::Redis(_) => 0,
         }
     }
 
@@ -231,7 +241,7 @@ impl StreamConfig {
         let folded_here = self.mode == Mode::View && !cached;
         let eager = match self.source {
             SourceConfig::Embedded { .. } => true,
-            SourceConfig::Kafka(_) => self.eager.unwrap_or(folded_here),
+            SourceConfig::Kafka(_) | SourceConfig::Redis(_) => self.eager.unwrap_or(folded_here),
         };
         (!eager).then_some(self.linger)
     }
@@ -247,10 +257,11 @@ impl StreamConfig {
     #[must_use]
     pub fn placing(&self) -> Placing {
         match (&self.source, self.placement) {
-            (SourceConfig::Kafka(_), Placement::ByChannel) => Placing::among(self.partitions),
-            (SourceConfig::Kafka(_), Placement::Spread) | (SourceConfig::Embedded { .. }, _) => {
-                Placing::default()
+            (SourceConfig::Kafka(_) | SourceConfig::Redis(_), Placement::ByChannel) => {
+                Placing::among(self.partitions)
             }
+            (SourceConfig::Kafka(_) | SourceConfig::Redis(_), Placement::Spread)
+            | (SourceConfig::Embedded { .. }, _) => Placing::default(),
         }
     }
 
@@ -385,9 +396,14 @@ fn read_source(section: &mut Section<'_>, stream: &str) -> SourceConfig {
     let given = section.has("kind");
     match section.choice(
         "kind",
-        &[("embedded", Kind::Embedded), ("kafka", Kind::Kafka)],
+        &[
+            ("embedded", Kind::Embedded),
+            ("kafka", Kind::Kafka),
+            ("redis", Kind::Redis),
+        ],
     ) {
         Some(Kind::Kafka) => return SourceConfig::Kafka(KafkaConfig::read(section, stream)),
+        Some(Kind::Redis) => return SourceConfig::Redis(RedisConfig::read(section)),
         // The keys of another kind are no mistakes of their own.
         None if given => section.forget(),
         Some(Kind::Embedded) | None => {}
@@ -414,6 +430,7 @@ fn read_source(section: &mut Section<'_>, stream: &str) -> SourceConfig {
 enum Kind {
     Embedded,
     Kafka,
+    Redis,
 }
 
 /// Views keep each row's last value, which `drop_oldest` may drop; events keep each record, which `conflate` drops.

@@ -109,9 +109,15 @@ name = "departures"
 source = { kind = "kafka", brokers = ["127.0.0.1:9092"], topic = "departures", tls = false, timeout = "1s", publish_timeout = "10s", history = "whole", compacts_after = "10s", tombstones_kept = "1d", folds_alone = 1000000 }
 "#;
 
+/// The same of Redis.
+const OF_REDIS: &str = r#"[[streams]]
+name = "departures"
+source = { kind = "redis", redis = ["redis://127.0.0.1:6379"], cluster = false, prefix = "tg", timeout = "2s", publish_timeout = "10s", history = "whole", retention = { records = 0 } }
+"#;
+
 /// The paths of all keys that the walk asks for in files that have them all.
 fn asked() -> BTreeSet<String> {
-    let texts = [&whole_text(), OF_KAFKA];
+    let texts = [&whole_text(), OF_KAFKA, OF_REDIS];
     let asked = texts.into_iter().flat_map(|text| {
         let walk = Walk::new(iter::empty(), Path::new(""));
         Config::read(text, &walk);
@@ -130,6 +136,15 @@ fn the_defaults_of_a_stream_of_kafka_are_what_they_are_said_to_be() {
     let walk = Walk::new(iter::empty(), Path::new(""));
     let short = "[[streams]]\nname = \"departures\"\nsource = { kind = \"kafka\", brokers = [\"127.0.0.1:9092\"] }";
     assert_eq!(config.streams, Config::read(short, &walk).streams);
+}
+
+#[test]
+fn the_defaults_of_a_stream_of_redis_are_what_they_are_said_to_be() {
+    let short = "[[streams]]\nname = \"departures\"\nsource = { kind = \"redis\", redis = [\"redis://127.0.0.1:6379\"] }";
+    assert_eq!(
+        read(OF_REDIS, &[]).unwrap().streams,
+        read(short, &[]).unwrap().streams
+    );
 }
 
 #[test]
@@ -165,7 +180,7 @@ fn page_rows() -> impl Iterator<Item = (&'static str, &'static str)> {
 #[test]
 fn the_page_gives_the_defaults() {
     let table = |text: &str| toml::Value::Table(text.parse().unwrap());
-    let (whole, of_kafka) = (table(&whole_text()), table(OF_KAFKA));
+    let (whole, of_kafka, of_redis) = (table(&whole_text()), table(OF_KAFKA), table(OF_REDIS));
     let mut compared = 0;
     for (path, default) in page_rows() {
         let Some(default) = default
@@ -184,6 +199,7 @@ fn the_page_gives_the_defaults() {
             })
         };
         let value = found(&whole).or_else(|| found(&of_kafka));
+        let value = value.or_else(|| found(&of_redis));
         assert_eq!(value, page.get("value"), "{path}");
         compared += 1;
     }

@@ -25,7 +25,7 @@ impl Caches {
 
     /// Whether a cache holds a stream's views.
     pub(super) const fn has(&self, stream: &StreamConfig) -> bool {
-        self.0.is_some() && stream.cacheable().is_some()
+        self.0.is_some() && stream.is_cacheable()
     }
 
     /// The cache that holds a stream's views, where one does.
@@ -34,7 +34,7 @@ impl Caches {
         stream: &StreamConfig,
         upstreams: &Upstreams,
     ) -> Option<Arc<GuardedCache>> {
-        let options = self.0.as_ref().filter(|_| stream.cacheable().is_some())?;
+        let options = self.0.as_ref().filter(|_| stream.is_cacheable())?;
         let refused =
             |error: &RedisError| tracing::error!(%error, stream = stream.name, "no cache");
         let cache = RedisCache::new(options, &stream.name)
@@ -63,9 +63,7 @@ pub(super) fn backing(config: &StreamConfig, fold: FoldSettings, cached: bool) -
         FenceSettings {
             fold,
             fold_id: config.fold_id().into(),
-            alone_max: config
-                .cacheable()
-                .map_or(0, |kafka| kafka.folds_alone.into()),
+            alone_max: config.folds_alone().into(),
         }
         .into()
     } else {

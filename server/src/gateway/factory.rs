@@ -19,7 +19,7 @@ use super::{
     cache::{self, Caches},
     copies::Keepsakes,
     engine::new_epoch,
-    kafka,
+    kafka, redis,
 };
 use crate::{
     cache::ViewMax,
@@ -39,6 +39,7 @@ use crate::{
         hindered::{Hindered, Hindrance},
         log::Log,
         poisons::Poisons,
+        redis::RedisSource,
     },
     streams::{PartitionHandle, Stream, StreamOptions, Streams},
     telemetry::LogCounts,
@@ -105,6 +106,7 @@ pub(super) enum Reader {
     Embedded(EmbeddedSource),
     #[cfg(feature = "kafka")]
     Kafka(Box<crate::source::kafka::Sifted>),
+    Redis(Box<RedisSource>),
 }
 
 /// A partition that is ready to run.
@@ -203,6 +205,17 @@ impl Factory {
                     })
                     .collect()
             }
+            SourceConfig::Redis(redis) => {
+                let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
+                redis::partitions((config, redis), &self.upstreams, &stop, spawn)
+                    .map_err(unmade(config))?
+                    .into_iter()
+                    .map(|behind| {
+                        let backing = cache::backing(config, behind.fold, cache.is_some());
+                        (backing, behind.log, behind.reader)
+                    })
+                    .collect()
+            }
         };
         let misplaced = Arc::new(Misplaced::of(config.placing()));
         let default = config.default_rows();
@@ -252,6 +265,7 @@ impl Factory {
             match &config.source {
                 SourceConfig::Embedded { retention } => drop(self.logs(config, retention)?),
                 SourceConfig::Kafka(kafka) => kafka::check(kafka).map_err(unmade(config))?,
+                SourceConfig::Redis(redis) => redis::check(redis).map_err(unmade(config))?,
             }
             let made = Made {
                 config: config.clone(),
@@ -372,6 +386,10 @@ impl Factory {
             }
             #[cfg(feature = "kafka")]
             Reader::Kafka(source) => {
+                let source = Hindered::new(*source, hand, self.clock);
+                self.drive((partition, source, requests), beside, reads, stop);
+            }
+            Reader::Redis(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
                 self.drive((partition, source, requests), beside, reads, stop);
             }

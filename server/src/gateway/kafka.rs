@@ -149,18 +149,18 @@ const fn compaction(kafka: &KafkaConfig) -> crate::source::compaction::Compactio
     }
 }
 
-/// Why a stream can't be published to from here, where it can't: what is written here must read back as what it was.
-#[cfg(feature = "kafka")]
-fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
+/// Why a stream whose log others may write can't be published to from here, where it can't: what is written here must read back as what
+/// it was.
+pub(super) fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
     use crate::model::Placement;
 
     if config.placement == Placement::Spread {
         Some(
-            "others spread its rows over the partitions of its topic, each in its own way; write to the topic itself",
+            "others spread its rows over its partitions, each in its own way; write to its log itself",
         )
     } else if !config.reads_own_keys() {
         Some(
-            "what is published here has the key [\"channel\",\"row\"], and this stream reads its channel or row from elsewhere; write to the topic itself",
+            "what is published here has the key [\"channel\",\"row\"], and this stream reads its channel or row from elsewhere; write to its log itself",
         )
     } else {
         None

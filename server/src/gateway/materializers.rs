@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{cache::Caches, factory::Ground};
 use crate::{
-    config::{Config, MaterializerConfig, Role, StreamConfig},
+    config::{Config, MaterializerConfig, Role, SourceConfig, StreamConfig},
     materializer::Statuses,
 };
 
@@ -46,14 +46,20 @@ impl Materializers {
 
     /// Folds a stream from now on, if that is this process's to do and the cache holds it.
     pub(super) fn begin(&self, stream: &StreamConfig) {
-        let (true, Some(kafka)) = (self.is_one, stream.cacheable()) else {
+        if !self.is_one {
             return;
-        };
+        }
         let stop = self.ground.stop.child_token();
         let below = (&self.ground, &stop);
         let cache = self.caches.of(stream, &self.ground.upstreams);
-        let begun = cache.and_then(|cache| {
-            super::kafka::materialize((stream, kafka), cache, &self.settings, below)
+        let begun = cache.and_then(|cache| match &stream.source {
+            SourceConfig::Embedded { .. } => None,
+            SourceConfig::Kafka(kafka) => {
+                super::kafka::materialize((stream, kafka), cache, &self.settings, below)
+            }
+            SourceConfig::Redis(redis) => {
+                super::redis::materialize((stream, redis), cache, &self.settings, below)
+            }
         });
         if let Some(status) = begun {
             self.statuses.add(status);

@@ -19,6 +19,12 @@ pub struct Compaction {
 }
 
 impl Compaction {
+    /// Of a log that loses nothing but its beginning.
+    pub const NEVER: Self = Self {
+        after: Duration::MAX,
+        tombstones_kept: Duration::MAX,
+    };
+
     /// Whether among records that begin with this one some may have been missing when they were read: they are a state of the
     /// log only with all that was there by then.
     #[must_use]

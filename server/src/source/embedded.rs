@@ -14,7 +14,6 @@ mod state;
 pub use engine::{Engine, LogSpec};
 pub(super) use expiry::Expiry;
 pub use reader::EmbeddedSource;
-#[cfg(feature = "kafka")]
 pub(super) use state::IdWindow;
 pub(super) use state::State;
 pub use state::{ID_WINDOW, ID_WINDOW_AGE_MS};

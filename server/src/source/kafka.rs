@@ -20,14 +20,12 @@
 //! election lost what was acknowledged), the leader epoch in which that was noticed is added to it.
 
 mod appender;
-mod backoff;
 mod batch;
 mod cluster;
 mod error;
 mod group;
 mod letters;
 mod reader;
-mod recent;
 mod secure;
 mod sifted;
 mod whole;
@@ -36,6 +34,7 @@ mod wire;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
+use super::{backoff, recent};
 use crate::model::Offset;
 
 pub use appender::{

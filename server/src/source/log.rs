@@ -1,4 +1,4 @@
-//! Where publishing appends the records of a partition: one of this process's own logs, a topic of Kafka, or nowhere.
+//! Where publishing appends the records of a partition: one of this process's own logs, a topic of Kafka, Redis, or nowhere.
 //!
 //! Does: takes records in order, and says of each what became of it, whatever keeps them. Owns: nothing but the way there.
 //! Never knows: publishers, permissions, the wire.
@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::embedded::{self, Appended, EmbeddedLog, Lost, NewRecord};
 #[cfg(feature = "kafka")]
 use super::kafka::{KafkaAppender, Results};
+use super::{
+    embedded::{self, Appended, EmbeddedLog, Lost, NewRecord},
+    redis::RedisAppender,
+};
 
 /// Where the records of a partition are appended.
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub enum Log {
     /// A partition of a topic, which others may write as well.
     #[cfg(feature = "kafka")]
     Kafka(KafkaAppender),
+    /// A stream of Redis, which others may write as well.
+    Redis(RedisAppender),
     /// Others write it, in a way of their own: why it can't be published to from here.
     Foreign(&'static str),
 }
@@ -40,7 +45,8 @@ pub struct Waiting(Told);
 
 #[derive(Debug)]
 enum Told {
-    Disk(oneshot::Receiver<Vec<Appended>>),
+    /// Of a disk, or of Redis.
+    Appended(oneshot::Receiver<Vec<Appended>>),
     #[cfg(feature = "kafka")]
     Kafka(oneshot::Receiver<Results>),
 }
@@ -49,7 +55,7 @@ impl Waiting {
     /// Of each record in order, what became of it; none when the log was closed before it had them. Cancel safe.
     pub async fn known(&mut self) -> Option<Vec<Appended>> {
         match &mut self.0 {
-            Told::Disk(answer) => answer.await.ok(),
+            Told::Appended(answer) => answer.await.ok(),
             #[cfg(feature = "kafka")]
             Told::Kafka(answer) => {
                 let results = answer.await.ok()?;
@@ -67,7 +73,7 @@ impl Log {
             Self::Embedded(log) => Some(log),
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => None,
-            Self::Foreign(_) => None,
+            Self::Redis(_) | Self::Foreign(_) => None,
         }
     }
 
@@ -78,6 +84,7 @@ impl Log {
             Self::Embedded(_) | Self::Foreign(_) => 0,
             #[cfg(feature = "kafka")]
             Self::Kafka(appender) => appender.held(),
+            Self::Redis(appender) => appender.held(),
         }
     }
 
@@ -93,7 +100,7 @@ impl Log {
             Self::Embedded(log) => match log.submit(records, now_ms, lost).await {
                 embedded::Submitted::Done(appended) => Submitted::Done(appended),
                 embedded::Submitted::Waiting(answer) => {
-                    Submitted::Waiting(Waiting(Told::Disk(answer)))
+                    Submitted::Waiting(Waiting(Told::Appended(answer)))
                 }
             },
             #[cfg(feature = "kafka")]
@@ -103,6 +110,13 @@ impl Log {
                 match appender.try_submit(records, lost) {
                     Ok(answer) => Submitted::Waiting(Waiting(Told::Kafka(answer))),
                     Err(why) => Submitted::Done(vec![why.into(); count]),
+                }
+            }
+            Self::Redis(appender) => {
+                let count = records.len();
+                match appender.try_submit(records, lost) {
+                    Ok(answer) => Submitted::Waiting(Waiting(Told::Appended(answer))),
+                    Err(why) => Submitted::Done(vec![why; count]),
                 }
             }
             Self::Foreign(why) => Submitted::Foreign(why),

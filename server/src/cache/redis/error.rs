@@ -84,6 +84,8 @@ pub struct RedisError {
     at: String,
     key: Option<String>,
     what: String,
+    /// Another server of the cluster has the key.
+    moved: Option<String>,
 }
 
 struct Of<'a>(Option<&'a str>);
@@ -105,7 +107,21 @@ impl RedisError {
     pub fn what(&self) -> &str {
         &self.what
     }
-    pub(super) fn new(
+    /// Where: addresses.
+    #[must_use]
+    pub fn at(&self) -> &str {
+        &self.at
+    }
+    /// Which other server of its cluster has the key, as `host:port`, where it says so. The host is empty where it is the one that was asked.
+    pub(crate) fn moved(&self) -> Option<&str> {
+        self.moved.as_deref()
+    }
+    /// Of which key.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+    pub(crate) fn new(
         fault: RedisFault,
         at: &str,
         key: Option<&str>,
@@ -116,14 +132,20 @@ impl RedisError {
             at: at.to_owned(),
             key: key.map(str::to_owned),
             what: what.into(),
+            moved: None,
         }
     }
-    pub(super) fn late(at: &str, key: Option<&str>, time: Duration) -> Self {
+    pub(crate) fn late(at: &str, key: Option<&str>, time: Duration) -> Self {
         let what = format!("no answer within {} ms", time.as_millis());
         Self::new(RedisFault::Unavailable, at, key, what)
     }
-    pub(super) fn of(error: &redis::RedisError, at: &str, key: Option<&str>) -> Self {
-        Self::new(fault_of(error), at, key, one_line(&error.to_string()))
+    pub(crate) fn of(error: &redis::RedisError, at: &str, key: Option<&str>) -> Self {
+        let is_moved = error.kind() == ErrorKind::Server(ServerErrorKind::Moved);
+        let moved = error.redirect_node().filter(|_| is_moved);
+        Self {
+            moved: moved.map(|(address, _)| address.to_owned()),
+            ..Self::new(fault_of(error), at, key, one_line(&error.to_string()))
+        }
     }
 }
 

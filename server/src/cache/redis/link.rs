@@ -11,7 +11,8 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue,
-    IntoConnectionInfo, RedisConnectionInfo, ServerErrorKind, TlsCertificates, TlsMode,
+    IntoConnectionInfo, Pipeline, RedisConnectionInfo, ServerErrorKind, TlsCertificates, TlsMode,
+    Value,
     aio::MultiplexedConnection,
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
@@ -93,6 +94,13 @@ fn address(url: &str) -> String {
     rest.split(['/', '?']).next().unwrap_or_default().to_owned()
 }
 
+/// What is sent at a time.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Command(&'a Cmd),
+    Commands(&'a Pipeline),
+}
+
 #[derive(Clone)]
 enum Connection {
     One(MultiplexedConnection),
@@ -100,10 +108,20 @@ enum Connection {
 }
 
 impl Connection {
-    async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> redis::RedisResult<T> {
-        match self {
-            Self::One(connection) => command.query_async(connection).await,
-            Self::Cluster(connection) => command.query_async(connection).await,
+    async fn query<T: FromRedisValue>(&mut self, what: What<'_>) -> redis::RedisResult<T> {
+        match (self, what) {
+            (Self::One(connection), What::Command(command)) => {
+                command.query_async(connection).await
+            }
+            (Self::Cluster(connection), What::Command(command)) => {
+                command.query_async(connection).await
+            }
+            (Self::One(connection), What::Commands(commands)) => {
+                commands.query_async(connection).await
+            }
+            (Self::Cluster(connection), What::Commands(commands)) => {
+                commands.query_async(connection).await
+            }
         }
     }
 }
@@ -115,8 +133,8 @@ struct Held {
     connection: Option<Connection>,
 }
 
-/// The one way to Redis that all calls of a cache share.
-pub(super) struct Link {
+/// The one way to Redis that all calls of a cache, or of a log, share.
+pub(crate) struct Link {
     infos: Vec<ConnectionInfo>,
     options: RedisOptions,
     at: String,
@@ -127,7 +145,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Reads the options. Nothing is sent yet.
-    pub(super) fn new(options: &RedisOptions) -> Result<Self, RedisError> {
+    pub(crate) fn new(options: &RedisOptions) -> Result<Self, RedisError> {
         let addresses: Vec<_> = options.servers.iter().map(|url| address(url)).collect();
         let at = addresses.join(",");
         let wrong = |what: &str| RedisError::new(RedisFault::Options, &at, None, what);
@@ -163,26 +181,26 @@ impl Link {
     }
 
     /// Where it leads, for messages.
-    pub(super) fn at(&self) -> &str {
+    pub(crate) fn at(&self) -> &str {
         &self.at
     }
 
-    pub(super) fn is_cluster(&self) -> bool {
+    pub(crate) fn is_cluster(&self) -> bool {
         self.options.topology == Topology::Cluster
     }
 
     /// Sends a command and waits for its answer, no longer than the time-out. `key` is for the message.
-    pub(super) async fn call<T: FromRedisValue>(
+    pub(crate) async fn call<T: FromRedisValue>(
         &self,
         key: Option<&str>,
         command: &Cmd,
     ) -> Result<T, RedisError> {
-        let result = self.bounded(key, command).await?;
+        let result = self.bounded(key, What::Command(command)).await?;
         result.map_err(|error| RedisError::of(&error, &self.at, key))
     }
 
     /// Runs a script by its name; where the server does not know it, by its text, from which it learns the name.
-    pub(super) async fn script<T: FromRedisValue>(
+    pub(crate) async fn script<T: FromRedisValue>(
         &self,
         key: &str,
         script: &redis::Script,
@@ -196,7 +214,7 @@ impl Link {
             command
         };
         let known = command("EVALSHA", script.get_hash());
-        match self.bounded(Some(key), &known).await? {
+        match self.bounded(Some(key), What::Command(&known)).await? {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 self.call(Some(key), &command("EVAL", text)).await
             }
@@ -204,16 +222,47 @@ impl Link {
         }
     }
 
+    /// Sends commands together. What one of them fails of is among the answers.
+    pub(crate) async fn together(
+        &self,
+        key: &str,
+        commands: &Pipeline,
+    ) -> Result<Vec<redis::RedisResult<Value>>, RedisError> {
+        let answers: redis::RedisResult<Vec<Value>> =
+            self.bounded(Some(key), What::Commands(commands)).await?;
+        let answers = answers.map_err(|error| RedisError::of(&error, &self.at, Some(key)))?;
+        Ok(answers.into_iter().map(Value::extract_error).collect())
+    }
+
+    /// A connection of the caller's own, for what blocks, to whoever would be asked; of a cluster to the first that is named.
+    pub(crate) async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
+        let opening = async {
+            match &self.options.topology {
+                Topology::Sentinel { primary } => self.open_sentinel(primary).await,
+                Topology::Single | Topology::Cluster => self.open_single().await,
+            }
+        };
+        let opened = timeout(self.options.timeout, opening).await;
+        let opened = opened.map_err(|_| RedisError::late(&self.at, None, self.options.timeout))?;
+        opened.map_err(|error| RedisError::of(&error, &self.at, None))
+    }
+
+    /// The connection leads to who is of no use: another one is opened for the next call.
+    pub(crate) fn forsake(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.connection = None;
+    }
+
     async fn bounded<T: FromRedisValue>(
         &self,
         key: Option<&str>,
-        command: &Cmd,
+        what: What<'_>,
     ) -> Result<redis::RedisResult<T>, RedisError> {
         let mut number = None;
         let answer = timeout(self.options.timeout, async {
             let (mut connection, of) = self.connection().await?;
             number = Some(of);
-            connection.query(command).await
+            connection.query(what).await
         });
         let answer = answer.await;
         let broken = match &answer {
@@ -294,11 +343,11 @@ impl Link {
     }
 
     async fn open_single(&self) -> redis::RedisResult<MultiplexedConnection> {
-        let info = self.infos[0].clone();
+        let info = &self.infos[0];
         let settings = self
             .with_login(info.redis_settings().clone())
             .set_skip_set_lib_name();
-        let info = info.set_redis_settings(settings);
+        let info = info.clone().set_redis_settings(settings);
         let client = if is_tls(&info) {
             Client::build_with_tls(info, self.certificates())?
         } else {

@@ -103,7 +103,9 @@ fn streams_are_checked() {
     );
     check(
         &stream("source = { kind = \"rabbit\", brokers = \"a:1\" }"),
-        &["streams[0].source.kind: found \"rabbit\", expected \"embedded\" or \"kafka\""],
+        &[
+            "streams[0].source.kind: found \"rabbit\", expected \"embedded\" or \"kafka\" or \"redis\"",
+        ],
     );
     #[cfg(feature = "kafka")]
     check(
@@ -671,7 +673,7 @@ fn a_materializer_has_something_to_fold_and_somewhere_to_put_it() {
             "roles: found \"materializer\", expected cache.redis beside it: a materializer folds into the cache",
         ],
     );
-    let none = "roles: found \"materializer\", expected a stream for it: one of Kafka with mode \"view\" and cache \"shared\"";
+    let none = "roles: found \"materializer\", expected a stream for it: one of Kafka or Redis with mode \"view\" and cache \"shared\"";
     check(both, &[none]);
     check(
         "[materializer]\ngroup = \"a b\"\nsession_timeout = \"10ms\"",
@@ -691,6 +693,75 @@ fn a_materializer_has_something_to_fold_and_somewhere_to_put_it() {
     let of = |text: &str| Config::read(text, &Walk::new(iter::empty(), Path::new("")));
     assert_eq!(of(CACHED).cached_streams().count(), 0);
     assert_eq!(of(&format!("{both}{CACHED}")).cached_streams().count(), 1);
+}
+
+#[test]
+fn a_stream_of_redis_has_servers_and_keeps_what_its_views_need() {
+    let of = |source: &str, lines: &str| {
+        let source = format!("source = {{ kind = \"redis\", {source} }}");
+        format!("[[streams]]\nname = \"a\"\n{source}\n{lines}")
+    };
+    let check = |source: &str, lines: &str, expected: &[&str]| {
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|line| format!("streams[0].{line}"))
+            .collect();
+        let expected: Vec<_> = expected.iter().map(String::as_str).collect();
+        super::check(&of(source, lines), &expected);
+    };
+    let servers = "redis = [\"redis://a\"]";
+    check(
+        "",
+        "",
+        &["source.redis: found nothing, expected one server, or those of a cluster, or sentinels"],
+    );
+    check(
+        "redis = [\"redis://a\", \"redis://b\"]",
+        "",
+        &[
+            "source.redis: found 2 servers, expected one, unless streams[0].source.cluster is true or streams[0].source.sentinel names what they watch",
+        ],
+    );
+    check(
+        "redis = [\"redis://a\"], cluster = true, sentinel = \"b\"",
+        "",
+        &[
+            "source.sentinel: found sentinels of a cluster, expected either streams[0].source.cluster or streams[0].source.sentinel",
+        ],
+    );
+    let bounds = format!("{servers}, retention = {{ records = 10 }}");
+    check(
+        &bounds,
+        "",
+        &[
+            "source.retention: found bounds, expected nothing, since mode is \"view\" and a row whose record was trimmed would be missing; or history = \"incomplete\" beside it",
+        ],
+    );
+    for (source, lines) in [
+        (bounds.clone(), "mode = \"events\""),
+        (format!("{bounds}, history = \"incomplete\""), ""),
+        (format!("{servers}, user = \"u\""), "mode = \"events\""),
+    ] {
+        let read = read(&of(&source, lines), &[]).map_err(|problems| problems.to_string());
+        assert_eq!(read.is_err(), source.contains("user"), "{source}");
+    }
+    check(
+        servers,
+        "poison = \"halt\"",
+        &[
+            "poison: found another rule than \"skip\", expected none: this version puts aside, and stops at, records of Kafka only",
+        ],
+    );
+    check(
+        servers,
+        "row_ttl = \"1h\"",
+        &[
+            "row_ttl: found a duration, expected none: of a stream of Redis, rows are deleted by whoever writes them",
+        ],
+    );
+    let both = "roles = [\"gateway\", \"materializer\"]\n[cache]\nredis = [\"redis://a\"]\n";
+    let config = read(&format!("{both}{}", of(servers, "")), &[]).unwrap();
+    assert_eq!(config.cached_streams().count(), 1);
 }
 
 /// A stream of the embedded engine, with these lines.

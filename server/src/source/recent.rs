@@ -8,10 +8,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{
-    model::{Epoch, Offset, Record},
-    source::embedded::IdWindow,
-};
+use super::embedded::IdWindow;
+use crate::model::{Epoch, Offset, Record};
 
 /// What was seen last in a partition's log.
 #[derive(Debug, Default)]
@@ -74,6 +72,7 @@ impl Recent {
     }
 
     /// The log's name as it was read last, if it was of this topic.
+    #[cfg(feature = "kafka")]
     pub(super) fn epoch(&self, topic: &str) -> Option<Epoch> {
         let seen = self.seen();
         let rest = seen.epoch.as_ref()?.as_str().strip_prefix(topic)?;
@@ -171,6 +170,7 @@ mod tests {
         assert_eq!(read(&recent, "f", &[(9, "a")], 1), [9]);
     }
 
+    #[cfg(feature = "kafka")]
     #[test]
     fn the_name_of_a_log_that_went_back_is_that_of_its_topic() {
         let recent = Recent::new(false);
