@@ -129,12 +129,15 @@ async fn one_broker_that_hangs_holds_up_its_own_partitions_only() -> anyhow::Res
         Ok(partitions().await?.iter().all(live).then_some(()))
     })
     .await?;
+    let openings = async || anyhow::Ok(breaker(&node).await?["openings"].clone());
+    let before = openings().await?;
     let frozen = kafka.leader_of("one-hangs", 0).await?;
     kafka.freeze_one(frozen);
     let failures = |partition: &Value| partition["task"]["failed_fetches"].as_u64().unwrap_or(0);
+    let failed = failures(&partitions().await?[0]);
     let seen = found("what it leads has failed often", async || {
         let seen = partitions().await?;
-        Ok((failures(&seen[0]) >= 5).then_some(seen))
+        Ok((failures(&seen[0]) >= failed + 5).then_some(seen))
     })
     .await?;
     assert!(!live(&seen[0]), "{seen:?}");
@@ -142,16 +145,11 @@ async fn one_broker_that_hangs_holds_up_its_own_partitions_only() -> anyhow::Res
     for (partition, number) in seen.iter().zip(0..) {
         if kafka.leader_of("one-hangs", number).await? != frozen {
             of_others += 1;
-            assert!(live(partition) && failures(partition) == 0, "{partition}");
+            assert!(live(partition), "{partition}");
         }
     }
     assert!(of_others > 0);
-    let breaker = breaker(&node).await?;
-    assert_eq!(
-        (&breaker["state"], &breaker["openings"]),
-        (&json!("closed"), &json!(0)),
-        "{breaker}"
-    );
+    assert_eq!(openings().await?, before);
     kafka.thaw();
     found("all partitions are live again", async || {
         Ok(partitions().await?.iter().all(live).then_some(()))

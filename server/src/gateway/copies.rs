@@ -49,6 +49,11 @@ fn id(stream: &StreamConfig) -> String {
     let log = match &stream.source {
         SourceConfig::Embedded { .. } => String::new(),
         SourceConfig::Kafka(kafka) => format!("{} {}", kafka.topic, kafka.brokers.join(",")),
+        SourceConfig::Redis(redis) => {
+            let servers = &redis.servers;
+            let sentinel = servers.sentinel.as_deref().unwrap_or_default();
+            format!("{} {sentinel} {}", servers.prefix, servers.redis.join(","))
+        }
     };
     format!("{log} {}", stream.fold_id())
 }
