@@ -7,10 +7,12 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
+
+use arc_swap::ArcSwap;
 
 use crate::model::{Channel, Freshness, FreshnessState, Placing, StaleReason};
 
@@ -20,7 +22,7 @@ const CHANNELS_MAX: usize = 10_000;
 /// What all partitions of a stream know together. By default every channel belongs everywhere.
 #[derive(Debug, Default)]
 pub struct Misplaced {
-    placing: Placing,
+    placing: ArcSwap<Placing>,
     any: AtomicBool,
     /// And by which partition.
     found: Mutex<HashMap<Channel, u32>>,
@@ -31,9 +33,14 @@ impl Misplaced {
     #[must_use]
     pub fn of(placing: Placing) -> Self {
         Self {
-            placing,
+            placing: ArcSwap::from_pointee(placing),
             ..Self::default()
         }
+    }
+
+    /// From now on they are placed so: the stream has more partitions.
+    pub fn place(&self, placing: Placing) {
+        self.placing.store(Arc::new(placing));
     }
 
     fn found(&self) -> MutexGuard<'_, HashMap<Channel, u32>> {
@@ -42,7 +49,7 @@ impl Misplaced {
 
     /// Where the channel of a record that was found `here` belongs, if that is elsewhere: from now on it is not live.
     pub(super) fn look(&self, channel: &Channel, here: u32) -> Option<u32> {
-        let home = self.placing.elsewhere(channel, here)?;
+        let home = self.placing.load().elsewhere(channel, here)?;
         let mut found = self.found();
         if found.len() < CHANNELS_MAX {
             found.insert(channel.clone(), here);
@@ -88,6 +95,11 @@ impl Misplaced {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Generations;
+
+    fn among(partitions: u32) -> Placing {
+        Placing::among(Generations::single(partitions))
+    }
 
     const LIVE: Freshness = Freshness {
         state: FreshnessState::Live,
@@ -102,7 +114,7 @@ mod tests {
     #[test]
     fn a_channel_that_was_found_elsewhere_is_not_live_until_that_is_read_anew() {
         // Of 16 partitions JFK is in 3 and LGA in 0.
-        let misplaced = Misplaced::of(Placing::among(16));
+        let misplaced = Misplaced::of(among(16));
         assert_eq!(misplaced.look(&channel("JFK"), 3), None);
         assert_eq!(misplaced.seen_in(LIVE, &channel("JFK")), LIVE);
         assert_eq!(misplaced.look(&channel("JFK"), 4), Some(3));
@@ -119,13 +131,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_a_topic_grew_is_where_it_belongs() {
+        // Of 2 partitions JFK is in 1, of 4 in 3.
+        let misplaced = Misplaced::of(among(2));
+        assert_eq!(misplaced.look(&channel("JFK"), 3), Some(1));
+        let grown = Generations::single(2).grown(4).unwrap();
+        misplaced.forget(3);
+        misplaced.place(Placing::among(grown));
+        assert_eq!(misplaced.look(&channel("JFK"), 3), None);
+        assert_eq!(misplaced.look(&channel("JFK"), 1), None);
+        assert_eq!(misplaced.look(&channel("JFK"), 2), Some(3));
+    }
+
+    #[test]
     fn too_many_of_them_are_all_and_one_partition_is_everywhere() {
-        let misplaced = Misplaced::of(Placing::among(2));
+        let misplaced = Misplaced::of(among(2));
         for number in 0..3 * CHANNELS_MAX {
             misplaced.look(&channel(&number.to_string()), 1);
         }
         assert!(misplaced.has(&channel("never-seen")));
-        for nowhere in [Misplaced::of(Placing::among(1)), Misplaced::default()] {
+        for nowhere in [Misplaced::of(among(1)), Misplaced::default()] {
             assert_eq!(nowhere.look(&channel("JFK"), 7), None);
         }
     }
