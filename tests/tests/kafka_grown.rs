@@ -9,6 +9,7 @@ use tidegate_tests::{
     gateway::{Node, Setup, found},
     http,
     services::kafka::Kafka,
+    sse::{Block, Events},
     websocket::Client,
 };
 
@@ -336,6 +337,65 @@ async fn events_of_a_channel_that_moves_all_come() -> anyhow::Result<()> {
         2
     );
     drop((client, again));
+    node.drain().await
+}
+
+#[tokio::test]
+async fn an_event_stream_of_one_channel_gets_its_ids_of_both_partitions() -> anyhow::Result<()> {
+    let kafka = Kafka::shared().await?;
+    let topic = "grown-sse";
+    kafka.create_topic(topic, 2, &[]).await?;
+    let moves = names(1, 3).next().context("a name")?;
+    write(kafka, topic, &moves, BEFORE, &[("a", Some(1))]).await?;
+    let node = reads(kafka, topic, "2\nmode = \"view\"").start()?;
+    let (at, query) = (node.gateway.address(), format!("channel=board/{moves}"));
+    let mut events = Events::open(at, &query, &[]).await;
+    let snapshot = events.event("snapshot").await;
+    let id = snapshot.id.context("an id in the frame")?;
+    assert!(id.starts_with("1.") && !id.contains(','), "{id}");
+    events.event("heartbeat").await;
+    grow(kafka, topic, &node).await?;
+    let names_both = |block: &Block| {
+        let id = block.id.as_deref().unwrap_or_default();
+        block.is_id_only() && id.starts_with("1.") && id.contains(",3.")
+    };
+    let added = events.event("snapshot").await;
+    assert_eq!(
+        (added.json()["rows"].clone(), &added.id),
+        (json!({}), &None)
+    );
+    events.until(names_both).await;
+    write(kafka, topic, &moves, AFTER, &[("a", None), ("b", Some(2))]).await?;
+    for (row, deleted) in [("a", true), ("b", false)] {
+        let update = events.event("update").await;
+        let json = update.json();
+        assert_eq!(
+            (&json["row"], json["deleted"] == true),
+            (&json!(row), deleted)
+        );
+        assert_eq!(update.id, None, "{json}");
+    }
+    let id = events.until(names_both).await.id.context("an id")?;
+    drop(events);
+    let mut again = Events::open(at, &query, &[("last-event-id", &id)]).await;
+    let outcome = again.event("outcome").await.json();
+    assert_eq!(outcome["outcome"], "resumed", "{outcome}");
+    let beat = again.event("heartbeat").await.json();
+    assert!(beat["proved_at_ms"].is_number(), "{beat}");
+    // Who has been away since before gets what was deleted, too.
+    let mut old = Events::open(at, &query, &[("last-event-id", "1.other:1")]).await;
+    let added = old
+        .until(|block| {
+            block.is("snapshot")
+                && block.json()["position"]
+                    .as_str()
+                    .is_some_and(|at| at.starts_with("3."))
+        })
+        .await
+        .json();
+    assert_eq!(added["rows"]["a"]["deleted"], true, "{added}");
+    assert_eq!(added["rows"]["b"]["data"], 2, "{added}");
+    drop((again, old));
     node.drain().await
 }
 

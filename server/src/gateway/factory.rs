@@ -106,7 +106,7 @@ struct Laid<'a> {
 pub(super) struct Growth {
     pub(super) stream: String,
     pub(super) generations: Generations,
-    /// Dropped once they have been taken up, or can't be.
+    /// They have been taken up; dropped where they can't be.
     pub(super) done: oneshot::Sender<()>,
 }
 
@@ -326,12 +326,15 @@ impl Factory {
     pub(super) fn grow(&self, name: &str, generations: Generations) -> Option<Arc<Stream>> {
         let before = self.streams.get(name)?;
         let (config, topic, stop) = {
-            let mut made = self.all_made();
-            let made = made.get_mut(name)?;
+            let made = self.all_made();
+            let made = made.get(name)?;
             let topic = made.topic.clone()?;
-            made.config.partitions = generations.newest();
             (made.config.clone(), topic, made.stop.clone())
         };
+        // Another stream may have that name by now.
+        if !generations.counts().starts_with(before.generations.counts()) {
+            return None;
+        }
         before.misplaced.place(Placing::among(generations));
         let cached = self.caches.of(&config, &self.upstreams);
         let laid = Laid {

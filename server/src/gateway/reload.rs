@@ -125,7 +125,7 @@ impl Reloader {
         let Growth {
             stream: name,
             generations,
-            done: _done,
+            done,
         } = growth;
         let counts = generations.counts();
         let grown = self.factory.as_ref().and_then(|factory| {
@@ -147,6 +147,8 @@ impl Reloader {
         });
         join_all(asks).await;
         factory.adopt(&name, generations);
+        // The stream may have ended meanwhile.
+        done.send(()).unwrap_or_default();
         tracing::info!(
             stream = name,
             ?counts,

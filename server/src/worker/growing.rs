@@ -100,7 +100,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
 
     /// An event stream of one lane, with its ids in its frames, is about to have several: from now on they are vectors, in blocks of
     /// their own.
-    fn take_ids_apart(&mut self, key: Key) {
+    pub(super) fn take_ids_apart(&mut self, key: Key) {
         let Some(connection) = self.connections.peek(key) else {
             return;
         };

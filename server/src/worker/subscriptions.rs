@@ -138,6 +138,10 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             ));
         }
         let channel_no = self.channel_seat(wish.channel, now);
+        if partitions.len() > 1 {
+            // The stream may have grown since the connection was opened.
+            self.take_ids_apart(key);
+        }
         for partition in partitions {
             let from = match wish.token {
                 None => wish.without_token.clone(),

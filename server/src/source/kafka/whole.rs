@@ -18,7 +18,7 @@ use crate::{
 
 /// Between two looks at how many partitions a topic has …
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// … and after one that failed.
+/// … and after one that failed, or found too few.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many partitions a topic should have, and has: one look serves all of its readers and appenders.
@@ -41,6 +41,8 @@ pub struct Shape {
 #[derive(Debug)]
 struct Seen {
     at: Instant,
+    /// So long it counts.
+    holds_for: Duration,
     found: Option<u32>,
     /// Why nothing may be read, if nothing may.
     why: Option<String>,
@@ -48,12 +50,7 @@ struct Seen {
 
 impl Seen {
     fn holds(&self) -> bool {
-        let long = if self.found.is_some() {
-            LOOK_EVERY
-        } else {
-            LOOK_AGAIN
-        };
-        self.at.elapsed() < long
+        self.at.elapsed() < self.holds_for
     }
 }
 
@@ -120,8 +117,15 @@ impl Shape {
             return right;
         }
         let asked = self.cluster.partitions(&self.topic).await;
+        // A broker that has not heard of a growth yet may have been asked.
+        let enough = |found: &u32| *found >= self.expected().newest();
         let seen = Seen {
             at: Instant::now(),
+            holds_for: if asked.as_ref().is_ok_and(enough) {
+                LOOK_EVERY
+            } else {
+                LOOK_AGAIN
+            },
             found: asked.as_ref().ok().copied(),
             why: self.flaw(&asked),
         };
