@@ -14,6 +14,7 @@ mod changes;
 mod fence;
 mod join;
 mod letting_go;
+mod lineage;
 mod loading;
 mod misplaced;
 mod need;
@@ -397,6 +398,10 @@ impl Partition {
         self.applied = self.applied.max(fetch.upto);
         self.backing.applied(fetch);
         self.health.flaw = self.backing.flaw();
+        if self.backing.lacks_tombstones() {
+            self.misplaced.0.lineage.tear(self.settings.partition);
+        }
+        self.tell_lineage(&batch);
         if self.rename(fetch, now) {
             batch.clear();
         }
@@ -406,6 +411,29 @@ impl Partition {
         self.tail.push(batch, self.applied, self.health, now);
         self.come_to(fetch.head);
         self.forget_quiet(fetch.start, fetch.records.len());
+    }
+
+    /// Where deletes may be missing in some partition of the stream, all tell what they have: first all of it, then what changes.
+    fn tell_lineage(&self, batch: &[Arc<Shared>]) {
+        let lineage = &self.misplaced.0.lineage;
+        if !lineage.is_torn() || !self.backing.is_fold() {
+            return;
+        }
+        let here = self.settings.partition;
+        let note = |channel: &Channel| {
+            let homes = self.misplaced.0.moved(channel);
+            if let Some((view, homes)) = self.views.get(channel).zip(homes) {
+                lineage.note(here, channel, view.rows(), self.applied, &homes);
+            }
+        };
+        if lineage.has_all_of(here) {
+            let changed = batch.iter().map(|shared| &shared.update.change.channel);
+            let changed: HashSet<&Channel> = changed.collect();
+            changed.into_iter().for_each(note);
+        } else if self.applied >= self.backing.settled() {
+            self.views.keys().for_each(note);
+            self.misplaced.0.told_all(here);
+        }
     }
 
     /// What was read has made the fold another one than it was taken for: clients get it under that name. Nobody has been given any

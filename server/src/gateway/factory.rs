@@ -332,7 +332,10 @@ impl Factory {
             (made.config.clone(), topic, made.stop.clone())
         };
         // Another stream may have that name by now.
-        if !generations.counts().starts_with(before.generations.counts()) {
+        if !generations
+            .counts()
+            .starts_with(before.generations.counts())
+        {
             return None;
         }
         before.misplaced.place(Placing::among(generations));

@@ -68,8 +68,8 @@ impl Generations {
     }
 
     /// The partitions in which records of a channel may be, each once, oldest first, which is in the order of their numbers.
-    pub fn homes<'a>(&'a self, channel: &'a Channel) -> impl Iterator<Item = u32> + 'a {
-        let home = |count: &u32| partition_of(channel.name(), "", *count);
+    pub fn homes<'a>(&'a self, channel: &'a Channel) -> impl Iterator<Item = u32> + Clone + 'a {
+        let home = move |count: &u32| partition_of(channel.name(), "", *count);
         let mut last = None;
         self.counts()
             .iter()
@@ -101,6 +101,12 @@ impl Placing {
     pub fn first(self) -> Option<u32> {
         let first = self.0.as_ref().map(Generations::first);
         first.filter(|first| *first > 1)
+    }
+
+    /// The generations; none where nothing can be misplaced.
+    #[must_use]
+    pub const fn generations(&self) -> Option<&Generations> {
+        self.0.as_ref()
     }
 
     /// Where a channel that was found `here` belongs, if that is elsewhere: then who follows it does not look here, and

@@ -201,6 +201,11 @@ impl Backing {
         }
     }
 
+    /// Whether deletes may be missing that hide rows of older partitions.
+    pub(super) const fn lacks_tombstones(&self) -> bool {
+        matches!(self, Self::Fold(fold) if fold.lacks_tombstones)
+    }
+
     /// Why views are not whole, however new they are.
     pub(super) fn flaw(&self) -> Option<StaleReason> {
         match self {
@@ -274,12 +279,12 @@ impl Fold {
         } = &self.settings;
         // What is read on from there is proven as it comes.
         let is_early = self.gaps.upto() < self.since;
-        let counts = *needs_tombstones && !accepts_incomplete && self.flaw.is_none();
+        let known = self.flaw.is_some() || self.lacks_tombstones;
+        let counts = *needs_tombstones && !accepts_incomplete && !known;
         if counts && is_early && self.gaps.may_hide_tombstones(fetch, when, compaction) {
             self.lacks_tombstones = true;
-            self.flaw = Some(StaleReason::IncompleteHistory);
             tracing::warn!(
-                "this partition was added while others had rows already, and its older tombstones may be gone: what they deleted can't be told from what is there"
+                "this partition was added while others had rows already, and its older tombstones may be gone: channels that moved here are stale while an older partition has rows of which this one says nothing"
             );
         }
     }
@@ -288,7 +293,7 @@ impl Fold {
     /// lacks less.
     fn name(&self, epoch: &Epoch) -> Epoch {
         match (&self.log, self.flaw) {
-            (Some(_), Some(_)) if self.lacks_tombstones => fold_name(epoch, "t"),
+            _ if self.lacks_tombstones => fold_name(epoch, "t"),
             (Some((_, start)), Some(_)) => fold_name(epoch, &format!("s{start}")),
             _ => epoch.clone(),
         }

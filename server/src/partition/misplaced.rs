@@ -14,7 +14,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::model::{Channel, Freshness, FreshnessState, Placing, StaleReason};
+use super::lineage::Lineage;
+use crate::model::{Channel, Freshness, FreshnessState, Placing, Position, StaleReason};
 
 /// Channels that are remembered; beyond it all of the stream count.
 const CHANNELS_MAX: usize = 10_000;
@@ -23,6 +24,8 @@ const CHANNELS_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 pub struct Misplaced {
     placing: ArcSwap<Placing>,
+    /// Of channels that moved: which may show a row that is gone.
+    pub(super) lineage: Lineage,
     any: AtomicBool,
     /// And by which partition.
     found: Mutex<HashMap<Channel, u32>>,
@@ -60,6 +63,7 @@ impl Misplaced {
 
     /// A partition is read anew.
     pub(super) fn forget(&self, here: u32) {
+        self.lineage.forget(here);
         if self.any.load(Ordering::Acquire) {
             let mut found = self.found();
             found.retain(|_, by| *by != here);
@@ -77,17 +81,62 @@ impl Misplaced {
         found.contains_key(channel) || found.len() >= CHANNELS_MAX
     }
 
+    /// The partitions in which records of this channel are, where it has moved.
+    pub(super) fn moved(&self, channel: &Channel) -> Option<Vec<u32>> {
+        let placing = self.placing.load();
+        let homes: Vec<u32> = placing.generations()?.homes(channel).collect();
+        (homes.len() > 1).then_some(homes)
+    }
+
+    /// A partition has told all that it has of channels that moved.
+    pub(super) fn told_all(&self, here: u32) {
+        if let Some(generations) = self.placing.load().generations() {
+            self.lineage.told_all(here, generations);
+        }
+    }
+
+    /// Whether everything that this channel was in doubt for is known to whoever is here.
+    #[must_use]
+    pub fn is_whole_at(&self, channel: &Channel, here: &Position) -> bool {
+        let placing = self.placing.load();
+        let at = Some((here.partition, here.offset));
+        let doubts = |generations| self.lineage.doubts(channel, generations, at);
+        !placing.generations().is_some_and(doubts)
+    }
+
+    /// Whether deletes may be missing that hide rows which this channel has where it was before.
+    #[must_use]
+    pub fn is_torn_for(&self, channel: &Channel) -> bool {
+        let placing = self.placing.load();
+        let torn = |generations| self.lineage.is_torn_for(channel, generations);
+        placing.generations().is_some_and(torn)
+    }
+
+    /// Why this channel is not live, if its partitions are not enough to say that it is.
+    #[must_use]
+    pub fn flaw(&self, channel: &Channel) -> Option<StaleReason> {
+        let placing = self.placing.load();
+        let doubts = |generations| self.lineage.doubts(channel, generations, None);
+        if self.has(channel) {
+            Some(StaleReason::Misplaced)
+        } else if placing.generations().is_some_and(doubts) {
+            Some(StaleReason::IncompleteHistory)
+        } else {
+            None
+        }
+    }
+
     /// The freshness of this channel: what would be live is stale.
     #[must_use]
     pub fn seen_in(&self, freshness: Freshness, channel: &Channel) -> Freshness {
-        if freshness.state == FreshnessState::Live && self.has(channel) {
-            Freshness {
+        let live = freshness.state == FreshnessState::Live;
+        match self.flaw(channel).filter(|_| live) {
+            Some(reason) => Freshness {
                 state: FreshnessState::Stale,
-                reason: Some(StaleReason::Misplaced),
+                reason: Some(reason),
                 ..freshness
-            }
-        } else {
-            freshness
+            },
+            None => freshness,
         }
     }
 }

@@ -21,7 +21,8 @@ use super::{App, bad_path, problem::Problem};
 use crate::{
     auth::{Claims, Permission},
     model::{
-        Channel, Freshness, FreshnessState, Mode, Moment, Placement, Position, Row, RowId, Token,
+        Channel, Freshness, FreshnessState, Mode, Moment, Placement, Position, Row, RowId,
+        StaleReason, Token,
     },
     partition::{
         ViewAt,
@@ -371,7 +372,29 @@ fn freshness_of(
         age_ms: None,
         reason: None,
     });
-    stream.misplaced.seen_in(freshness, channel)
+    let freshness = stream.misplaced.seen_in(freshness, channel);
+    let is_live = freshness.state == FreshnessState::Live;
+    if is_live && stream.misplaced.is_torn_for(channel) && !speaks_of_all(parts) {
+        return Freshness {
+            state: FreshnessState::Stale,
+            reason: Some(StaleReason::IncompleteHistory),
+            ..freshness
+        };
+    }
+    freshness
+}
+
+/// Whether every row of an older part is one that a newer one speaks of: else it may have been deleted there.
+fn speaks_of_all(parts: &[ViewAt]) -> bool {
+    parts.iter().enumerate().all(|(at, part)| {
+        let newer = &parts[at + 1..];
+        let spoken = |id: &RowId| {
+            let mut newer = newer.iter();
+            newer.any(|part| part.snapshot.rows().contains_key(id))
+        };
+        let mut rows = part.snapshot.rows().iter();
+        newer.is_empty() || rows.all(|(id, row)| row.is_grave() || spoken(id))
+    })
 }
 
 fn write_view(

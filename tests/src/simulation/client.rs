@@ -326,6 +326,9 @@ impl Client {
                 return fail("is not the view of all its partitions");
             }
             for position in held.token.positions() {
+                if is_incomplete(position) {
+                    continue;
+                }
                 let life = Truth::life_of(position.epoch.as_str());
                 if life != truth.current() {
                     return fail("is in an epoch that is over");
@@ -437,6 +440,7 @@ impl Held {
             channel,
             at.offset.number(),
         );
+        let sent = rows.clone();
         if is_incomplete(&at) {
             rows.retain(|_, data| data != GRAVE);
             expected.retain(|_, data| data != GRAVE);
@@ -446,7 +450,8 @@ impl Held {
                 "a snapshot is not the view at {at}: {rows:?} for {expected:?}"
             ));
         }
-        self.rows.insert(at.partition, expected);
+        let shown = if is_incomplete(&at) { sent } else { expected };
+        self.rows.insert(at.partition, shown);
         self.token.advance(at);
         Ok(())
     }
@@ -586,20 +591,37 @@ impl Held {
                 }
             }
         }
+        let (mut whole, mut right) = (Rows::new(), Rows::new());
         for position in self.token.positions() {
             let life = Truth::life_of(position.epoch.as_str());
-            let expected = truth.fold(life, position.partition, channel, position.offset.number());
-            let shown = self
+            let mut expected =
+                truth.fold(life, position.partition, channel, position.offset.number());
+            let mut shown = self
                 .rows
                 .get(&position.partition)
                 .cloned()
                 .unwrap_or_default();
+            whole.extend(shown.clone());
+            right.extend(expected.clone());
+            if is_incomplete(position) {
+                shown.retain(|_, data| data != GRAVE);
+                expected.retain(|_, data| data != GRAVE);
+            }
             if mode == Mode::View && canonical(&shown) != canonical(&expected) {
                 return Err(format!(
                     "called live, but not the view at {position}: {shown:?} for {expected:?}"
                 ));
             }
         }
+        for rows in [&mut whole, &mut right] {
+            rows.retain(|_, data| data != GRAVE);
+        }
+        if mode == Mode::View && canonical(&whole) != canonical(&right) {
+            return Err(format!(
+                "called live, but not what its partitions come to: {whole:?} for {right:?}"
+            ));
+        }
+        self.incomplete = false;
         let proved_ms = message["proved_at_ms"].as_u64().ok_or("no proof")?;
         let proved = proved_ms / u64::try_from(TICK.as_millis()).unwrap_or(1);
         self.live_until = self.live_until.max(proved + ticks(LIVE_FOR));

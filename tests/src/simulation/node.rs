@@ -5,9 +5,10 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use tidegate::{
     auth::{Claims, GrantSpec, Permission},
     decode::{Decoder, KeyPart},
-    model::{Generations, Moment, Offset},
+    model::{Generations, Moment, Offset, Placing},
     partition::{
-        Answers, Backing, FenceReport, FenceSettings, FoldSettings, Next, Partition, Settings,
+        Answers, Backing, FenceReport, FenceSettings, FoldSettings, Misplaced, Next, Partition,
+        Settings,
         tail::{Tail, TailMax},
         task::Request,
     },
@@ -107,9 +108,13 @@ impl Node {
         caches: &[Cache],
         now: Moment,
     ) -> Self {
-        let of_partition = |partition: u32| lane(scene, partition, logs, caches);
-        let (lanes, handles): (Vec<_>, Vec<_>) = (0..scene.partitions).map(of_partition).unzip();
         let known = Generations::single(scene.partitions);
+        let misplaced = Arc::new(match scene.grows_to {
+            Some(_) => Misplaced::of(Placing::among(known)),
+            None => Misplaced::default(),
+        });
+        let of_partition = |partition: u32| lane(scene, partition, logs, caches, &misplaced);
+        let (lanes, handles): (Vec<_>, Vec<_>) = (0..scene.partitions).map(of_partition).unzip();
         let stream = Arc::new(Stream {
             name: STREAM.to_owned(),
             mode: scene.mode,
@@ -123,7 +128,7 @@ impl Node {
             })
             .into(),
             partitions: handles,
-            misplaced: Arc::default(),
+            misplaced,
             hindrance: watch::Sender::default(),
             poisons: Arc::default(),
             event_time: None,
@@ -254,7 +259,10 @@ impl Node {
             let known = self.stream.borrow().partitions.len();
             let grown = shape.known.grown(found).expect("a multiple");
             let numbers = u32::try_from(known).unwrap_or(u32::MAX)..found;
-            let lanes = numbers.map(|one| lane(&self.scene, one, &self.logs, &self.caches));
+            let misplaced = self.stream.borrow().misplaced.clone();
+            misplaced.place(Placing::among(grown));
+            let lanes =
+                numbers.map(|one| lane(&self.scene, one, &self.logs, &self.caches, &misplaced));
             let (lanes, handles): (Vec<_>, Vec<_>) = lanes.unzip();
             self.lanes.extend(lanes);
             let stream = self.stream.borrow().grown(grown, handles);
@@ -433,6 +441,7 @@ fn lane(
     partition: u32,
     logs: &[(Arc<EmbeddedLog>, Cleaned)],
     caches: &[Cache],
+    misplaced: &Arc<Misplaced>,
 ) -> (Lane, PartitionHandle) {
     let (log, cleaned) = &logs[partition as usize];
     let tail = Tail::new(TailMax {
@@ -471,6 +480,7 @@ fn lane(
         (false, _) => Backing::from(log.clone()),
     };
     let core = Partition::new(settings, decoder, backing, tail.clone());
+    let core = core.placed(misplaced.clone());
     let handle = PartitionHandle {
         tail,
         requests: sender,

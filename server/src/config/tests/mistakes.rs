@@ -185,9 +185,9 @@ fn streams_are_checked() {
         stream(&format!("partitions = [2, 4]\n{kafka}"))
     );
     for (written, found, expected) in [
-        (stream("partitions = []"), "[]", counts),
-        (stream("partitions = [4, 6]"), "[4, 6]", counts),
-        (stream("partitions = [512, 2048]"), "[512, 2048]", counts),
+        (stream("partitions = []"), "an array", counts),
+        (stream("partitions = [4, 6]"), "an array", counts),
+        (stream("partitions = [512, 2048]"), "an array", counts),
         (
             stream("partitions = [2, 4]"),
             "[2, 4]",

@@ -151,7 +151,7 @@ fn of_a_row_the_newest_partition_is_right_that_has_said_anything_of_it() {
         assert_eq!(watched.hear(&format!("{{{said}}}")), Told::Nothing);
         assert_eq!(watched.rows(), rows, "{said}");
     }
-    assert_eq!(watched.view.token(), "1.e:9,3.e:4");
+    assert_eq!(watched.view.token(), "0.e:5,1.e:9,3.e:4");
 }
 
 #[test]
