@@ -17,10 +17,10 @@ run-kafka: ## The same board on Kafka and Redis: a materializer and two nodes, a
 	@tools/setup.sh run kafka redis && cargo build --release --locked -p tidegate --features kafka && exec tools/run-kafka.sh
 
 test: ## Every behaviour, in a real browser too
-	@tools/setup.sh run test kafka redis && tools/test.sh fmt clippy rust model board browser
+	@tools/setup.sh run test kafka redis && tools/test.sh fmt clippy rust model board sdk browser
 
 test-full: ## The same, a delivery's instructions, the model at length, ten minutes of faults, a soak, a minute of fuzzing for each decoder
-	@tools/setup.sh run test kafka redis instructions && tools/test.sh fmt clippy doc rust model-full board browser fleet instructions soak fuzz
+	@tools/setup.sh run test kafka redis instructions && tools/test.sh fmt clippy doc rust model-full board sdk browser fleet instructions soak fuzz
 
 check: ## What needs no browser: format, lints, documentation, tests in Rust
 	@tools/setup.sh run lint kafka redis && tools/test.sh fmt clippy doc rust

@@ -7,7 +7,8 @@
 #   fleet            the fleet's oracle: it finds five seeded bugs; without a cache and with one, each fault in turn, the long
 #                    ones, and FLEET_SECONDS (600) of them at random; with three brokers, with sentinels, with a cluster
 #                    of Redis, what only these have
-#   board browser    the board's unit tests; the board in Chromium, before a gateway
+#   board browser    the board's unit tests; the board and the SDK in Chromium, before a gateway
+#   sdk              the SDK: types, units, properties, size, the packed package, a gateway that is killed and paused
 #   instructions     the instructions of a delivery, beside those of the last release
 #   soak             two minutes of coming and going: memory, descriptors, losses
 #   fuzz             each target of tests/fuzz for FUZZ_SECONDS (60)
@@ -107,8 +108,16 @@ fleet() {
 
 board() { (cd client-js/board && node --test --test-reporter=tap); }
 
+# sdk: before the gateway that TIDEGATE_BIN names, else the one of this tree.
+sdk() {
+  [ -n "${TIDEGATE_BIN:-}" ] || cargo build --locked --bins -p tidegate || return
+  (cd client-js && npm ci --ignore-scripts --no-audit --no-fund &&
+    TIDEGATE_BIN="${TIDEGATE_BIN:-$target/debug/tidegate}" npm test)
+}
+
 browser() {
   cargo build --locked --bins -p tidegate -p tidegate-tests || return
+  (cd client-js && npm ci --ignore-scripts --no-audit --no-fund && npm run build) || return
   (cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund) || return
   CHROMIUM=$(command -v "${CHROMIUM:-chromium}") || return
   export CHROMIUM
@@ -127,7 +136,7 @@ for kind in "$@"; do
     runner rust 's/^test result: .* \([0-9]*\) passed;.*/\1/p' 's/^test result: .* \([0-9]*\) failed;.*/\1/p' \
       cargo test --workspace --locked --no-fail-fast
     ;;
-  board | browser) runner "$kind" 's/^# pass \([0-9]*\)$/\1/p' 's/^# fail \([0-9]*\)$/\1/p' "$kind" ;;
+  board | sdk | browser) runner "$kind" 's/^# pass \([0-9]*\)$/\1/p' 's/^# fail \([0-9]*\)$/\1/p' "$kind" ;;
   model) runner model "$COUNT_PASSED" "$COUNT_FAILED" model 10 ;;
   model-full) runner model-full "$COUNT_PASSED" "$COUNT_FAILED" model "$MODEL_SEEDS" ;;
   fleet) runner fleet "$COUNT_PASSED" "$COUNT_FAILED" fleet ;;

@@ -4,6 +4,7 @@
 //! knows: who serves them. In the embedded engine the cache is folded under the log's own lock, so its position is the
 //! log's head: whoever reads it is usually ahead of the node's partition, which the fence join of `partition.rs` expects.
 
+pub mod copies;
 pub mod redis;
 
 use std::collections::{HashMap, VecDeque};

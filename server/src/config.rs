@@ -9,6 +9,7 @@
 
 mod access;
 mod cache;
+mod copies;
 mod embedded;
 mod files;
 mod kafka;
@@ -34,6 +35,7 @@ use std::{
 
 pub use access::{AccessConfig, ApiKeyConfig, Grant, JwtAlgorithm, JwtKeyConfig, Permission};
 pub use cache::CacheConfig;
+pub use copies::CopiesConfig;
 pub use embedded::{EmbeddedConfig, Sync};
 pub use kafka::{KafkaConfig, KafkaSasl, KafkaSecurity, KafkaTls, SaslMechanism};
 pub use listen::{AdminConfig, ListenConfig};
@@ -67,6 +69,8 @@ pub struct Config {
     pub embedded: EmbeddedConfig,
     /// The Redis that views are folded into and read from.
     pub cache: CacheConfig,
+    /// Where the node keeps copies of its views.
+    pub copies: CopiesConfig,
     /// What this process is, at least one thing, each once; default: a gateway.
     pub roles: Vec<Role>,
     /// How those share their work that fold streams into the cache.
@@ -89,6 +93,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             embedded: EmbeddedConfig::default(),
             cache: CacheConfig::default(),
+            copies: CopiesConfig::default(),
             roles: vec![Role::Gateway],
             materializer: MaterializerConfig::default(),
             streams: Vec::new(),
@@ -196,6 +201,7 @@ impl Config {
             limits: root.within("limits", LimitsConfig::read),
             embedded: root.within("embedded", EmbeddedConfig::read),
             cache: root.within("cache", CacheConfig::read),
+            copies: root.within("copies", CopiesConfig::read),
             materializer: root.within("materializer", MaterializerConfig::read),
             roles: materializer::read_roles(&mut root),
             creates_streams: streams.is_none(),

@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     auth::Claims,
@@ -38,6 +38,10 @@ struct Event<'a> {
     data: &'a RawValue,
 }
 
+/// Between two attempts to publish a record that was refused for a while.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// Replays until the node stops.
 pub async fn replay(publisher: Arc<Publisher>, claims: Arc<Claims>) {
     let events: Vec<Event<'static>> = EVENTS
@@ -47,11 +51,7 @@ pub async fn replay(publisher: Arc<Publisher>, claims: Arc<Claims>) {
     let Some(first) = events.first().map(|event| event.ts + OPENS_AFTER_MS) else {
         return;
     };
-    let mut player = Player {
-        publisher,
-        claims,
-        flow: Flow::default(),
-    };
+    let mut player = Player { publisher, claims };
     loop {
         let (start, mut rows) = (Instant::now(), HashSet::new());
         let mut minute = first / MINUTE_MS;
@@ -87,7 +87,6 @@ fn scaled(after_ms: i64) -> Duration {
 struct Player {
     publisher: Arc<Publisher>,
     claims: Arc<Claims>,
-    flow: Flow,
 }
 
 impl Player {
@@ -97,24 +96,27 @@ impl Player {
             quoted(channel),
             quoted(row)
         );
-        let Ok(stream) = self.publisher.stream(STREAM, &self.claims) else {
-            return;
-        };
-        let record = self.publisher.read(&stream, line.as_bytes());
-        let flow = &mut self.flow;
+        let mut told = false;
+        while let Some(pause) = self.refused(line.as_bytes(), &mut told).await {
+            sleep(pause).await;
+        }
+    }
+
+    /// Publishes a record; where it was refused, after which time it is to be sent again. While the log is away the day waits for it.
+    async fn refused(&mut self, line: &[u8], told: &mut bool) -> Option<Duration> {
+        let stream = self.publisher.stream(STREAM, &self.claims).ok()?;
+        let record = self.publisher.read(&stream, line);
+        // What was refused is sent again, before anything else: no later record has to wait for it.
+        let flow = &mut Flow::default();
         let appending = self
             .publisher
             .append(&stream, &self.claims, flow, vec![record]);
-        for answer in appending.await {
-            if let Err(refusal) = answer {
-                tracing::warn!(
-                    channel,
-                    row,
-                    refusal = refusal.message,
-                    "the demo's record was refused"
-                );
-            }
+        let refusal = appending.await.into_iter().find_map(Result::err)?;
+        if !std::mem::replace(told, true) {
+            tracing::warn!(refusal = refusal.message, "the demo's record was refused");
         }
+        let pause = Duration::from_millis(refusal.retry_after_ms?);
+        Some(pause.clamp(PAUSE_MIN, PAUSE_MAX))
     }
 
     async fn set_clock(&mut self, minute: i64) {

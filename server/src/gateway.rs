@@ -7,6 +7,7 @@ mod access;
 mod app;
 mod cache;
 mod canary;
+mod copies;
 mod engine;
 mod factory;
 mod heap;
@@ -47,6 +48,7 @@ use crate::{
     upstream::Upstreams,
 };
 use canary::Canaries;
+use copies::Keepsakes;
 pub use factory::MakeError;
 use factory::{Factory, Ground};
 use materializers::Materializers;
@@ -77,6 +79,9 @@ pub enum StartError {
     /// A stream can't be made.
     #[error(transparent)]
     Stream(#[from] MakeError),
+    /// Views can't be copied where they should be.
+    #[error("copies.dir: {0}")]
+    Copies(String),
     /// The cache's options make no sense.
     #[error("cache: {0}")]
     Cache(String),
@@ -190,7 +195,8 @@ impl Gateway {
         let serves = config.roles.contains(&Role::Gateway);
         let engine = engine.map_or_else(|| own_engine(config, serves), Ok)?;
         let materializers = Materializers::new(config, ground.clone());
-        let factory = Factory::new(config, engine.clone(), streams.clone(), ground);
+        let keepsakes = Keepsakes::open(&config.copies)?;
+        let factory = Factory::new(config, engine.clone(), streams.clone(), ground, keepsakes);
         let factory = Arc::new(factory);
         if serves {
             for stream in config.streams.iter().chain(&engine::kept(config, &engine)?) {

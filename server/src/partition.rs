@@ -11,6 +11,7 @@ mod awaited;
 mod backfill;
 mod backing;
 mod changes;
+mod copying;
 mod fence;
 mod join;
 mod letting_go;
@@ -37,6 +38,7 @@ use std::{
 pub use answer::{Answers, Way};
 use awaited::Awaited;
 pub use backing::Backing;
+pub use copying::{CopyReport, Copying};
 pub use fence::{FenceReport, FenceSettings, Next};
 pub use join::Load;
 pub use loading::Cached;

@@ -6,6 +6,7 @@ use serde_json::json;
 use tidegate_tests::{
     gateway::{Node, SOON, Setup, found},
     http,
+    services::kafka::Kafka,
     websocket::Client,
     wire,
 };
@@ -127,4 +128,20 @@ async fn a_node_that_leaves_takes_its_row_with_it() -> anyhow::Result<()> {
     node.drain().await?;
     assert_eq!(rows(), Some(0));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_through_kafka_is_measured_too() -> anyhow::Result<()> {
+    let kafka = Kafka::shared().await?;
+    kafka.create_topic("canaries", 4, &[]).await?;
+    let stream = format!(
+        "canary = \"100ms\"\npartitions = 4\n\
+         source = {{ kind = \"kafka\", brokers = [\"{}\"], topic = \"canaries\" }}",
+        kafka.address()
+    );
+    let node = Setup::new().open().stream("board", &stream).start()?;
+    came(&node, "board", 3.0).await?;
+    let sum = metric(&node, "canary_freshness_seconds_sum", "board").await?;
+    assert!(sum.is_some_and(|sum| sum > 0.0), "{sum:?}");
+    node.drain().await
 }

@@ -267,47 +267,6 @@ async fn a_cache_that_is_gone_costs_resident_views_nothing_and_heals_by_itself()
 }
 
 #[tokio::test]
-async fn many_who_ask_for_cold_channels_cost_one_read_of_each() -> anyhow::Result<()> {
-    // 10,000 subscriptions.
-    const CHANNELS: usize = 100;
-    const CLIENTS: usize = 100;
-    let kafka = Kafka::shared().await?;
-    let mut fold = Fold::new(kafka, "fence-cold").await?;
-    let names: Vec<_> = (0..CHANNELS).map(|number| format!("c{number}")).collect();
-    let records: Vec<_> = names
-        .iter()
-        .map(|name| (name.as_str(), "row", Some("1")))
-        .collect();
-    fold.both(&records).await?;
-    let node = fold.node("")?;
-    let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
-        let mut client = Client::connect(&node).await?;
-        for (id, name) in (1u64..).zip(&names) {
-            let channel = format!("board/{name}");
-            client
-                .send(&json!({"id": id, "op": "subscribe", "channel": channel}))
-                .await?;
-        }
-        clients.push(client);
-    }
-    for client in &mut clients {
-        for _ in 0..CHANNELS {
-            let snapshot = next(client, "snapshot").await?;
-            assert_eq!(rows(&snapshot), json!({"row": 1}), "{snapshot}");
-        }
-    }
-    let cache = cache_of(&node).await?;
-    assert_eq!(
-        (&cache["loads"], &cache["failed_loads"]),
-        (&json!(CHANNELS), &json!(0)),
-        "{cache}"
-    );
-    drop(clients);
-    node.drain().await
-}
-
-#[tokio::test]
 async fn a_large_view_is_read_page_by_page_and_then_followed() -> anyhow::Result<()> {
     const ROWS: usize = 2_500;
     let kafka = Kafka::shared().await?;

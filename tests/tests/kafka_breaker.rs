@@ -109,3 +109,53 @@ async fn a_cluster_that_hangs_costs_its_callers_nothing_and_comes_back_by_itself
     drop(client);
     node.drain().await
 }
+
+#[tokio::test]
+async fn one_broker_that_hangs_holds_up_its_own_partitions_only() -> anyhow::Result<()> {
+    let kafka = Kafka::start_behind(&[vec![], vec![], vec![]]).await?;
+    kafka.create_topic("one-hangs", 4, &[]).await?;
+    let node = on(&kafka, "one-hangs").start()?;
+    let partitions = async || {
+        let page = http::get(node.gateway.admin_address(), "/inspect/partitions").await?;
+        anyhow::Ok(
+            page.json()?["partitions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default(),
+        )
+    };
+    let live = |partition: &Value| partition["freshness"]["state"] == "live";
+    found("all partitions are live", async || {
+        Ok(partitions().await?.iter().all(live).then_some(()))
+    })
+    .await?;
+    let frozen = kafka.leader_of("one-hangs", 0).await?;
+    kafka.freeze_one(frozen);
+    let failures = |partition: &Value| partition["task"]["failed_fetches"].as_u64().unwrap_or(0);
+    let seen = found("what it leads has failed often", async || {
+        let seen = partitions().await?;
+        Ok((failures(&seen[0]) >= 5).then_some(seen))
+    })
+    .await?;
+    assert!(!live(&seen[0]), "{seen:?}");
+    let mut of_others = 0;
+    for (partition, number) in seen.iter().zip(0..) {
+        if kafka.leader_of("one-hangs", number).await? != frozen {
+            of_others += 1;
+            assert!(live(partition) && failures(partition) == 0, "{partition}");
+        }
+    }
+    assert!(of_others > 0);
+    let breaker = breaker(&node).await?;
+    assert_eq!(
+        (&breaker["state"], &breaker["openings"]),
+        (&json!("closed"), &json!(0)),
+        "{breaker}"
+    );
+    kafka.thaw();
+    found("all partitions are live again", async || {
+        Ok(partitions().await?.iter().all(live).then_some(()))
+    })
+    .await?;
+    node.drain().await
+}

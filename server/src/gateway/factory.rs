@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     cache::{self, Caches},
+    copies::Keepsakes,
     engine::new_epoch,
     kafka::{self, Topic},
 };
@@ -30,7 +31,7 @@ use crate::{
     partition::{
         Backing, Cached, Misplaced, Partition, Reads, Settings,
         tail::{Tail, TailMax},
-        task::{self, Request},
+        task::{self, Beside, Request},
     },
     source::{
         Source,
@@ -74,6 +75,7 @@ pub(super) struct Factory {
     stop: CancellationToken,
     defaults: StreamConfig,
     caches: Caches,
+    keepsakes: Keepsakes,
     upstreams: Arc<Upstreams>,
     replay_records: usize,
     hold: Duration,
@@ -135,7 +137,7 @@ pub(super) enum Reader {
 struct Start {
     partition: Partition,
     source: Reader,
-    cached: Option<Cached>,
+    beside: Beside,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -146,6 +148,7 @@ impl Factory {
         engine: Arc<Engine>,
         streams: Arc<Streams>,
         ground: Ground,
+        keepsakes: Keepsakes,
     ) -> Self {
         let Ground {
             clock,
@@ -164,6 +167,7 @@ impl Factory {
             stop,
             defaults: config.stream_defaults.clone(),
             caches: Caches::of_config(&config.cache),
+            keepsakes,
             upstreams,
             replay_records: config.limits.replay_records,
             hold: config.limits.resume_hold,
@@ -465,15 +469,22 @@ impl Factory {
         if let Some(rows) = config.default_rows() {
             partition = partition.with_default(&rows);
         }
+        let copying = self.keepsakes.of(config, number);
+        if copying.is_some() {
+            partition = partition.with_copy();
+        }
         #[cfg(feature = "seeded-bugs")]
         let partition = partition.with_bug(config.seeded_bug);
         let start = Start {
             partition,
             source,
-            cached: laid.cached.clone().map(|cache| Cached {
-                cache,
-                partition: number,
-            }),
+            beside: Beside {
+                cached: laid.cached.clone().map(|cache| Cached {
+                    cache,
+                    partition: number,
+                }),
+                copying,
+            },
             requests: taken,
         };
         let handle = PartitionHandle {
@@ -495,19 +506,19 @@ impl Factory {
         let Start {
             partition,
             source,
-            cached,
+            beside,
             requests,
         } = start;
         let hand = hindrance.subscribe();
         match source {
             Reader::Embedded(source) => {
                 let source = Hindered::new(source, hand, self.clock);
-                self.drive((partition, source, requests), cached, reads, stop);
+                self.drive((partition, source, requests), beside, reads, stop);
             }
             #[cfg(feature = "kafka")]
             Reader::Kafka(source) => {
                 let source = Hindered::new(*source, hand, self.clock);
-                self.drive((partition, source, requests), cached, reads, stop);
+                self.drive((partition, source, requests), beside, reads, stop);
             }
         }
     }
@@ -523,14 +534,14 @@ impl Factory {
     fn drive(
         &self,
         (partition, source, requests): (Partition, impl Source, mpsc::Receiver<Request>),
-        cached: Option<Cached>,
+        beside: Beside,
         reads: Reads,
         stop: &CancellationToken,
     ) {
         let run = task::run(
             partition,
             source,
-            cached,
+            beside,
             requests,
             self.clock,
             reads,

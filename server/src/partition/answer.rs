@@ -265,8 +265,8 @@ impl Partition {
     /// The encoding that others use already is good enough where it is not behind `seen`.
     fn view(&mut self, channel: &Channel, seen: Offset, now: Moment) -> Option<Arc<Snapshot>> {
         let here = self.at(self.applied)?;
-        if let Some(rows) = self.standing() {
-            let encodings = &self.held.encodings;
+        if let Some(standing) = self.standing() {
+            let (rows, encodings) = (standing.rows(channel)?, &self.held.encodings);
             return Some(Snapshot::new(
                 channel.clone(),
                 here,
@@ -311,7 +311,7 @@ impl Partition {
         self.view(channel, Offset::BEFORE_ALL, now)?;
         let view = self.views.get(channel).map(View::rows);
         let rows = view
-            .or_else(|| self.standing())
+            .or_else(|| self.standing()?.rows(channel))
             .cloned()
             .unwrap_or_default();
         Some(ViewAt {

@@ -40,11 +40,22 @@ pub struct Proof {
     pub head: Offset,
 }
 
+/// What is shown was the log's end this long before a moment, says an earlier process. That is no proof: nothing becomes live by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastKnown {
+    /// At this moment …
+    pub at: Moment,
+    /// … it was so old.
+    pub age: Duration,
+}
+
 /// How a partition is doing, as far as freshness is concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// The newest proof.
     pub proof: Option<Proof>,
+    /// Where there is none: of what age the last that is known is.
+    pub last_known: Option<LastKnown>,
     /// Why there are no newer ones, where the source says why.
     pub trouble: Option<StaleReason>,
     /// Why its views are not whole, however new they are.
@@ -63,9 +74,10 @@ impl Health {
         expect_every: Option<Duration>,
         now: Moment,
     ) -> Freshness {
-        let age = self.proof.map(|proof| now.since(proof.asked_at));
+        let proven = self.proof.map(|proof| now.since(proof.asked_at));
+        let last_known = self.last_known.map(|known| known.age + now.since(known.at));
         let silent = expect_every.is_some_and(|every| now.since(self.last_record_at) > every);
-        let (state, reason) = match (age, self.trouble) {
+        let (state, reason) = match (proven, self.trouble) {
             (Some(age), _) if age <= slo && self.flaw.is_some() => {
                 (FreshnessState::Stale, self.flaw)
             }
@@ -75,10 +87,13 @@ impl Health {
                 FreshnessState::Stale,
                 Some(trouble.unwrap_or(StaleReason::Lagging)),
             ),
+            (None, Some(trouble)) if last_known.is_some() => (FreshnessState::Stale, Some(trouble)),
             (None, Some(trouble)) => (FreshnessState::Unavailable, Some(trouble)),
             (None, None) => (FreshnessState::CatchingUp, Some(StaleReason::Lagging)),
         };
-        let age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let age_ms = proven
+            .or(last_known)
+            .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         Freshness {
             state,
             age_ms,

@@ -9,7 +9,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Answers, Cached, FenceReport, Join, Partition, Reads, Skipped, ViewAt,
+    Answers, Cached, Copying, FenceReport, Join, Partition, Reads, Skipped, ViewAt,
+    copying::{Copier, CopyReport},
     loading::{Loading, Says},
     need::Need,
 };
@@ -118,6 +119,9 @@ pub struct Inspection {
     /// The cache that its views are read from, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<FenceReport>,
+    /// The copy of its views on the disk, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyReport>,
 }
 
 /// What is wrong with a partition's source.
@@ -164,19 +168,30 @@ struct Watcher {
     reply: oneshot::Sender<ViewAt>,
 }
 
+/// What a partition has beside its log.
+#[derive(Default)]
+pub struct Beside {
+    /// The cache that its views are read from.
+    pub cached: Option<Cached>,
+    /// How its views are copied to the disk.
+    pub copying: Option<Copying>,
+}
+
 /// Runs a partition until it is cancelled.
 pub async fn run<S: Source>(
     partition: Partition,
     source: S,
-    cached: Option<Cached>,
+    beside: Beside,
     requests: mpsc::Receiver<Request>,
     clock: Clock,
     reads: Reads,
     stop: CancellationToken,
 ) {
-    let task = Task {
+    let copier = |copying| Copier::new(copying, clock.now());
+    let mut task = Task {
         partition,
-        loading: Loading::new(cached, &source),
+        loading: Loading::new(beside.cached, &source),
+        copier: beside.copying.map(copier),
         source,
         requests,
         taken: Vec::new(),
@@ -192,12 +207,16 @@ pub async fn run<S: Source>(
         () = stop.cancelled() => {}
         () = task.run() => {}
     }
+    if let Some(copier) = &mut task.copier {
+        copier.finish(&task.partition, clock).await;
+    }
 }
 
 struct Task<S> {
     partition: Partition,
     source: S,
     loading: Loading<S>,
+    copier: Option<Copier>,
     requests: mpsc::Receiver<Request>,
     taken: Vec<Request>,
     watchers: Vec<Watcher>,
@@ -220,7 +239,7 @@ struct Pace {
 
 impl<S: Source> Task<S> {
     /// Returns when nobody can ask it anything any more.
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let mut rests = self.need.is_by_need() && self.looks_well().await;
         loop {
             if rests && self.rest().await.is_none() {
@@ -230,6 +249,7 @@ impl<S: Source> Task<S> {
             while let Some(says) = self.loading.ready() {
                 self.hear(says);
             }
+            self.look_at_copy().await;
             self.look_again();
             // Answered behind a fetch that was sent after they came: so the first proof goes out with the answer.
             self.take_all();
@@ -263,6 +283,9 @@ impl<S: Source> Task<S> {
 
     /// Reads nothing until somebody needs it; none when nobody can ask any more.
     async fn rest(&mut self) -> Option<()> {
+        if let Some(copier) = &mut self.copier {
+            copier.look_now(&self.partition, self.clock);
+        }
         let now = self.clock.now();
         self.need.rest(now);
         self.partition.rest(now);
@@ -290,6 +313,19 @@ impl<S: Source> Task<S> {
         // What they have already says where the log is begun.
         self.take_all();
         Some(())
+    }
+
+    /// Copies what is due to be; where nothing can be known, what an earlier process copied is taken.
+    async fn look_at_copy(&mut self) {
+        let Some(copier) = &mut self.copier else {
+            return;
+        };
+        copier.look(&self.partition, self.clock);
+        if self.partition.wants_copy(self.clock.now()) {
+            let copied = copier.read().await;
+            let (now, now_ms) = (self.clock.now(), self.clock.wall_ms());
+            self.partition.take_copy(copied, now, now_ms);
+        }
     }
 
     fn take_all(&mut self) {
@@ -474,6 +510,10 @@ impl<S: Source> Task<S> {
             wakings: self.need.wakings(),
             answers: partition.answers(),
             cache: partition.fence_report(),
+            copy: self
+                .copier
+                .as_ref()
+                .map(|copier| copier.report(self.clock.now())),
         }
     }
 }

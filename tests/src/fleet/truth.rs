@@ -191,6 +191,13 @@ impl Truth {
         });
     }
 
+    /// The first place of a stream of which the reader has not read what was acknowledged there.
+    pub(super) fn first_unread(&self, (stream, life): (usize, usize)) -> Option<(u32, u64)> {
+        let life = self.lives[stream].get(life)?;
+        let mut known = life.acknowledged.keys();
+        known.find(|at| !life.read.contains_key(at)).copied()
+    }
+
     /// Acknowledged records that the reader has not read.
     pub(super) fn unread(&self) -> usize {
         let lives = self.lives.iter().flatten();

@@ -17,7 +17,11 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     producer::{DeliveryFuture, FutureProducer, FutureRecord},
 };
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     client::Clock,
@@ -107,6 +111,8 @@ impl Desk {
             .set("log_level", "0")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "250")
+            // A broker that stands still for long is asked anew, not waited for.
+            .set("socket.timeout.ms", "5000")
             .set("topic.metadata.refresh.interval.ms", "2000");
         config
     }
@@ -264,15 +270,31 @@ pub(super) fn record_of(
     Some((channel, row, value.and_then(number)))
 }
 
+/// So often a reader looks whether it gets on …
+const READER_LOOK: Duration = Duration::from_secs(2);
+/// … and is made anew after so many looks at which it did not.
+const READER_LOOKS: u32 = 5;
+
 /// Reads along with a stream until the run ends; a thread of its own.
 pub(super) fn read_along(desk: &Desk, stream: usize) -> anyhow::Result<()> {
     let duties = desk.duties[stream].subscribe();
     let of = &desk.scene.streams[stream];
     let mut reader = None::<(usize, BaseConsumer)>;
+    let (mut looked, mut unread, mut stuck) = (Instant::now(), None, 0);
     loop {
         let duty = *duties.borrow();
         if duty.ends {
             return Ok(());
+        }
+        // After a broker stood still for long the library may never again ask for a partition.
+        if looked.elapsed() >= READER_LOOK {
+            looked = Instant::now();
+            let first = desk.truth.lock().first_unread((stream, duty.life));
+            let same = first.is_some() && first == unread;
+            (unread, stuck) = (first, if same { stuck + 1 } else { 0 });
+            if stuck >= READER_LOOKS {
+                (reader, stuck) = (None, 0);
+            }
         }
         if reader.as_ref().is_none_or(|(life, _)| *life != duty.life) {
             reader = Some((duty.life, desk.reader(of)?));

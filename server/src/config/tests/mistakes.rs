@@ -42,13 +42,13 @@ fn each_mistake_is_told_with_its_place() {
     check(
         "[sesion]",
         &[
-            "sesion: found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, materializer, roles",
+            "sesion: found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, copies, materializer, roles",
         ],
     );
     check(
         "\"a\\nb\" = 1",
         &[
-            "\"a\\nb\": found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, materializer, roles",
+            "\"a\\nb\": found an unknown key, expected one of streams, listen, admin, access, session, limits, embedded, cache, copies, materializer, roles",
         ],
     );
     check(
@@ -132,6 +132,7 @@ fn streams_are_checked() {
             "streams[0].eager: found false, expected true, or nothing: an embedded log is in this process and always read",
         ],
     );
+    #[cfg(feature = "kafka")]
     check(
         &stream("source = { kind = \"kafka\" }"),
         &[

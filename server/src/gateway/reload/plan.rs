@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::config::{
-    AccessConfig, AdminConfig, CacheConfig, Config, EmbeddedConfig, LimitsConfig, ListenConfig,
-    MaterializerConfig, SessionConfig, StreamConfig,
+    AccessConfig, AdminConfig, CacheConfig, Config, CopiesConfig, EmbeddedConfig, LimitsConfig,
+    ListenConfig, MaterializerConfig, SessionConfig, StreamConfig,
 };
 
 /// The key id of who has no token, as claims have it.
@@ -71,6 +71,7 @@ pub(super) fn plan(
     limits(&mut seen, &old.limits, &new.limits);
     embedded(&mut seen, &old.embedded, &new.embedded);
     cache(&mut seen, &old.cache, &new.cache);
+    copies(&mut seen, &old.copies, &new.copies);
     seen.fixed("roles", &old.roles, &new.roles);
     materializer(&mut seen, &old.materializer, &new.materializer);
     if old.creates_streams != new.creates_streams {
@@ -234,6 +235,14 @@ fn cache(seen: &mut Differences, old: &CacheConfig, new: &CacheConfig) {
     seen.fixed("cache.ca_file", ca_pem, &new.ca_pem);
     seen.fixed("cache.prefix", prefix, &new.prefix);
     seen.fixed("cache.timeout", timeout, &new.timeout);
+}
+
+/// Partitions were begun with these.
+fn copies(seen: &mut Differences, old: &CopiesConfig, new: &CopiesConfig) {
+    let CopiesConfig { dir, every, bytes } = old;
+    seen.fixed("copies.dir", dir, &new.dir);
+    seen.fixed("copies.every", every, &new.every);
+    seen.fixed("copies.bytes", bytes, &new.bytes);
 }
 
 /// Its membership of the groups was begun with these.

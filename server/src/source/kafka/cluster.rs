@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -19,7 +19,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::{KafkaError, error::check, next_to, secure::Security, wire::Connection};
@@ -56,6 +56,8 @@ pub struct KafkaCluster {
     known: Mutex<Vec<String>>,
     newest: Mutex<Newest>,
     next: AtomicUsize,
+    /// When any of its brokers answered last.
+    answered: Mutex<Option<Instant>>,
     pub(super) upstream: Arc<Upstream>,
 }
 
@@ -112,6 +114,7 @@ impl KafkaCluster {
             known: Mutex::default(),
             newest: Mutex::default(),
             next: AtomicUsize::new(0),
+            answered: Mutex::default(),
             upstream: upstreams.open(name, limits),
             settings,
         }
@@ -165,14 +168,35 @@ impl KafkaCluster {
     ) -> Result<T, KafkaError> {
         let permit = self.upstream.try_acquire()?;
         let Ok(result) = timeout(self.settings.timeout, asking).await else {
-            permit.timed_out();
+            if self.answers_others() {
+                permit.declined();
+            } else {
+                permit.timed_out();
+            }
             return Err(KafkaError::Late(self.settings.timeout));
         };
         permit.settle(match &result {
-            Ok(_) => Verdict::Answered,
-            Err(error) => error.verdict(),
+            Ok(_) => {
+                *self.answered() = Some(Instant::now());
+                Verdict::Answered
+            }
+            Err(error) => match error.verdict() {
+                Verdict::Failed(_) if self.answers_others() => Verdict::Declined,
+                verdict => verdict,
+            },
         });
         result
+    }
+
+    /// Whether somebody was answered while a call of now may have waited. Then one broker does not answer, and the cluster is there:
+    /// its breaker would hold up the partitions that others lead.
+    fn answers_others(&self) -> bool {
+        self.answered()
+            .is_some_and(|at| at.elapsed() < self.settings.timeout)
+    }
+
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connects to a partition's leader.
