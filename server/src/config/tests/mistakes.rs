@@ -182,7 +182,7 @@ fn streams_are_checked() {
                   moves must never come back";
     let kafka = "source = { kind = \"kafka\", brokers = [\"k:9092\"], topic = \"t\" }";
     let cached = format!(
-        "[cache]\nredis = [\"r:6379\"]\n{}",
+        "[cache]\nredis = [\"redis://r:6379\"]\n{}",
         stream(&format!("partitions = [2, 4]\n{kafka}"))
     );
     for (written, found, expected) in [
