@@ -89,7 +89,7 @@ export class Link {
 
 /** One channel: its rows, its token, and what is known of its freshness. */
 export class Channel {
-  /** Row id to `{ts, data, home, at}`: `home` is the partitions it can be in, `at` its last position. */
+  /** Row id to `{ts, data, at}`, as the partition with the highest number has it that has said anything of it; `at` is its last position. */
   rows = new Map();
   /** Updates that were applied, since the page was opened. */
   updates = 0;
@@ -98,6 +98,8 @@ export class Channel {
 
   #token = new Map();
   #floor = new Map();
+  /** What each partition said of its rows, by partition: as above, or `{deleted, at}`. */
+  #lanes = new Map();
   #graves = new Map();
   #staged = null;
   #phase = 'asking';
@@ -186,46 +188,64 @@ export class Channel {
     if (staged.rows.size > SNAPSHOT_ROWS_MAX) throw new ProtocolError('a snapshot is too large');
     if (message.more) return;
     this.#staged = null;
-    this.#replace(staged.rows, parseToken(message.position));
+    this.#replace(staged.rows, parsePosition(message.position));
     this.#phase = 'following';
     this.#answeredAt = now;
   }
 
-  /** Puts a whole snapshot in the place of the rows of the partitions that it names. */
-  #replace(fresh, positions) {
-    const home = positions.map((position) => position.partition);
-    for (const [row, old] of this.rows) {
-      if (fresh.has(row) || !old.home.some((partition) => home.includes(partition))) continue;
-      if (!old.home.every((partition) => home.includes(partition))) {
-        throw new ProtocolError('a snapshot of some partitions after one of several: rows cannot be told apart');
-      }
-      this.rows.delete(row);
+  /** Puts a whole snapshot in the place of what its partition said before. */
+  #replace(fresh, at) {
+    const lane = this.#lane(at.partition);
+    const gone = [...lane.keys()];
+    for (const row of gone) this.#graves.delete(`${at.partition} ${row}`);
+    lane.clear();
+    for (const [row, { ts, data, deleted }] of fresh) {
+      if (deleted) this.#bury(at.partition, row, undefined);
+      else lane.set(row, { ts, data });
     }
-    for (const [row, grave] of this.#graves) if (home.includes(grave.partition)) this.#graves.delete(row);
-    for (const [row, { ts, data }] of fresh) this.rows.set(row, { ts, data, home });
-    for (const position of positions) {
-      this.#token.set(position.partition, position);
-      this.#floor.set(position.partition, position);
-    }
+    for (const row of [...gone, ...fresh.keys()]) this.#show(row);
+    this.#token.set(at.partition, at);
+    this.#floor.set(at.partition, at);
     this.position = this.token;
+  }
+
+  #lane(partition) {
+    if (!this.#lanes.has(partition)) this.#lanes.set(partition, new Map());
+    return this.#lanes.get(partition);
+  }
+
+  /** Of a row the newest partition is right that has said anything of it. */
+  #show(row) {
+    const said = [...this.#lanes].filter(([, lane]) => lane.has(row));
+    const newest = said.reduce((best, one) => (best && best[0] > one[0] ? best : one), null);
+    const entry = newest?.[1].get(row);
+    if (entry && !entry.deleted) this.rows.set(row, entry);
+    else this.rows.delete(row);
   }
 
   #update(message) {
     const at = parsePosition(message.position);
     const row = message.row ?? '';
-    const last = this.rows.get(row)?.at ?? this.#graves.get(row);
-    if (passed(this.#floor.get(at.partition), at) || passed(last, at)) return;
+    const lane = this.#lane(at.partition);
+    if (passed(this.#floor.get(at.partition), at) || passed(lane.get(row)?.at, at)) return;
     this.#advance(at);
     this.updates += 1;
-    this.#graves.delete(row);
-    if (message.deleted) this.#bury(row, at);
-    else this.rows.set(row, { ts: message.ts, data: message.data, home: [at.partition], at });
+    this.#graves.delete(`${at.partition} ${row}`);
+    if (message.deleted) this.#bury(at.partition, row, at);
+    else lane.set(row, { ts: message.ts, data: message.data, at });
+    this.#show(row);
   }
 
-  #bury(row, at) {
-    this.rows.delete(row);
-    this.#graves.set(row, at);
-    if (this.#graves.size > GRAVES_MAX) this.#graves.delete(this.#graves.keys().next().value);
+  /** Remembers that a partition deleted a row: for a while, or as long as an older one has it. */
+  #bury(partition, row, at) {
+    this.#lane(partition).set(row, { deleted: true, at });
+    this.#graves.set(`${partition} ${row}`, { partition, row });
+    if (this.#graves.size <= GRAVES_MAX) return;
+    const [key, oldest] = this.#graves.entries().next().value;
+    this.#graves.delete(key);
+    const others = [...this.#lanes].filter(([other]) => other < oldest.partition);
+    if (others.some(([, lane]) => lane.has(oldest.row))) this.#graves.set(key, oldest);
+    else this.#lanes.get(oldest.partition)?.delete(oldest.row);
   }
 
   #advance(position) {

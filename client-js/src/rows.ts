@@ -33,6 +33,9 @@ export interface Change<T = unknown> {
   readonly deleted: boolean;
 }
 
+/** A row of a snapshot; one that its partition has deleted hides what an older one has of it. */
+type Fresh = Snapshot['rows'][string];
+
 /** Reads a row's value; throws where it is not one. */
 export type Parse = (data: unknown, row: string) => unknown;
 
@@ -40,8 +43,8 @@ export class Rows {
   readonly data = new Map<string, unknown>();
   readonly marks = new Map<string, Mark>();
   #floor = new Map<number, Position>();
-  #graves = new Map<string, Position>();
-  #staged: { parts: number; rows: Map<string, { ts: number; data: unknown }>; at: number } | null = null;
+  #graves = new Map<string, Mark>();
+  #staged: { parts: number; rows: Map<string, Fresh>; at: number } | null = null;
 
   constructor(private readonly parse: Parse, private readonly changed: (change: Change) => void) {}
 
@@ -71,7 +74,7 @@ export class Rows {
   }
 
   /** Puts a whole snapshot in the place of the rows of the partitions that it names. */
-  #replace(fresh: Map<string, { ts: number; data: unknown }>, positions: Position[]) {
+  #replace(fresh: Map<string, Fresh>, positions: Position[]) {
     const home = positions.map((at) => at.partition);
     for (const [row, mark] of this.marks) {
       if (fresh.has(row)) continue;
@@ -79,25 +82,33 @@ export class Rows {
       if (!left.length) this.#remove(row);
       else if (left.length < mark.home.length) this.marks.set(row, { ...mark, home: left });
     }
-    for (const [row, at] of this.#graves) if (home.includes(at.partition)) this.#graves.delete(row);
+    for (const [row, grave] of this.#graves) if (home.includes(grave.home[0]!)) this.#graves.delete(row);
     for (const at of positions) this.#floor.set(at.partition, at);
-    for (const [row, { ts, data }] of fresh) this.#set(row, data, { ts, home });
+    for (const [row, { ts, data, deleted }] of fresh) this.#apply(row, data, deleted, { ts, home });
   }
 
   /** Applies an update, unless its position was passed; says whether it counted. */
   update(message: Update, at: Position): boolean {
     const { row } = message;
-    const last = this.marks.get(row)?.at ?? this.#graves.get(row);
-    if (passed(this.#floor.get(at.partition), at) || passed(last, at)) return false;
-    this.#graves.delete(row);
-    if (message.deleted) {
-      this.#remove(row);
-      this.#graves.set(row, at);
-      if (this.#graves.size > GRAVES_MAX) this.#graves.delete(this.#graves.keys().next().value!);
-    } else {
-      this.#set(row, message.data, { ts: message.ts, home: [at.partition], at });
-    }
+    if (passed(this.#floor.get(at.partition), at) || passed(this.#known(row)?.at, at)) return false;
+    const { ts, data, deleted } = message;
+    this.#apply(row, data, deleted, { ts, home: [at.partition], at });
     return true;
+  }
+
+  /** What was said last of a row, that it went included. */
+  #known(row: string) {
+    return this.marks.get(row) ?? this.#graves.get(row);
+  }
+
+  /** What a partition says of a row: of a channel that has moved a newer one is right, whatever an older one says. */
+  #apply(row: string, data: unknown, deleted: boolean | undefined, mark: Mark) {
+    if ((this.#known(row)?.home[0] ?? -1) > mark.home.at(-1)!) return;
+    this.#graves.delete(row);
+    if (!deleted) return this.#set(row, data, mark);
+    this.#remove(row);
+    this.#graves.set(row, mark);
+    if (this.#graves.size > GRAVES_MAX) this.#graves.delete(this.#graves.keys().next().value!);
   }
 
   /** Puts rows back that an earlier page kept, as it had read them. */

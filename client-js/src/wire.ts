@@ -10,7 +10,7 @@ export interface Hello { op: 'hello'; now_ms: number; heartbeat_ms: number; live
 export interface WireError { code: string; message?: string; retry_after_ms?: number }
 export interface Outcome { op: 'outcome'; channel: string; outcome?: string; reason?: string; error?: WireError }
 export interface Snapshot {
-  op: 'snapshot'; channel: string; part: number; rows: Record<string, { ts: number; data: unknown }>; more?: boolean; position?: string;
+  op: 'snapshot'; channel: string; part: number; rows: Record<string, { ts: number; data?: unknown; deleted?: boolean }>; more?: boolean; position?: string;
 }
 export interface Update { op: 'update'; channel: string; position: string; ts: number; row: string; data?: unknown; deleted?: boolean }
 export interface Heartbeat { op: 'heartbeat'; channel: string; position?: string; proved_at_ms?: number }
@@ -79,7 +79,7 @@ function reply(value: Record<string, unknown>): Reply {
 
 function checkRows(rows: object) {
   for (const row of Object.values(rows)) {
-    if (!isObject(row) || !('data' in row) || !fits(row['ts'], 'number')) throw badAnswer('a snapshot with a bad row');
+    if (!isObject(row) || !('data' in row || row['deleted']) || !fits(row['ts'], 'number')) throw badAnswer('snapshot with a bad row');
   }
 }
 

@@ -9,6 +9,8 @@ pub mod redis;
 
 use std::collections::{HashMap, VecDeque};
 
+use bytes::Bytes;
+
 use crate::model::{Change, Channel, Offset, Row, RowId, Rows, names};
 
 /// Channels that are looked at for each record: more than a record can add, so that forgetting keeps up with inventing.
@@ -82,21 +84,30 @@ impl CachedView {
 
     /// Applies a change; gives the row as it was.
     pub fn apply(&mut self, change: &Change, offset: Offset) -> Option<Row> {
+        self.change(change, offset, change.data.clone())
+    }
+
+    /// The same, but that a row which is deleted leaves a grave: an older partition may still have it, and is not to be believed.
+    pub fn apply_burying(&mut self, change: &Change, offset: Offset) -> Option<Row> {
+        let data = change.data.clone().unwrap_or_default();
+        self.change(change, offset, Some(data))
+    }
+
+    fn change(&mut self, change: &Change, offset: Offset, data: Option<Bytes>) -> Option<Row> {
         self.last_change = offset;
-        let id = change.row.as_str().len();
-        let old = match &change.data {
+        let (row, id) = (&change.row, change.row.as_str().len());
+        let old = match data {
             Some(data) => {
                 self.bytes += data.len() + id;
-                self.rows.insert(
-                    change.row.clone(),
-                    Row {
-                        data: data.clone(),
-                        ts_ms: change.ts_ms,
-                        offset,
-                    },
-                )
+                let ts_ms = change.ts_ms;
+                let now = Row {
+                    data,
+                    ts_ms,
+                    offset,
+                };
+                self.rows.insert(row.clone(), now)
             }
-            None => self.rows.remove(&change.row),
+            None => self.rows.remove(row),
         };
         if self.rows.is_empty() {
             // An emptied map keeps a node with room for many rows.

@@ -70,6 +70,15 @@ impl Wire {
             (false, true) => Self::SsePlainBare,
         }
     }
+    /// The same with its ids, if it has any, in blocks of their own.
+    #[must_use]
+    pub const fn with_ids_apart(self) -> Self {
+        match self {
+            Self::Sse => Self::SseBare,
+            Self::SsePlain => Self::SsePlainBare,
+            other => other,
+        }
+    }
     /// Whether ids come in blocks of their own.
     #[must_use]
     pub const fn has_ids_apart(self) -> bool {
@@ -303,7 +312,7 @@ impl Snapshot {
                 last_row.is_none(),
                 id.as_str(),
                 row.ts_ms,
-                &row.data,
+                (!row.is_grave()).then_some(&row.data),
             );
             last_row = Some(id.clone());
             if out.len() >= PART_BYTES {

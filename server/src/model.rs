@@ -12,7 +12,7 @@ use std::{borrow::Borrow, fmt, hash::Hash, ops::Deref, str::FromStr, sync::Arc, 
 
 use bytes::Bytes;
 
-pub use placing::Placing;
+pub use placing::{Generations, Placing};
 pub use poison::PoisonRule;
 
 /// Longest stream name, in bytes.
@@ -428,12 +428,20 @@ pub struct Update {
 /// One row of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// JSON text.
+    /// JSON text; empty where the row is a grave.
     pub data: Bytes,
     /// Event time, else append time, in milliseconds since 1970.
     pub ts_ms: i64,
     /// The offset of the change that it comes from.
     pub offset: Offset,
+}
+
+impl Row {
+    /// Whether it says that this partition has deleted the row: kept where an older partition may still have it.
+    #[must_use]
+    pub const fn is_grave(&self) -> bool {
+        self.data.is_empty()
+    }
 }
 
 /// The rows of a view, by row id: a persistent map, cheap to clone, so that a snapshot is encoded off the line.

@@ -15,6 +15,7 @@ mod copying;
 mod fence;
 mod join;
 mod letting_go;
+mod lineage;
 mod loading;
 mod misplaced;
 mod need;
@@ -74,6 +75,8 @@ pub struct Settings {
     pub partition: u32,
     /// View or events.
     pub mode: Mode,
+    /// It was added later: its channels have moved here from older partitions, so what it deletes leaves graves.
+    pub is_later: bool,
     /// Records read for one replay, at most.
     pub replay_records: usize,
     /// How long a join is held for this node to become as far as its token.
@@ -395,7 +398,7 @@ impl Partition {
                 .begins_anew(fetch, other_log, self.settings.mode);
             return self.restart(fetch, at, asked_at, now);
         }
-        let batch: Vec<_> = fetch
+        let mut batch: Vec<_> = fetch
             .records
             .iter()
             .filter_map(|record| self.apply(record, now))
@@ -403,12 +406,57 @@ impl Partition {
         self.applied = self.applied.max(fetch.upto);
         self.backing.applied(fetch);
         self.health.flaw = self.backing.flaw();
+        if self.backing.lacks_tombstones() {
+            self.misplaced.0.lineage.tear(self.settings.partition);
+        }
+        self.tell_lineage(&batch);
+        if self.rename(fetch, now) {
+            batch.clear();
+        }
         self.saw(fetch.head, asked_at);
         #[cfg(feature = "seeded-bugs")]
         let batch = self.seeded.pass(batch);
         self.tail.push(batch, self.applied, self.health, now);
         self.come_to(fetch.head);
         self.forget_quiet(fetch.start, fetch.records.len());
+    }
+
+    /// Where deletes may be missing in some partition of the stream, all tell what they have: first all of it, then what changes.
+    fn tell_lineage(&self, batch: &[Arc<Shared>]) {
+        let lineage = &self.misplaced.0.lineage;
+        if !lineage.is_torn() || !self.backing.is_fold() {
+            return;
+        }
+        let here = self.settings.partition;
+        let note = |channel: &Channel| {
+            let homes = self.misplaced.0.moved(channel);
+            if let Some((view, homes)) = self.views.get(channel).zip(homes) {
+                lineage.note(here, channel, view.rows(), self.applied, &homes);
+            }
+        };
+        if lineage.has_all_of(here) {
+            let changed = batch.iter().map(|shared| &shared.update.change.channel);
+            let changed: HashSet<&Channel> = changed.collect();
+            changed.into_iter().for_each(note);
+        } else if self.applied >= self.backing.settled() {
+            self.views.keys().for_each(note);
+            self.misplaced.0.told_all(here);
+        }
+    }
+
+    /// What was read has made the fold another one than it was taken for: clients get it under that name. Nobody has been given any
+    /// of it yet, since that is found before it is settled. Tells whether it was so.
+    fn rename(&mut self, fetch: &Fetch, now: Moment) -> bool {
+        if !self.backing.is_fold() {
+            return false;
+        }
+        let name = self.backing.name(fetch);
+        let another = self.epoch.as_ref() != Some(&name);
+        if another {
+            self.tail.reset(name.clone(), self.applied, now);
+            self.epoch = Some(name);
+        }
+        another
     }
 
     /// The log is another one, or lost what follows: nothing here bridges that.
@@ -476,6 +524,7 @@ impl Partition {
         if awaited || (folds && !self.views.contains_key(&change.channel)) {
             // It may have had rows, and deletes that nobody remembers, before it was forgotten.
             let born = View::new(CachedView::default(), self.applied, &self.held, now);
+            let born = born.burying(self.settings.is_later);
             self.views.insert(change.channel.clone(), born);
         }
         if let Some(view) = self.views.get_mut(&change.channel) {

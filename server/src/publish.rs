@@ -238,9 +238,9 @@ impl Publisher {
         records: Vec<Result<NewRecord, Refusal>>,
     ) -> Pending {
         let now_ms = self.clock.wall_ms();
-        if !self.streams.has(stream) {
+        let Some(stream) = &self.streams.current(stream) else {
             return Pending::gone(stream, records.len());
-        }
+        };
         let mut pending = Pending {
             told: Vec::with_capacity(records.len()),
             waits: Vec::new(),

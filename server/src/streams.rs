@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     decode::{Said, TimePart},
-    model::{Channel, Mode, Placement, Policy, Token},
+    model::{Channel, Generations, Mode, Placement, Policy, Token},
     partition::{Misplaced, ViewsHeld, resume::From, tail::Tail, task::Request},
     protocol::{ErrorCode, Refusal},
     source::{hindered::Hindrance, log::Log, poisons::Poisons},
@@ -53,6 +53,10 @@ pub struct Stream {
     pub mode: Mode,
     /// How records are placed.
     pub placement: Placement,
+    /// How many partitions it has had, and has.
+    pub generations: Generations,
+    /// Whether others may give it more partitions than this node knows.
+    pub may_grow: bool,
     /// What may change while it runs.
     pub options: ArcSwap<StreamOptions>,
     /// Its partitions.
@@ -76,16 +80,64 @@ impl Stream {
         self.options.load()
     }
 
-    /// The partitions in which a channel's records are.
+    /// The same, grown: with these partitions behind those that it has, which go on as they are.
     #[must_use]
-    pub fn partitions_of(&self, channel: &Channel) -> std::ops::Range<u32> {
-        let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
+    pub fn grown(&self, generations: Generations, later: Vec<PartitionHandle>) -> Self {
+        Self {
+            name: self.name.clone(),
+            mode: self.mode,
+            placement: self.placement,
+            generations,
+            may_grow: self.may_grow,
+            options: ArcSwap::new(self.options.load_full()),
+            partitions: self.partitions.iter().cloned().chain(later).collect(),
+            misplaced: self.misplaced.clone(),
+            hindrance: self.hindrance.clone(),
+            poisons: self.poisons.clone(),
+            event_time: self.event_time.clone(),
+            canary: self.canary.clone(),
+        }
+    }
+
+    /// Whether it is this one, or what this one has grown into.
+    #[must_use]
+    pub fn is_or_was(&self, before: &Self) -> bool {
+        let first = |stream: &Self| stream.partitions.first().map(|one| one.tail.clone());
+        let (here, there) = (first(self), first(before));
+        let same = here.zip(there).is_some_and(|(a, b)| Arc::ptr_eq(&a, &b));
+        same && self.partitions.len() >= before.partitions.len()
+    }
+
+    /// The partitions in which a channel's records are: of one that has moved, where it was before, oldest first, and where it is.
+    #[must_use]
+    pub fn partitions_of(&self, channel: &Channel) -> Vec<u32> {
         match self.placement {
-            Placement::ByChannel => {
-                let at = partition_of(channel.name(), "", count);
-                at..at + 1
-            }
-            Placement::Spread => 0..count,
+            Placement::ByChannel => self.generations.homes(channel).collect(),
+            Placement::Spread => (0..self.count()).collect(),
+        }
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.partitions.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a token names a partition that this node does not know, and others may.
+    #[must_use]
+    pub fn is_behind(&self, token: &Token) -> bool {
+        let mut positions = token.positions().iter();
+        self.may_grow && positions.any(|position| position.partition >= self.count())
+    }
+
+    /// Where a subscriber begins in a partition of which it brings no position, but a token of others: rows come whole. Events that
+    /// were written where the channel has moved to, while he was away, are not passed over.
+    #[must_use]
+    pub fn beginning(&self, partition: u32, token: &Token) -> From {
+        let moved = self.placement == Placement::ByChannel && self.generations.is_later(partition);
+        let knows_others = !token.positions().is_empty();
+        if self.mode == Mode::Events && moved && knows_others {
+            From::Earliest
+        } else {
+            From::Now
         }
     }
 
@@ -125,9 +177,16 @@ impl Stream {
             }
             _ => {}
         }
-        let count = self.partitions.len();
+        let count = self.count();
         let mut positions = token.map(Token::positions).unwrap_or_default().iter();
-        if positions.any(|position| position.partition as usize >= count) {
+        if token.is_some_and(|token| self.is_behind(token)) {
+            let message = format!(
+                "the token names a partition beyond the {count} of {} that this node knows: it looks again",
+                self.name
+            );
+            return Err(Refusal::retry(ErrorCode::RetryLater, message, 1000));
+        }
+        if positions.any(|position| position.partition >= count) {
             let message = format!(
                 "the token names a partition beyond the {count} of {}: it is of another stream",
                 self.name
@@ -140,13 +199,12 @@ impl Stream {
     /// The partition of a record that is published through Tidegate.
     #[must_use]
     pub fn partition_for(&self, channel: &Channel, row: &str) -> u32 {
-        let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
         let row = if self.placement == Placement::Spread {
             row
         } else {
             ""
         };
-        partition_of(channel.name(), row, count)
+        partition_of(channel.name(), row, self.count())
     }
 }
 
@@ -174,11 +232,22 @@ impl Streams {
     pub fn remove(&self, name: &str) -> Option<Arc<Stream>> {
         self.by_name.remove(name).map(|(_, stream)| stream)
     }
-    /// Whether this very stream is one of the node's.
+    /// Puts what a stream has grown into in its place, if it still is one of the node's.
+    pub fn replace(&self, grown: Arc<Stream>) -> bool {
+        let Some(mut found) = self.by_name.get_mut(&grown.name) else {
+            return false;
+        };
+        let follows = grown.is_or_was(&found);
+        if follows {
+            *found = grown;
+        }
+        follows
+    }
+    /// This very stream, or what it has grown into, if that is one of the node's.
     #[must_use]
-    pub fn has(&self, stream: &Stream) -> bool {
-        let found = self.by_name.get(&stream.name);
-        found.is_some_and(|found| std::ptr::eq(&raw const **found.value(), stream))
+    pub fn current(&self, stream: &Stream) -> Option<Arc<Stream>> {
+        let found = self.by_name.get(&stream.name)?;
+        found.is_or_was(stream).then(|| found.clone())
     }
     /// All of them, by name.
     #[must_use]

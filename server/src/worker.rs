@@ -16,6 +16,7 @@ mod ears;
 mod fan_out;
 mod flush;
 mod freshness;
+mod growing;
 mod input;
 mod inspect;
 mod joins;
@@ -34,7 +35,7 @@ mod timers;
 pub mod wheel;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -219,6 +220,8 @@ pub struct Worker<S: Sockets, O: Outside> {
     channel_numbers: HashMap<Channel, u32>,
     channel_lives: u32,
     seats: Vec<Seat>,
+    /// Channels whose stream has grown, and whose lanes have not yet all been entered.
+    growing: BTreeSet<Channel>,
     wheel: Wheel<Timer>,
     /// The rounds have gone up to this tick.
     rounded: usize,
@@ -274,6 +277,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             channel_numbers: HashMap::new(),
             channel_lives: 0,
             seats: Vec::new(),
+            growing: BTreeSet::new(),
             wheel,
             rounded: rounds::ticks_of(now),
             mailbox: Mailbox::new(wake.clone()),

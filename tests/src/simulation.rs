@@ -75,6 +75,10 @@ pub struct Scene {
     pub placement: Placement,
     /// Partitions.
     pub partitions: u32,
+    /// At some time there are so many, a multiple of that.
+    pub grows_to: Option<u32>,
+    /// Chance that a record is still written to where its channel was before.
+    pub straggle: usize,
     /// Nodes; the last one lags.
     pub nodes: usize,
     /// Clients.
@@ -145,6 +149,8 @@ impl Scene {
             mode: Mode::View,
             placement: Placement::ByChannel,
             partitions: 2,
+            grows_to: None,
+            straggle: 0,
             nodes: 2,
             clients: 3,
             channels: 3,
@@ -192,6 +198,29 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// How many partitions there are at the end.
+    fn most(&self) -> u32 {
+        self.grows_to.unwrap_or(self.partitions)
+    }
+
+    /// Where records of a channel may be, while there are so many partitions.
+    fn homes(&self, channel: &Channel, partitions: u32) -> Vec<u32> {
+        match self.placement {
+            Placement::Spread => (0..partitions).collect(),
+            Placement::ByChannel => {
+                let mut homes = vec![partition_of(channel.name(), "", self.partitions)];
+                homes.push(partition_of(channel.name(), "", partitions));
+                homes.dedup();
+                homes
+            }
+        }
+    }
+}
+
+/// Ticks after partitions were added in which some still write as if they had not been.
+const STRAGGLE_TICKS: u64 = 30;
+
 /// What a history came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reached {
@@ -205,6 +234,8 @@ pub struct Reached {
     pub folded_alone: u64,
     /// Partitions that rested, and were read again.
     pub woken: u64,
+    /// Views that ended where what was deleted can't be told from what is there.
+    pub incomplete: u64,
 }
 
 impl Reached {
@@ -215,6 +246,7 @@ impl Reached {
         self.backfilled += other.backfilled;
         self.folded_alone += other.folded_alone;
         self.woken += other.woken;
+        self.incomplete += other.incomplete;
     }
 }
 
@@ -230,6 +262,9 @@ pub struct World {
     /// Two for each partition.
     materializers: Vec<[Materializer; 2]>,
     clients: Vec<Client>,
+    /// How many partitions there are, and when they become more.
+    partitions: u32,
+    grows_at: u64,
     numbers: u64,
     epochs: u64,
     reached: Reached,
@@ -256,6 +291,7 @@ impl World {
             world.reached.backfilled += report.backfilled;
             world.reached.folded_alone += report.folded_alone;
         }
+        world.reached.incomplete = world.incomplete();
         world.reached.woken = world.nodes.iter().map(|node| node.woken).sum();
         Ok(world.reached)
     }
@@ -265,11 +301,13 @@ impl World {
             dice: Dice::new(seed),
             ticks: 1,
             logs: Vec::new(),
-            truth: Truth::default(),
+            truth: Truth::of(scene.partitions),
             nodes: Vec::new(),
-            caches: (0..scene.partitions).map(|_| Cache::default()).collect(),
-            materializers: (0..scene.partitions).map(|_| Default::default()).collect(),
+            caches: (0..scene.most()).map(|_| Cache::default()).collect(),
+            materializers: (0..scene.most()).map(|_| Default::default()).collect(),
             clients: Vec::new(),
+            partitions: scene.partitions,
+            grows_at: 0,
             numbers: 0,
             epochs: 0,
             reached: Reached::default(),
@@ -277,6 +315,9 @@ impl World {
             scene,
         };
         world.new_logs();
+        if world.scene.grows_to.is_some() {
+            world.grows_at = 2 + world.dice.next() % (world.scene.ticks as u64 * 2 / 3);
+        }
         let channels: Vec<Channel> = (0..world.scene.channels).map(channel).collect();
         world.clients = (0..world.scene.clients)
             .map(|n| Client::new(n, channels.clone(), &world.scene))
@@ -316,7 +357,7 @@ impl World {
         let epoch = |partition: u32| {
             Epoch::new(&format!("e{}p{partition}", self.epochs)).expect("letters and digits")
         };
-        self.logs = (0..self.scene.partitions)
+        self.logs = (0..self.scene.most())
             .map(|partition| {
                 let log = EmbeddedLog::new(partition, epoch(partition), settings);
                 (log, Cleaned::default())
@@ -364,7 +405,19 @@ impl World {
             .try_for_each(|client| client.at_rest(&self.truth, &self.logs, self.ticks))
     }
 
+    /// Channels that some client knows to be incomplete.
+    fn incomplete(&self) -> u64 {
+        self.clients.iter().map(Client::incomplete).sum()
+    }
+
     fn trouble(&mut self) {
+        if let Some(partitions) = self.scene.grows_to
+            && self.partitions != partitions
+            && self.ticks >= self.grows_at
+        {
+            self.partitions = partitions;
+            self.tell(&format!("there are {partitions} partitions"));
+        }
         for _ in 0..self.dice.below(self.scene.publish + 1) {
             self.publish();
         }
@@ -439,7 +492,16 @@ impl World {
         } else {
             String::new()
         };
-        let partition = partition_of(name.name(), &spread, self.scene.partitions) as usize;
+        let straggles = self.partitions > self.scene.partitions && {
+            let for_a_while = self.ticks < self.grows_at + STRAGGLE_TICKS;
+            for_a_while && self.dice.percent(self.scene.straggle)
+        };
+        let partitions = if straggles {
+            self.scene.partitions
+        } else {
+            self.partitions
+        };
+        let partition = partition_of(name.name(), &spread, partitions) as usize;
         let data = (!self.dice.percent(self.scene.deletes)).then(|| {
             format!(
                 "{{\"n\":{},\"pad\":\"{}\"}}",
@@ -494,6 +556,10 @@ impl World {
             let reads = calm || self.dice.percent(if lags { self.scene.lag } else { 90 });
             for told in self.nodes[n].rest_and_wake(self.scene.rest, now, &mut self.dice) {
                 self.tell(&told);
+            }
+            let (partitions, ticks) = (self.partitions, self.ticks);
+            if let Some(told) = self.nodes[n].look(partitions, ticks, calm, &mut self.dice) {
+                self.tell(&format!("node {n} {told}"));
             }
             self.nodes[n].step(reads, calm, now, &mut self.dice);
         }
@@ -592,7 +658,7 @@ impl World {
         };
         let ticks = self.ticks;
         client.take(&self.truth, ticks, most, &mut self.story)?;
-        client.check_honesty(&self.truth, ticks)
+        client.check_honesty(&self.truth, self.partitions, ticks)
     }
 }
 

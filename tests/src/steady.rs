@@ -9,7 +9,7 @@ use tidegate::{
     auth::{Authority, Claims, GrantSpec, JwtKey, Permission, TokenSpec, issue},
     cache::ViewMax,
     decode::{Decoder, KeyPart, own_key},
-    model::{Change, Channel, Epoch, Mode, Moment, Placement, Policy, RowId},
+    model::{Change, Channel, Epoch, Generations, Mode, Moment, Placement, Policy, RowId},
     partition::{
         Partition, Settings,
         tail::{Tail, TailMax},
@@ -177,6 +177,8 @@ impl Steady {
             name: STREAM.to_owned(),
             mode: Mode::Events,
             placement: Placement::ByChannel,
+            generations: Generations::single(1),
+            may_grow: false,
             options: Arc::new(StreamOptions {
                 freshness_slo: Duration::from_secs(5),
                 expect_every: None,
@@ -427,6 +429,7 @@ fn partition(log: &Arc<EmbeddedLog>, tail: &Arc<Tail>) -> Partition {
         stream: STREAM.to_owned(),
         partition: 0,
         mode: Mode::Events,
+        is_later: false,
         replay_records: 1000,
         hold: Duration::from_secs(5),
     };

@@ -191,9 +191,13 @@ async fn a_topic_that_has_lost_its_beginning_is_no_whole_view_unless_that_is_acc
 #[tokio::test]
 async fn partitions_that_nobody_reads_are_not_passed_over_in_silence() -> anyhow::Result<()> {
     let kafka = Kafka::shared().await?;
-    kafka.create_topic("wider", 2, &[]).await?;
+    // A number that is no multiple can't be taken up.
+    kafka.create_topic("wider", 3, &[]).await?;
     produce(kafka, "wider", &[(B6, Some("1"))]).await?;
-    let node = reads(kafka, "wider", "").start()?;
+    let source = format!("kind = \"kafka\", brokers = [\"{}\"]", kafka.address());
+    let stream =
+        format!("mode = \"view\"\npartitions = 2\nsource = {{ {source}, topic = \"wider\" }}");
+    let node = Setup::new().open().stream("board", &stream).start()?;
     let mut client = Client::connect(&node).await?;
     client
         .send(&json!({"id": 1, "op": "subscribe", "channel": "board/JFK"}))

@@ -196,6 +196,63 @@ fn views_that_nodes_fold_from_logs_that_are_compacted() {
     assert!(answers.of(Way::Changes) > 0, "{answers:?}");
 }
 
+/// Partitions are added while everything else happens; some go on writing to the old ones for a while.
+fn grown() -> Scene {
+    Scene {
+        folds: true,
+        grows_to: Some(4),
+        straggle: 15,
+        channels: 5,
+        rows: 6,
+        deletes: 35,
+        restart: 1,
+        ..Scene::view()
+    }
+}
+
+#[test]
+fn views_whose_channels_move_to_partitions_that_were_added() {
+    run(&grown(), 1000);
+    let short = Scene {
+        tail: 5,
+        slow: 70,
+        cut: 7,
+        padding: 40,
+        max_rate: Some(4.0),
+        grows_to: Some(6),
+        ..grown()
+    };
+    let answers = run(&short, 1000).answers;
+    assert!(answers.of(Way::Changes) > 0, "{answers:?}");
+}
+
+/// … and what was deleted there may be gone before a node has read it: then nothing of it is called live.
+#[test]
+fn views_whose_channels_moved_and_whose_tombstones_are_gone() {
+    let scene = Scene {
+        compact: 20,
+        restart: 2,
+        pause: 2,
+        unpause: 5,
+        ticks: 240,
+        ..grown()
+    };
+    let reached = run(&scene, 1000);
+    assert!(reached.incomplete > 0, "{reached:?}");
+}
+
+#[test]
+fn events_whose_channels_move_to_partitions_that_were_added() {
+    let scene = Scene {
+        grows_to: Some(4),
+        straggle: 15,
+        channels: 5,
+        restart: 1,
+        ..Scene::events()
+    };
+    run(&scene, 1000);
+}
+
 /// Nodes that read views from a cache which others fold, and which is emptied, goes back, loses channels, and does not answer.
 #[test]
 fn views_that_come_from_a_cache() {

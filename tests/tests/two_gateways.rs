@@ -171,12 +171,15 @@ impl World {
     /// Whether a token is as far as the log, in each partition where the channel may be.
     fn is_whole(&self, channel: &str, token: &Token) -> bool {
         let channel: Channel = channel.parse().unwrap();
-        self.stream.partitions_of(&channel).all(|partition| {
-            let head = self.stream.partitions[partition as usize].log.embedded();
-            let head = head.unwrap().extent().0;
-            let position = token.position(partition);
-            position.is_some_and(|position| position.offset >= head)
-        })
+        self.stream
+            .partitions_of(&channel)
+            .into_iter()
+            .all(|partition| {
+                let head = self.stream.partitions[partition as usize].log.embedded();
+                let head = head.unwrap().extent().0;
+                let position = token.position(partition);
+                position.is_some_and(|position| position.offset >= head)
+            })
     }
 }
 

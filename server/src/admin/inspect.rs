@@ -96,6 +96,7 @@ fn stream_json(stream: &Stream, now: Moment) -> Value {
         "mode": stream.mode,
         "placement": stream.placement,
         "partitions": stream.partitions.len(),
+        "generations": stream.generations.counts(),
         "freshness_slo_ms": millis(stream.options().freshness_slo),
         "expect_every_ms": stream.options().expect_every.map(millis),
         "slow_consumer": stream.options().policy,

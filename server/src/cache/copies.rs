@@ -88,7 +88,14 @@ struct View<'a> {
     channel: std::borrow::Cow<'a, str>,
     last_change: u64,
     rows: Vec<Line<'a>>,
+    /// Rows that were deleted where an older partition may still have them.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    graves: Vec<Grave<'a>>,
 }
+
+/// Row id, offset, time.
+#[derive(Serialize, Deserialize)]
+struct Grave<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>, u64, i64);
 
 /// Row id, offset, time, data.
 #[derive(Serialize, Deserialize)]
@@ -181,6 +188,7 @@ impl CopyOf {
                 channel: channel.to_string().into(),
                 last_change: view.last_change.number(),
                 rows: view.rows.iter().filter_map(line_of).collect(),
+                graves: view.rows.iter().filter_map(grave_of).collect(),
             };
             self.line(&mut out, &view)?;
             if out.bytes > self.bytes_max {
@@ -280,7 +288,20 @@ fn line_of<'a>((id, row): (&'a RowId, &'a Row)) -> Option<Line<'a>> {
     ))
 }
 
+fn grave_of<'a>((id, row): (&'a RowId, &'a Row)) -> Option<Grave<'a>> {
+    let grave = || Grave(id.as_str().into(), row.offset.number(), row.ts_ms);
+    row.is_grave().then(grave)
+}
+
 fn view_of(view: View<'_>) -> Result<(Channel, CachedView), NameError> {
+    let grave = |Grave(id, offset, ts_ms): Grave<'_>| {
+        let row = Row {
+            data: bytes::Bytes::new(),
+            ts_ms,
+            offset: Offset::new(offset),
+        };
+        Ok((RowId::new(&id)?, row))
+    };
     let row = |Line(id, offset, ts_ms, data): Line<'_>| {
         let row = Row {
             data: data.get().to_owned().into(),
@@ -293,6 +314,7 @@ fn view_of(view: View<'_>) -> Result<(Channel, CachedView), NameError> {
         .rows
         .into_iter()
         .map(row)
+        .chain(view.graves.into_iter().map(grave))
         .collect::<Result<_, NameError>>()?;
     let last_change = Offset::new(view.last_change);
     Ok((view.channel.parse()?, CachedView::of(rows, last_change)))
@@ -340,6 +362,7 @@ mod tests {
         let rows = Rows::from_iter([
             (RowId::new("B6\n\"1\"").unwrap(), row("{\"gate\":\n 1}", 7)),
             (RowId::default(), row("null", 9)),
+            (RowId::new("gone").unwrap(), row("", 8)),
         ]);
         Copied {
             epoch: Epoch::new("e7").unwrap(),

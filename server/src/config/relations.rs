@@ -147,6 +147,7 @@ fn check_stream(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig)
         record,
     );
     check_eager(walk, path, stream);
+    check_generations(config, walk, path, stream);
     let key = format!("{path}.partitions");
     let spread = stream.placement == Placement::Spread;
     if spread && stream.partitions > SPREAD_PARTITIONS_MAX && walk.clean(&[&key]) {
@@ -218,6 +219,28 @@ fn check_default(walk: &Walk, path: &str, stream: &StreamConfig) {
         return;
     };
     walk.note(&keys[0], default.clone(), expected.to_owned());
+}
+
+/// What was where before is known of channels that are placed by their names in a topic, and of nothing else.
+fn check_generations(config: &Config, walk: &Walk, path: &str, stream: &StreamConfig) {
+    let keys = ["partitions", "placement", "source.kind"];
+    let keys = keys.map(|key| format!("{path}.{key}"));
+    let counts = stream.generations.counts();
+    if counts.len() == 1 || !walk.clean(&keys.each_ref().map(String::as_str)) {
+        return;
+    }
+    let expected = if matches!(stream.source, SourceConfig::Embedded { .. }) {
+        "one integer, since the partitions of an embedded log never become more"
+    } else if matches!(stream.source, SourceConfig::Redis(_)) {
+        "one integer, since the partitions of a stream of Redis never become more"
+    } else if stream.placement == Placement::Spread {
+        "one integer, since placement is \"spread\" and nobody knows where a row was before"
+    } else if config.cache.is_there() && stream.is_cacheable() {
+        "one integer, since a cache holds its views, which keeps no graves; with cache = \"none\" nodes fold them themselves"
+    } else {
+        return;
+    };
+    walk.note(&keys[0], format!("{counts:?}"), expected.to_owned());
 }
 
 /// What is read at no cost is always read.

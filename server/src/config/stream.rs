@@ -14,7 +14,9 @@ use super::{
     units::{DURATION_MAX, KIB, MIB, SIZE_MAX},
     walk::Section,
 };
-use crate::model::{Mode, Placement, Placing, PoisonRule, Policy, RowId, check_stream_name};
+use crate::model::{
+    Generations, Mode, Placement, Placing, PoisonRule, Policy, RowId, check_stream_name,
+};
 
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct StreamConfig {
     pub mode: Mode,
     /// Its lanes, 1 to 1024, or 64 where rows are spread (so that a token fits); default 1.
     pub partitions: u32,
+    /// How many it had before, and has; default: always as many.
+    pub generations: Generations,
     /// How records are placed in them; default `by_channel`.
     pub placement: Placement,
     /// Where records come from; default: the embedded engine.
@@ -135,6 +139,7 @@ impl Default for StreamConfig {
             name: String::new(),
             mode: Mode::View,
             partitions: 1,
+            generations: Generations::single(1),
             placement: Placement::ByChannel,
             source: SourceConfig::Embedded {
                 retention: Retention::default(),
@@ -258,7 +263,7 @@ impl StreamConfig {
     pub fn placing(&self) -> Placing {
         match (&self.source, self.placement) {
             (SourceConfig::Kafka(_) | SourceConfig::Redis(_), Placement::ByChannel) => {
-                Placing::among(self.partitions)
+                Placing::among(self.generations)
             }
             (SourceConfig::Kafka(_) | SourceConfig::Redis(_), Placement::Spread)
             | (SourceConfig::Embedded { .. }, _) => Placing::default(),
@@ -278,7 +283,7 @@ impl StreamConfig {
             self.channel.to_string(),
             text(&self.row),
             text(&self.event_time),
-            self.placing().partitions(),
+            self.placing().first(),
         );
         // As JSON, so that no two selectors are read as one; numbers and texts always have such a form.
         serde_json::to_string(&all).unwrap_or_default()
@@ -317,13 +322,13 @@ impl StreamConfig {
             None if given => read_any_policy(section),
             _ => read_policy(section, mode.unwrap_or(default.mode)),
         };
+        let generations = read_partitions(section).unwrap_or(default.generations);
         let (mut tail, mut view_max) = (section.table("tail"), section.table("view_max"));
         Self {
             name: name.clone(),
             mode: mode.unwrap_or(default.mode),
-            partitions: section
-                .number("partitions", 1..=1024)
-                .unwrap_or(default.partitions),
+            partitions: generations.newest(),
+            generations,
             placement: section
                 .choice(
                     "placement",
@@ -390,6 +395,15 @@ fn read_name(section: &mut Section<'_>) -> String {
         section.unique("name", name);
     }
     name.unwrap_or_default()
+}
+
+/// A number, or the numbers that there were, oldest first.
+fn read_partitions(section: &mut Section<'_>) -> Option<Generations> {
+    let expected = "an integer from 1 to 1024, or a list of them, oldest first, each a multiple of the one before, since a channel that moves must never come back";
+    section.numbers("partitions", expected, |counts| {
+        let in_bounds = counts.iter().all(|count| (1..=1024).contains(count));
+        Generations::of(counts).filter(|_| in_bounds)
+    })
 }
 
 fn read_source(section: &mut Section<'_>, stream: &str) -> SourceConfig {

@@ -9,9 +9,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,14 +20,15 @@ use super::{
     cache::{self, Caches},
     copies::Keepsakes,
     engine::new_epoch,
-    kafka, redis,
+    kafka::{self, Topic},
+    redis,
 };
 use crate::{
-    cache::ViewMax,
+    cache::{ViewMax, redis::GuardedCache},
     clock::Clock,
     config::{self, Config, Selector, SourceConfig, StreamConfig},
     decode::{Decoder, KeyPart, Pointer, TimePart},
-    model,
+    model::{self, Generations, Placing},
     partition::{
         Backing, Cached, Misplaced, Partition, Reads, Settings,
         tail::{Tail, TailMax},
@@ -81,14 +83,39 @@ pub(super) struct Factory {
     hold: Duration,
     creating: Mutex<()>,
     made: Mutex<BTreeMap<String, Made>>,
+    growths: mpsc::Sender<Growth>,
+    grown: Mutex<Option<mpsc::Receiver<Growth>>>,
 }
 
 /// A stream that was made or prepared here, also one that has ended: the engine still has its logs.
 struct Made {
     config: StreamConfig,
+    /// What its partitions are read from, where that may become more.
+    topic: Option<Arc<Topic>>,
     /// Ends its tasks.
     stop: CancellationToken,
 }
+
+/// What stands behind one partition: its rows, where it is written, and what reads it.
+type PartitionBehind = (Backing, Log, Reader);
+
+/// What all partitions of a stream have in common.
+struct Laid<'a> {
+    config: &'a StreamConfig,
+    misplaced: &'a Arc<Misplaced>,
+    cached: Option<Arc<GuardedCache>>,
+}
+
+/// A stream's topic has more partitions than are known.
+pub(super) struct Growth {
+    pub(super) stream: String,
+    pub(super) generations: Generations,
+    /// They have been taken up; dropped where they can't be.
+    pub(super) done: oneshot::Sender<()>,
+}
+
+/// Growths that may wait to be taken up: each stream has one at a time.
+const GROWTHS: usize = 64;
 
 /// Where the tasks of streams run, who counts them, and what ends them.
 #[derive(Clone)]
@@ -133,6 +160,7 @@ impl Factory {
             stop,
             upstreams,
         } = ground;
+        let (growths, grown) = mpsc::channel(GROWTHS);
         Self {
             engine,
             streams,
@@ -148,7 +176,17 @@ impl Factory {
             hold: config.limits.resume_hold,
             creating: Mutex::default(),
             made: Mutex::default(),
+            growths,
+            grown: Mutex::new(Some(grown)),
         }
+    }
+
+    /// Where growths come that are to be taken up; for one, once.
+    pub(super) fn take_growths(&self) -> Option<mpsc::Receiver<Growth>> {
+        self.grown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// What the engine counts.
@@ -175,71 +213,26 @@ impl Factory {
 
     /// A stream as configured, running.
     pub(super) fn make(&self, config: &StreamConfig) -> Result<Arc<Stream>, MakeError> {
-        let (mut partitions, mut starts) = (Vec::new(), Vec::new());
-        let cache = self.caches.of(config, &self.upstreams);
         let stop = self.stop.child_token();
-        let poisons = Poisons::new(kafka::poison_rule(config, cache.is_some()));
-        let behind: Vec<(Backing, Log, Reader)> = match &config.source {
-            SourceConfig::Embedded { retention } => self
-                .logs(config, retention)?
-                .into_iter()
-                .map(|log| {
-                    let source = EmbeddedSource::new(log.clone(), self.clock);
-                    (
-                        Backing::from(log.clone()),
-                        Log::Embedded(log),
-                        Reader::Embedded(source),
-                    )
-                })
-                .collect(),
-            SourceConfig::Kafka(kafka) => {
-                let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
-                let cached = cache.is_some();
-                let described = (config, kafka);
-                kafka::partitions(described, &poisons, &self.upstreams, &stop, spawn)
-                    .map_err(unmade(config))?
-                    .into_iter()
-                    .map(|behind| {
-                        let backing = cache::backing(config, behind.fold, cached);
-                        (backing, behind.log, behind.reader)
-                    })
-                    .collect()
-            }
-            SourceConfig::Redis(redis) => {
-                let spawn = |task| drop(self.tasks.spawn_on(task, &self.handle));
-                redis::partitions((config, redis), &self.upstreams, &stop, spawn)
-                    .map_err(unmade(config))?
-                    .into_iter()
-                    .map(|behind| {
-                        let backing = cache::backing(config, behind.fold, cache.is_some());
-                        (backing, behind.log, behind.reader)
-                    })
-                    .collect()
-            }
-        };
+        let cached = self.caches.of(config, &self.upstreams);
+        let poisons = Poisons::new(kafka::poison_rule(config, cached.is_some()));
+        let (behind, topic) = self.behind(config, cached.is_some(), &poisons, &stop)?;
         let misplaced = Arc::new(Misplaced::of(config.placing()));
-        let default = config.default_rows();
-        for (number, behind) in (0u32..).zip(behind) {
-            let (handle, mut start) = self.partition(config, number, behind);
-            start.partition = start.partition.placed(misplaced.clone());
-            if let Some(rows) = &default {
-                start.partition = start.partition.with_default(rows);
-            }
-            start.beside.cached = cache.clone().map(|cache| Cached {
-                cache,
-                partition: number,
-            });
-            if let Some(copying) = self.keepsakes.of(config, number) {
-                start.partition = start.partition.with_copy();
-                start.beside.copying = Some(copying);
-            }
-            partitions.push(handle);
-            starts.push(start);
-        }
+        let laid = Laid {
+            config,
+            misplaced: &misplaced,
+            cached,
+        };
+        let (partitions, starts): (Vec<_>, Vec<_>) = (0u32..)
+            .zip(behind)
+            .map(|(number, behind)| self.partition(&laid, number, behind))
+            .unzip();
         let stream = Arc::new(Stream {
             name: config.name.clone(),
             mode: config.mode,
             placement: config.placement,
+            generations: config.generations,
+            may_grow: topic.as_ref().is_some_and(|topic| topic.grows()),
             options: ArcSwap::from_pointee(options(config)),
             partitions,
             misplaced,
@@ -251,12 +244,147 @@ impl Factory {
         for start in starts {
             self.run(start, self.reads(config), &stream.hindrance, &stop);
         }
+        if let Some(topic) = &topic {
+            self.watch(&config.name, topic, &stop);
+        }
         let made = Made {
             config: config.clone(),
+            topic,
             stop,
         };
         self.all_made().insert(config.name.clone(), made);
         Ok(self.streams.add(stream))
+    }
+
+    /// What stands behind the partitions of a stream, and the topic, where they are one's.
+    fn behind(
+        &self,
+        config: &StreamConfig,
+        cached: bool,
+        poisons: &Arc<Poisons>,
+        stop: &CancellationToken,
+    ) -> Result<(Vec<PartitionBehind>, Option<Arc<Topic>>), MakeError> {
+        match &config.source {
+            SourceConfig::Embedded { retention } => {
+                let behind = |log: Arc<EmbeddedLog>| {
+                    let source = EmbeddedSource::new(log.clone(), self.clock);
+                    let reader = Reader::Embedded(source);
+                    (Backing::from(log.clone()), Log::Embedded(log), reader)
+                };
+                let logs = self.logs(config, retention)?;
+                Ok((logs.into_iter().map(behind).collect(), None))
+            }
+            SourceConfig::Kafka(kafka) => {
+                let described = (config, kafka);
+                let spawn = |task| self.spawn(task);
+                let topic = Topic::new(described, cached, poisons, &self.upstreams, stop, spawn);
+                let topic = topic.map_err(unmade(config))?;
+                let numbers = 0..config.partitions;
+                let behind =
+                    numbers.map(|number| self.behind_topic(config, cached, &topic, number));
+                Ok((behind.collect(), Some(topic)))
+            }
+            SourceConfig::Redis(redis) => {
+                let spawn = |task| self.spawn(task);
+                let all = redis::partitions((config, redis), &self.upstreams, stop, spawn);
+                let behind = |one: kafka::Behind| {
+                    let backing = cache::backing(config, one.fold, cached);
+                    (backing, one.log, one.reader)
+                };
+                let all = all.map_err(unmade(config))?;
+                Ok((all.into_iter().map(behind).collect(), None))
+            }
+        }
+    }
+
+    fn behind_topic(
+        &self,
+        config: &StreamConfig,
+        cached: bool,
+        topic: &Topic,
+        number: u32,
+    ) -> PartitionBehind {
+        let behind = topic.behind(number, |task| self.spawn(task));
+        let backing = cache::backing(config, behind.fold, cached);
+        (backing, behind.log, behind.reader)
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        drop(self.tasks.spawn_on(task, &self.handle));
+    }
+
+    /// Tells of each growth of a topic, one after the other, until the stream ends.
+    fn watch(&self, stream: &str, topic: &Arc<Topic>, stop: &CancellationToken) {
+        let (topic, growths, name) = (topic.clone(), self.growths.clone(), stream.to_owned());
+        let watch = async move {
+            loop {
+                let generations = topic.grown().await;
+                let (done, is_done) = oneshot::channel();
+                let stream = name.clone();
+                let growth = Growth {
+                    stream,
+                    generations,
+                    done,
+                };
+                // Whoever takes them up goes last, when the node leaves.
+                if growths.send(growth).await.is_err() || is_done.await.is_err() {
+                    return;
+                }
+            }
+        };
+        let stop = stop.clone();
+        self.spawn(Box::pin(async move {
+            stop.run_until_cancelled(watch).await;
+        }));
+    }
+
+    /// Runs the partitions that a stream has got beside those that it had. What it has grown into is in the directory from now on;
+    /// none where it is gone. Nothing of it is read before it is [adopted](Factory::adopt).
+    pub(super) fn grow(&self, name: &str, generations: Generations) -> Option<Arc<Stream>> {
+        let before = self.streams.get(name)?;
+        let (config, topic, stop) = {
+            let made = self.all_made();
+            let made = made.get(name)?;
+            let topic = made.topic.clone()?;
+            (made.config.clone(), topic, made.stop.clone())
+        };
+        // Another stream may have that name by now.
+        if !generations
+            .counts()
+            .starts_with(before.generations.counts())
+        {
+            return None;
+        }
+        before.misplaced.place(Placing::among(generations));
+        let cached = self.caches.of(&config, &self.upstreams);
+        let laid = Laid {
+            config: &config,
+            misplaced: &before.misplaced,
+            cached: cached.clone(),
+        };
+        let known = u32::try_from(before.partitions.len()).unwrap_or(u32::MAX);
+        let (later, starts): (Vec<_>, Vec<_>) = (known..generations.newest())
+            .map(|number| {
+                let behind = self.behind_topic(&config, cached.is_some(), &topic, number);
+                self.partition(&laid, number, behind)
+            })
+            .unzip();
+        let stream = Arc::new(before.grown(generations, later));
+        for start in starts {
+            self.run(start, self.reads(&config), &stream.hindrance, &stop);
+        }
+        self.streams.replace(stream.clone()).then_some(stream)
+    }
+
+    /// Everybody who follows the stream follows all of it: it is read and written again.
+    pub(super) fn adopt(&self, name: &str, generations: Generations) {
+        if let Some(topic) = self
+            .all_made()
+            .get(name)
+            .and_then(|made| made.topic.as_ref())
+        {
+            topic.adopt(generations);
+        }
     }
 
     /// Opens the logs of streams that are to be made, so that making them can't fail. Blocks while it reads their files.
@@ -269,6 +397,7 @@ impl Factory {
             }
             let made = Made {
                 config: config.clone(),
+                topic: None,
                 stop: self.stop.child_token(),
             };
             self.all_made().insert(config.name.clone(), made);
@@ -333,27 +462,43 @@ impl Factory {
 
     fn partition(
         &self,
-        config: &StreamConfig,
+        laid: &Laid<'_>,
         number: u32,
-        (backing, log, source): (Backing, Log, Reader),
+        (backing, log, source): PartitionBehind,
     ) -> (PartitionHandle, Start) {
+        let config = laid.config;
         let tail = Tail::new(tail_max(config));
         let (requests, taken) = mpsc::channel(task::REQUESTS_MAX);
         let settings = Settings {
             stream: config.name.clone(),
             partition: number,
             mode: config.mode,
+            is_later: config.generations.is_later(number),
             replay_records: self.replay_records,
             hold: self.hold,
         };
         let decoder = decoder(config, log.embedded().is_some());
         let partition = Partition::new(settings, decoder, backing, tail.clone());
+        let mut partition = partition.placed(laid.misplaced.clone());
+        if let Some(rows) = config.default_rows() {
+            partition = partition.with_default(&rows);
+        }
+        let copying = self.keepsakes.of(config, number);
+        if copying.is_some() {
+            partition = partition.with_copy();
+        }
         #[cfg(feature = "seeded-bugs")]
         let partition = partition.with_bug(config.seeded_bug);
         let start = Start {
             partition,
             source,
-            beside: Beside::default(),
+            beside: Beside {
+                cached: laid.cached.clone().map(|cache| Cached {
+                    cache,
+                    partition: number,
+                }),
+                copying,
+            },
             requests: taken,
         };
         let handle = PartitionHandle {

@@ -11,7 +11,7 @@ use crate::{
     cache::redis::GuardedCache,
     config::{KafkaConfig, MaterializerConfig, StreamConfig},
     materializer::StreamStatus,
-    model::PoisonRule,
+    model::{Generations, PoisonRule},
     partition::FoldSettings,
     source::{log::Log, poisons::Poisons},
     upstream::Upstreams,
@@ -33,52 +33,103 @@ pub(super) fn poison_rule(config: &StreamConfig, cached: bool) -> PoisonRule {
     }
 }
 
-/// What is behind each partition. The tasks of the appenders go to `spawn`; once told to stop, they append what they had taken.
+/// A topic, and what every partition of it needs to be read and written.
 #[cfg(feature = "kafka")]
-pub(super) fn partitions(
-    (config, kafka): (&StreamConfig, &KafkaConfig),
-    poisons: &Arc<Poisons>,
-    upstreams: &Upstreams,
-    stop: &CancellationToken,
-    spawn: impl Fn(BoxFuture<'static, ()>),
-) -> Result<Vec<Behind>, String> {
-    use crate::{
-        model::Mode,
-        source::kafka::{AppenderSettings, KafkaAppender, Recent, Shape, Sifted},
-    };
+pub(super) struct Topic {
+    config: StreamConfig,
+    shape: Arc<crate::source::kafka::Shape>,
+    ward: crate::source::kafka::Ward,
+    fold: FoldSettings,
+    settings: crate::source::kafka::AppenderSettings,
+    /// Once told, the tasks of its appenders append what they had taken.
+    stop: CancellationToken,
+}
 
-    let cluster = cluster(config, kafka, upstreams)?;
-    let ward = ward((config, kafka), &cluster, poisons, &spawn);
-    let shape = Arc::new(Shape::new(cluster, &kafka.topic, config.partitions));
-    let fold = FoldSettings {
-        compaction: compaction(kafka),
-        accepts_incomplete: kafka.incomplete_history,
-    };
-    let settings = AppenderSettings {
-        delivery_timeout: kafka.publish_timeout,
-        ..AppenderSettings::default()
-    };
-    let foreign = written_by_others(config);
-    let behind = |number: u32| {
+#[cfg(feature = "kafka")]
+impl Topic {
+    /// What of a stream is not a partition's own. Of one with its views in a `cached` fold partitions that are added are not taken up.
+    pub(super) fn new(
+        (config, kafka): (&StreamConfig, &KafkaConfig),
+        cached: bool,
+        poisons: &Arc<Poisons>,
+        upstreams: &Upstreams,
+        stop: &CancellationToken,
+        spawn: impl Fn(BoxFuture<'static, ()>),
+    ) -> Result<Arc<Self>, String> {
+        use crate::{
+            model::{Mode, Placement},
+            source::kafka::{AppenderSettings, Shape},
+        };
+
+        let cluster = cluster(config, kafka, upstreams)?;
+        let ward = ward((config, kafka), &cluster, poisons, &spawn);
+        let shape = Shape::new(cluster, &kafka.topic, config.generations);
+        let folded_elsewhere = cached && config.mode == Mode::View;
+        let grows = config.placement == Placement::ByChannel && !folded_elsewhere;
+        let shape = if grows { shape.growing() } else { shape };
+        Ok(Arc::new(Self {
+            config: config.clone(),
+            shape: Arc::new(shape),
+            ward,
+            fold: FoldSettings {
+                compaction: compaction(kafka),
+                accepts_incomplete: kafka.incomplete_history,
+                needs_tombstones: false,
+            },
+            settings: AppenderSettings {
+                delivery_timeout: kafka.publish_timeout,
+                ..AppenderSettings::default()
+            },
+            stop: stop.clone(),
+        }))
+    }
+
+    /// What is behind one of its partitions. The task of its appender goes to `spawn`.
+    pub(super) fn behind(&self, number: u32, spawn: impl Fn(BoxFuture<'static, ()>)) -> Behind {
+        use crate::{
+            model::Mode,
+            source::kafka::{KafkaAppender, Recent, Sifted},
+        };
+
+        let (config, shape) = (&self.config, &self.shape);
         let recent = Recent::new(config.mode == Mode::Events);
         let decoder = super::factory::decoder(config, false);
-        let reader = Sifted::new(shape.clone(), number, recent.clone(), decoder, ward.clone());
-        let log = foreign.map_or_else(
+        let ward = self.ward.clone();
+        let reader = Sifted::new(shape.clone(), number, recent.clone(), decoder, ward);
+        let log = written_by_others(config).map_or_else(
             || {
+                let stop = self.stop.clone();
                 let (appender, task) =
-                    KafkaAppender::beside(&shape, number, recent, settings, stop.clone());
+                    KafkaAppender::beside(shape, number, recent, self.settings, stop);
                 spawn(Box::pin(task));
                 Log::Kafka(appender)
             },
             Log::Foreign,
         );
         Behind {
-            fold,
+            fold: FoldSettings {
+                needs_tombstones: config.generations.is_later(number),
+                ..self.fold
+            },
             reader: Reader::Kafka(Box::new(reader)),
             log,
         }
-    };
-    Ok((0..config.partitions).map(behind).collect())
+    }
+
+    /// Whether partitions that are added are taken up.
+    pub(super) fn grows(&self) -> bool {
+        self.shape.grows()
+    }
+
+    /// Waits until it has more partitions than are known.
+    pub(super) async fn grown(&self) -> Generations {
+        self.shape.grown().await
+    }
+
+    /// They have been taken up.
+    pub(super) fn adopt(&self, generations: Generations) {
+        self.shape.adopt(generations);
+    }
 }
 
 /// What the readers of a stream have in common about records that mean nothing.
@@ -167,16 +218,38 @@ pub(super) fn written_by_others(config: &StreamConfig) -> Option<&'static str> {
     }
 }
 
-/// None: the configuration has been refused before.
+/// There is none: the configuration has been refused before.
 #[cfg(not(feature = "kafka"))]
-pub(super) fn partitions(
-    _: (&StreamConfig, &KafkaConfig),
-    _: &Arc<Poisons>,
-    _: &Upstreams,
-    _: &CancellationToken,
-    _: impl Fn(BoxFuture<'static, ()>),
-) -> Result<Vec<Behind>, String> {
-    Ok(Vec::new())
+pub(super) enum Topic {}
+
+#[cfg(not(feature = "kafka"))]
+impl Topic {
+    pub(super) fn new(
+        _: (&StreamConfig, &KafkaConfig),
+        _: bool,
+        _: &Arc<Poisons>,
+        _: &Upstreams,
+        _: &CancellationToken,
+        _: impl Fn(BoxFuture<'static, ()>),
+    ) -> Result<Arc<Self>, String> {
+        Err("this program was built without Kafka".to_owned())
+    }
+
+    pub(super) fn behind(&self, _: u32, _: impl Fn(BoxFuture<'static, ()>)) -> Behind {
+        match *self {}
+    }
+
+    pub(super) fn grows(&self) -> bool {
+        match *self {}
+    }
+
+    pub(super) async fn grown(&self) -> Generations {
+        match *self {}
+    }
+
+    pub(super) fn adopt(&self, _: Generations) {
+        match *self {}
+    }
 }
 
 /// The same.
@@ -214,7 +287,11 @@ pub(super) fn materialize(
     let refused = |error: &String| tracing::error!(stream = stream.name, error, "not folded");
     let cluster = cluster(stream, kafka, &ground.upstreams);
     let cluster = cluster.inspect_err(refused).ok()?;
-    let shape = Arc::new(Shape::new(cluster.clone(), &kafka.topic, stream.partitions));
+    let shape = Arc::new(Shape::new(
+        cluster.clone(),
+        &kafka.topic,
+        stream.generations,
+    ));
     let group = GroupSettings {
         group: format!("{}.{}", settings.group, stream.name),
         topic: kafka.topic.clone(),

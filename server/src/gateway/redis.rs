@@ -65,6 +65,7 @@ pub(super) fn partitions(
             fold: FoldSettings {
                 compaction: Compaction::NEVER,
                 accepts_incomplete: redis.incomplete_history,
+                needs_tombstones: false,
             },
             reader: Reader::Redis(Box::new(reader)),
             log,

@@ -16,7 +16,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    app::door, canary::Canaries, factory::Factory, materializers::Materializers, workers::live_for,
+    app::door,
+    canary::Canaries,
+    factory::{Factory, Growth},
+    materializers::Materializers,
+    workers::live_for,
 };
 use crate::{
     admin::{NotReloaded, Reload, Reloaded},
@@ -40,6 +44,11 @@ const DONE: std::time::Duration = std::time::Duration::from_secs(10);
 const WAITING: usize = 8;
 
 type Result = std::result::Result<Reloaded, NotReloaded>;
+
+/// The next growth, where there may be one.
+async fn next(growths: &mut Option<mpsc::Receiver<Growth>>) -> Option<Growth> {
+    growths.as_mut()?.recv().await
+}
 
 /// The way to the task that reloads.
 pub(super) struct Reloads {
@@ -83,11 +92,19 @@ impl Reloader {
             .counts
             .reload_succeeded_s
             .set(self.app.clock.wall_s());
+        let mut growths = self
+            .factory
+            .as_ref()
+            .and_then(|factory| factory.take_growths());
         let run = async move {
             loop {
                 let reply = tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
+                    Some(growth) = next(&mut growths) => {
+                        self.grow(growth).await;
+                        continue;
+                    }
                     reply = asked.recv() => reply,
                 };
                 let Some(reply) = reply else {
@@ -100,6 +117,50 @@ impl Reloader {
             }
         };
         (Arc::new(Reloads { asks }), run)
+    }
+
+    /// Takes up the partitions that a topic has got: they are run, every worker follows the channels that moved there as well, and
+    /// only then is the stream read on.
+    async fn grow(&self, growth: Growth) {
+        let Growth {
+            stream: name,
+            generations,
+            done,
+        } = growth;
+        let counts = generations.counts();
+        let grown = self.factory.as_ref().and_then(|factory| {
+            let stream = factory.grow(&name, generations)?;
+            Some((factory, stream))
+        });
+        let Some((factory, stream)) = grown else {
+            return;
+        };
+        let asks = self.workers.iter().map(|worker| {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Grow(stream.clone(), reply);
+            async move {
+                // However long it takes: until then nothing may be called live. A worker that has ended follows nothing.
+                if worker.commands.send(command).await.is_ok() {
+                    answer.await.unwrap_or_default();
+                }
+            }
+        });
+        join_all(asks).await;
+        factory.adopt(&name, generations);
+        // The stream may have ended meanwhile.
+        done.send(()).unwrap_or_default();
+        tracing::info!(
+            stream = name,
+            ?counts,
+            "partitions were added, and are taken up: channels that moved are read from where they were and where they are"
+        );
+        if counts.len() > 2 {
+            let before = &counts[..counts.len() - 1];
+            tracing::warn!(
+                stream = name,
+                "streams[].partitions must be {before:?} before this node is started again: else it does not know where channels were in between"
+            );
+        }
     }
 
     async fn reload(&mut self) -> Result {

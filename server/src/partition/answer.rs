@@ -284,6 +284,7 @@ impl Partition {
                 }
                 Found::Rows(cached, fence) => {
                     let view = View::new(cached, fence, &self.held, now);
+                    let view = view.burying(self.settings.is_later);
                     self.views.insert(channel.clone(), view);
                 }
             }

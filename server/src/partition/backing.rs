@@ -9,13 +9,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     fence::{Fence, FenceSettings},
-    reading::{FoldSettings, Reading},
+    reading::{FoldSettings, Gaps, Reading},
     resume::FOLD_MARK,
 };
 use crate::{
     cache::CachedView,
     model::{Channel, Epoch, Mode, Offset, StaleReason},
-    source::{Fetch, embedded::EmbeddedLog},
+    source::{Fetch, ReadAt, embedded::EmbeddedLog},
 };
 
 /// What stands behind a partition.
@@ -33,13 +33,17 @@ pub enum Backing {
 #[derive(Debug)]
 pub struct Fold {
     reading: Reading,
-    accepts_incomplete: bool,
+    settings: FoldSettings,
+    /// What is missing in what was read.
+    gaps: Gaps,
     /// Events are kept by nobody but the tail.
     folds_rows: bool,
     /// The head when this was begun.
     since: Offset,
     /// The log, and behind which offset this was begun.
     log: Option<(Epoch, Offset)>,
+    /// It has lost tombstones that count.
+    lacks_tombstones: bool,
     flaw: Option<StaleReason>,
 }
 
@@ -63,10 +67,12 @@ impl From<FoldSettings> for Backing {
     fn from(settings: FoldSettings) -> Self {
         Self::Fold(Fold {
             reading: Reading::new(settings.compaction),
-            accepts_incomplete: settings.accepts_incomplete,
+            settings,
+            gaps: Gaps::default(),
             folds_rows: false,
             since: Offset::BEFORE_ALL,
             log: None,
+            lacks_tombstones: false,
             flaw: None,
         })
     }
@@ -172,7 +178,7 @@ impl Backing {
     /// This fetch has been applied.
     pub(super) fn applied(&mut self, fetch: &Fetch) {
         match (self, fetch.when) {
-            (Self::Fold(fold), Some(when)) if fold.folds_rows => fold.reading.applied(fetch, when),
+            (Self::Fold(fold), Some(when)) if fold.folds_rows => fold.applied(fetch, when),
             (Self::Cache(fence), _) => fence.applied(fetch),
             _ => {}
         }
@@ -201,6 +207,11 @@ impl Backing {
             Self::Log(_) | Self::Cache(_) => Offset::BEFORE_ALL,
             Self::Fold(fold) => fold.since,
         }
+    }
+
+    /// Whether deletes may be missing that hide rows of older partitions.
+    pub(super) const fn lacks_tombstones(&self) -> bool {
+        matches!(self, Self::Fold(fold) if fold.lacks_tombstones)
     }
 
     /// Why views are not whole, however new they are.
@@ -250,7 +261,7 @@ impl Backing {
 impl Fold {
     fn open(&mut self, fetch: &Fetch, start: Offset, mode: Mode) {
         let folds_rows = mode == Mode::View;
-        let whole = start == Offset::BEFORE_ALL || self.accepts_incomplete;
+        let whole = start == Offset::BEFORE_ALL || self.settings.accepts_incomplete;
         let sent_ms = fetch.when.map_or(0, |when| when.sent_ms);
         let since = if folds_rows {
             fetch.head
@@ -264,11 +275,33 @@ impl Fold {
         self.since = since;
         self.flaw = (folds_rows && !whole).then_some(StaleReason::IncompleteHistory);
         self.reading.begin(settled, sent_ms);
+        (self.gaps, self.lacks_tombstones) = (Gaps::behind(start), false);
     }
 
-    /// A fold that lacks the log's beginning is another one than that of the whole, or than one that lacks less.
+    fn applied(&mut self, fetch: &Fetch, when: ReadAt) {
+        self.reading.applied(fetch, when);
+        let FoldSettings {
+            compaction,
+            accepts_incomplete,
+            needs_tombstones,
+        } = &self.settings;
+        // What is read on from there is proven as it comes.
+        let is_early = self.gaps.upto() < self.since;
+        let known = self.flaw.is_some() || self.lacks_tombstones;
+        let counts = *needs_tombstones && !accepts_incomplete && !known;
+        if counts && is_early && self.gaps.may_hide_tombstones(fetch, when, compaction) {
+            self.lacks_tombstones = true;
+            tracing::warn!(
+                "this partition was added while others had rows already, and its older tombstones may be gone: channels that moved here are stale while an older partition has rows of which this one says nothing"
+            );
+        }
+    }
+
+    /// A fold that lacks the log's beginning, or some of its tombstones, is another one than that of the whole, or than one that
+    /// lacks less.
     fn name(&self, epoch: &Epoch) -> Epoch {
         match (&self.log, self.flaw) {
+            _ if self.lacks_tombstones => fold_name(epoch, "t"),
             (Some((_, start)), Some(_)) => fold_name(epoch, &format!("s{start}")),
             _ => epoch.clone(),
         }

@@ -102,7 +102,10 @@ impl Changes {
         let rows = view.rows().iter();
         let mut found: Vec<(Offset, Lasting<'_>)> = rows
             .filter(|(_, row)| row.offset > from)
-            .map(|(id, row)| (row.offset, (id, Some(&row.data), row.ts_ms)))
+            .map(|(id, row)| {
+                let data = (!row.is_grave()).then_some(&row.data);
+                (row.offset, (id, data, row.ts_ms))
+            })
             .collect();
         let gone = deletes.by_offset.iter();
         found.extend(gone.map(|(&offset, (id, ts_ms))| (offset, (id, None, *ts_ms))));

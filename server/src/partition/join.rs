@@ -219,7 +219,8 @@ impl Partition {
             self.awaited.add(channel);
             return Ok(());
         }
-        let mut view = View::of_pages(cached, fence, walk, &self.held, now);
+        let view = View::of_pages(cached, fence, walk, &self.held, now);
+        let mut view = view.burying(self.settings.is_later);
         for (change, at) in &changes {
             view.apply(change, *at);
         }

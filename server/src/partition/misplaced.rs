@@ -7,12 +7,15 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use crate::model::{Channel, Freshness, FreshnessState, Placing, StaleReason};
+use arc_swap::ArcSwap;
+
+use super::lineage::Lineage;
+use crate::model::{Channel, Freshness, FreshnessState, Placing, Position, StaleReason};
 
 /// Channels that are remembered; beyond it all of the stream count.
 const CHANNELS_MAX: usize = 10_000;
@@ -20,7 +23,9 @@ const CHANNELS_MAX: usize = 10_000;
 /// What all partitions of a stream know together. By default every channel belongs everywhere.
 #[derive(Debug, Default)]
 pub struct Misplaced {
-    placing: Placing,
+    placing: ArcSwap<Placing>,
+    /// Of channels that moved: which may show a row that is gone.
+    pub(super) lineage: Lineage,
     any: AtomicBool,
     /// And by which partition.
     found: Mutex<HashMap<Channel, u32>>,
@@ -31,9 +36,14 @@ impl Misplaced {
     #[must_use]
     pub fn of(placing: Placing) -> Self {
         Self {
-            placing,
+            placing: ArcSwap::from_pointee(placing),
             ..Self::default()
         }
+    }
+
+    /// From now on they are placed so: the stream has more partitions.
+    pub fn place(&self, placing: Placing) {
+        self.placing.store(Arc::new(placing));
     }
 
     fn found(&self) -> MutexGuard<'_, HashMap<Channel, u32>> {
@@ -42,7 +52,7 @@ impl Misplaced {
 
     /// Where the channel of a record that was found `here` belongs, if that is elsewhere: from now on it is not live.
     pub(super) fn look(&self, channel: &Channel, here: u32) -> Option<u32> {
-        let home = self.placing.elsewhere(channel, here)?;
+        let home = self.placing.load().elsewhere(channel, here)?;
         let mut found = self.found();
         if found.len() < CHANNELS_MAX {
             found.insert(channel.clone(), here);
@@ -53,6 +63,7 @@ impl Misplaced {
 
     /// A partition is read anew.
     pub(super) fn forget(&self, here: u32) {
+        self.lineage.forget(here);
         if self.any.load(Ordering::Acquire) {
             let mut found = self.found();
             found.retain(|_, by| *by != here);
@@ -70,17 +81,62 @@ impl Misplaced {
         found.contains_key(channel) || found.len() >= CHANNELS_MAX
     }
 
+    /// The partitions in which records of this channel are, where it has moved.
+    pub(super) fn moved(&self, channel: &Channel) -> Option<Vec<u32>> {
+        let placing = self.placing.load();
+        let homes: Vec<u32> = placing.generations()?.homes(channel).collect();
+        (homes.len() > 1).then_some(homes)
+    }
+
+    /// A partition has told all that it has of channels that moved.
+    pub(super) fn told_all(&self, here: u32) {
+        if let Some(generations) = self.placing.load().generations() {
+            self.lineage.told_all(here, generations);
+        }
+    }
+
+    /// Whether everything that this channel was in doubt for is known to whoever is here.
+    #[must_use]
+    pub fn is_whole_at(&self, channel: &Channel, here: &Position) -> bool {
+        let placing = self.placing.load();
+        let at = Some((here.partition, here.offset));
+        let doubts = |generations| self.lineage.doubts(channel, generations, at);
+        !placing.generations().is_some_and(doubts)
+    }
+
+    /// Whether deletes may be missing that hide rows which this channel has where it was before.
+    #[must_use]
+    pub fn is_torn_for(&self, channel: &Channel) -> bool {
+        let placing = self.placing.load();
+        let torn = |generations| self.lineage.is_torn_for(channel, generations);
+        placing.generations().is_some_and(torn)
+    }
+
+    /// Why this channel is not live, if its partitions are not enough to say that it is.
+    #[must_use]
+    pub fn flaw(&self, channel: &Channel) -> Option<StaleReason> {
+        let placing = self.placing.load();
+        let doubts = |generations| self.lineage.doubts(channel, generations, None);
+        if self.has(channel) {
+            Some(StaleReason::Misplaced)
+        } else if placing.generations().is_some_and(doubts) {
+            Some(StaleReason::IncompleteHistory)
+        } else {
+            None
+        }
+    }
+
     /// The freshness of this channel: what would be live is stale.
     #[must_use]
     pub fn seen_in(&self, freshness: Freshness, channel: &Channel) -> Freshness {
-        if freshness.state == FreshnessState::Live && self.has(channel) {
-            Freshness {
+        let live = freshness.state == FreshnessState::Live;
+        match self.flaw(channel).filter(|_| live) {
+            Some(reason) => Freshness {
                 state: FreshnessState::Stale,
-                reason: Some(StaleReason::Misplaced),
+                reason: Some(reason),
                 ..freshness
-            }
-        } else {
-            freshness
+            },
+            None => freshness,
         }
     }
 }
@@ -88,6 +144,11 @@ impl Misplaced {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Generations;
+
+    fn among(partitions: u32) -> Placing {
+        Placing::among(Generations::single(partitions))
+    }
 
     const LIVE: Freshness = Freshness {
         state: FreshnessState::Live,
@@ -102,7 +163,7 @@ mod tests {
     #[test]
     fn a_channel_that_was_found_elsewhere_is_not_live_until_that_is_read_anew() {
         // Of 16 partitions JFK is in 3 and LGA in 0.
-        let misplaced = Misplaced::of(Placing::among(16));
+        let misplaced = Misplaced::of(among(16));
         assert_eq!(misplaced.look(&channel("JFK"), 3), None);
         assert_eq!(misplaced.seen_in(LIVE, &channel("JFK")), LIVE);
         assert_eq!(misplaced.look(&channel("JFK"), 4), Some(3));
@@ -119,13 +180,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_a_topic_grew_is_where_it_belongs() {
+        // Of 2 partitions JFK is in 1, of 4 in 3.
+        let misplaced = Misplaced::of(among(2));
+        assert_eq!(misplaced.look(&channel("JFK"), 3), Some(1));
+        let grown = Generations::single(2).grown(4).unwrap();
+        misplaced.forget(3);
+        misplaced.place(Placing::among(grown));
+        assert_eq!(misplaced.look(&channel("JFK"), 3), None);
+        assert_eq!(misplaced.look(&channel("JFK"), 1), None);
+        assert_eq!(misplaced.look(&channel("JFK"), 2), Some(3));
+    }
+
+    #[test]
     fn too_many_of_them_are_all_and_one_partition_is_everywhere() {
-        let misplaced = Misplaced::of(Placing::among(2));
+        let misplaced = Misplaced::of(among(2));
         for number in 0..3 * CHANNELS_MAX {
             misplaced.look(&channel(&number.to_string()), 1);
         }
         assert!(misplaced.has(&channel("never-seen")));
-        for nowhere in [Misplaced::of(Placing::among(1)), Misplaced::default()] {
+        for nowhere in [Misplaced::of(among(1)), Misplaced::default()] {
             assert_eq!(nowhere.look(&channel("JFK"), 7), None);
         }
     }

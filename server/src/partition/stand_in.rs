@@ -257,6 +257,7 @@ mod tests {
             stream: "s".into(),
             partition: 0,
             mode: Mode::View,
+            is_later: false,
             replay_records: 10,
             hold: Duration::from_secs(60),
         };
@@ -264,6 +265,7 @@ mod tests {
         let decoder = Decoder::new("s", part("/0"), Some(part("/1")), true);
         let hour = Duration::from_secs(3600);
         let fold = FoldSettings {
+            needs_tombstones: false,
             compaction: Compaction {
                 after: hour,
                 tombstones_kept: hour,

@@ -50,6 +50,7 @@ impl Bench {
             stream: "s".into(),
             partition: 0,
             mode: Mode::View,
+            is_later: false,
             replay_records: 10,
             hold: Duration::from_secs(1),
         };

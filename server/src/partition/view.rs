@@ -41,6 +41,8 @@ pub struct ViewsHeld {
 
 pub(super) struct View {
     cached: CachedView,
+    /// What it deletes leaves graves: its channel has moved here from an older partition, which may still have the row.
+    buries: bool,
     fence: Offset,
     /// Of rows that were read page by page: which is as of when. Until all are as of the fence.
     pages: Option<Box<Walk>>,
@@ -60,6 +62,7 @@ impl View {
     pub(super) fn new(cached: CachedView, fence: Offset, held: &ViewsHeld, now: Moment) -> Self {
         let mut view = Self {
             cached,
+            buries: false,
             fence,
             pages: None,
             held: held.views.share(),
@@ -74,6 +77,11 @@ impl View {
         };
         view.weigh();
         view
+    }
+
+    /// The same of a channel that has moved here from an older partition, if it has.
+    pub(super) fn burying(self, buries: bool) -> Self {
+        Self { buries, ..self }
     }
 
     /// Rows as the cache had them, each as of its page, the newest as of `fence`, or a state of the log from there on.
@@ -133,8 +141,13 @@ impl View {
     /// Applies a change, unless the cache had it already.
     pub(super) fn apply(&mut self, change: &Change, offset: Offset) {
         if !self.has(&change.row, offset) {
-            drop(self.cached.apply(change, offset));
-            self.deletes.note(change, offset, self.cached.rows.len());
+            if self.buries {
+                // Its rows say what was deleted, too.
+                drop(self.cached.apply_burying(change, offset));
+            } else {
+                drop(self.cached.apply(change, offset));
+                self.deletes.note(change, offset, self.cached.rows.len());
+            }
             self.changes += 1;
             if let Some((changed, _)) = &mut self.changed {
                 changed.followed_by += 1;

@@ -192,14 +192,19 @@ pub fn snapshot_begin(out: &mut Vec<u8>, channel: &Channel, part: usize) {
 }
 
 /// One row of a snapshot.
-pub fn snapshot_row(out: &mut Vec<u8>, first: bool, row: &str, ts_ms: i64, data: &[u8]) {
+pub fn snapshot_row(out: &mut Vec<u8>, first: bool, row: &str, ts_ms: i64, data: Option<&[u8]>) {
     if !first {
         out.push(b',');
     }
     string(out, row);
-    raw(out, format_args!(":{{\"ts\":{ts_ms},\"data\":"));
-    out.extend_from_slice(data);
-    out.push(b'}');
+    match data {
+        Some(data) => {
+            raw(out, format_args!(":{{\"ts\":{ts_ms},\"data\":"));
+            out.extend_from_slice(data);
+            out.push(b'}');
+        }
+        None => raw(out, format_args!(":{{\"ts\":{ts_ms},\"deleted\":true}}")),
+    }
 }
 
 /// Ends a part: the last one carries the position, the others say that there is more.

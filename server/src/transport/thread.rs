@@ -50,6 +50,8 @@ pub enum Command {
     Close(Pick, Farewell, oneshot::Sender<usize>),
     /// End the subscriptions to channels of this stream; answers with how many.
     EndStream(Arc<str>, oneshot::Sender<usize>),
+    /// A stream has grown into this one; answered once everybody who follows it follows all of it.
+    Grow(Arc<Stream>, oneshot::Sender<()>),
     /// What of the settings has changed.
     Retell(Retold),
     /// List these connections, at most so many.
@@ -258,13 +260,15 @@ async fn drive(
 ) -> io::Result<()> {
     let (wake, clock) = (worker.borrow().wake(), app.clock);
     let mut ready: Vec<Ready> = Vec::new();
+    let mut growing = Growing::default();
     loop {
         let began = clock.now();
         let turn = worker.borrow_mut().step(began, &ready);
+        growing.retain_mut(|one| one.go_on(&mut worker.borrow_mut()));
         worker.borrow_mut().turned(began, clock.now());
         ready.clear();
         let published = std::mem::take(&mut *answers.known.borrow_mut());
-        let more = turn.more || !published.is_empty();
+        let more = turn.more || !published.is_empty() || !growing.is_empty();
         for (key, id, answer) in published {
             let answer = answer.map(|(position, duplicate)| (position.to_string(), duplicate));
             worker.borrow_mut().published(key, id, answer);
@@ -272,7 +276,7 @@ async fn drive(
         if more {
             worker.borrow_mut().sockets.take(&mut ready)?;
             while let Ok(command) = commands.try_recv() {
-                obey(worker, command, app);
+                obey(worker, command, app, &mut growing);
             }
             // Accepting and HTTP on this thread get their turn.
             tokio::task::yield_now().await;
@@ -285,7 +289,7 @@ async fn drive(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(command) = commands.recv() => obey(worker, command, app),
+            Some(command) = commands.recv() => obey(worker, command, app, &mut growing),
             () = wake.raised() => {}
             () = answers.came.notified() => {}
             guard = watched.readable() => {
@@ -301,7 +305,27 @@ async fn drive(
     Ok(())
 }
 
-fn obey(worker: &Shared, command: Command, app: &App) {
+/// Streams that have grown, and who waits until all of them is followed.
+type Growing = Vec<Grown>;
+
+struct Grown {
+    stream: Arc<Stream>,
+    reply: Option<oneshot::Sender<()>>,
+}
+
+impl Grown {
+    /// Whether there is something left to do.
+    fn go_on(&mut self, worker: &mut Worker<Epoll, Node>) -> bool {
+        let done = worker.take_up(&self.stream);
+        if done && let Some(reply) = self.reply.take() {
+            // Who asked may have gone.
+            reply.send(()).unwrap_or_default();
+        }
+        !done
+    }
+}
+
+fn obey(worker: &Shared, command: Command, app: &App, growing: &mut Growing) {
     let clock = app.clock;
     let mut worker = worker.borrow_mut();
     match command {
@@ -322,6 +346,10 @@ fn obey(worker: &Shared, command: Command, app: &App) {
         }
         Command::EndStream(stream, reply) => {
             reply.send(worker.end_stream(&stream)).map_or((), drop)
+        }
+        Command::Grow(stream, reply) => {
+            let reply = Some(reply);
+            growing.push(Grown { stream, reply });
         }
         Command::Retell(retold) => worker.retell(retold),
         Command::Inspect(pick, most, reply) => {

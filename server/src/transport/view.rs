@@ -20,7 +20,10 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{App, bad_path, problem::Problem};
 use crate::{
     auth::{Claims, Permission},
-    model::{Channel, Freshness, FreshnessState, Mode, Moment, Position, Token},
+    model::{
+        Channel, Freshness, FreshnessState, Mode, Moment, Placement, Position, Row, RowId,
+        StaleReason, Token,
+    },
     partition::{
         ViewAt,
         tail::least_fresh,
@@ -286,11 +289,14 @@ async fn newer_than(
         // Whoever answers, or nobody: what is known then is looked at below.
         drop(timeout(wait, futures_util::future::select_all(asked)).await);
     }
+    if stream.is_behind(token) {
+        return Err(behind());
+    }
     let parts = parts_of(channel, stream).await?;
+    let partitions = stream.partitions_of(channel);
     let seen = || {
-        stream
-            .partitions_of(channel)
-            .map(|partition| token.position(partition))
+        let partitions = partitions.iter();
+        partitions.map(|partition| token.position(*partition))
     };
     // First of all nothing goes back: of a view that is spread one partition may be newer here, and another not as far.
     if seen().zip(&parts).any(|(seen, part)| part.is_behind(seen)) {
@@ -366,7 +372,29 @@ fn freshness_of(
         age_ms: None,
         reason: None,
     });
-    stream.misplaced.seen_in(freshness, channel)
+    let freshness = stream.misplaced.seen_in(freshness, channel);
+    let is_live = freshness.state == FreshnessState::Live;
+    if is_live && stream.misplaced.is_torn_for(channel) && !speaks_of_all(parts) {
+        return Freshness {
+            state: FreshnessState::Stale,
+            reason: Some(StaleReason::IncompleteHistory),
+            ..freshness
+        };
+    }
+    freshness
+}
+
+/// Whether every row of an older part is one that a newer one speaks of: else it may have been deleted there.
+fn speaks_of_all(parts: &[ViewAt]) -> bool {
+    parts.iter().enumerate().all(|(at, part)| {
+        let newer = &parts[at + 1..];
+        let spoken = |id: &RowId| {
+            let mut newer = newer.iter();
+            newer.any(|part| part.snapshot.rows().contains_key(id))
+        };
+        let mut rows = part.snapshot.rows().iter();
+        newer.is_empty() || rows.all(|(id, row)| row.is_grave() || spoken(id))
+    })
 }
 
 fn write_view(
@@ -384,9 +412,24 @@ fn write_view(
     write::freshness_fields(out, freshness_of((stream, channel), parts, now));
     out[begin] = b'{';
     out.extend_from_slice(b"},\"rows\":{");
-    let rows = parts.iter().flat_map(|part| part.snapshot.rows().iter());
-    for (at, (id, row)) in rows.enumerate() {
-        write::snapshot_row(out, at == 0, id.as_str(), row.ts_ms, &row.data);
+    for (at, (id, row)) in rows_of(stream, parts).enumerate() {
+        write::snapshot_row(out, at == 0, id.as_str(), row.ts_ms, Some(&row.data));
     }
     out.extend_from_slice(b"}}");
+}
+
+/// The rows of a view: of a channel that has moved each as the newest of its partitions has it that has said anything of it.
+fn rows_of<'a>(stream: &Stream, parts: &'a [ViewAt]) -> impl Iterator<Item = (&'a RowId, &'a Row)> {
+    let moves = stream.placement == Placement::ByChannel;
+    let of_part = move |(at, part): (usize, &'a ViewAt)| {
+        let newer = if moves { &parts[at + 1..] } else { &[] };
+        let hidden = |id: &RowId| {
+            newer
+                .iter()
+                .any(|part| part.snapshot.rows().contains_key(id))
+        };
+        let rows = part.snapshot.rows().iter();
+        rows.filter(move |(id, row)| !row.is_grave() && !hidden(id))
+    };
+    parts.iter().enumerate().flat_map(of_part)
 }

@@ -103,6 +103,16 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         self.look_at_lag(now);
     }
 
+    /// Whether what a channel that has moved was in doubt for has been told to whoever is here: bad news may overtake data, this may
+    /// not.
+    fn is_whole_at(&self, lane_no: u32, here: &Position) -> bool {
+        let lane = self.lanes.get(lane_no);
+        lane.is_none_or(|lane| {
+            let stream = &self.seats[lane.seat as usize].stream;
+            stream.misplaced.is_whole_at(&lane.channel, here)
+        })
+    }
+
     /// News for everybody who has the channel.
     pub(super) fn tell_all(&mut self, number: u32, freshness: Freshness) {
         let Some(channel) = self.channels.get(number) else {
@@ -233,6 +243,9 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
                     (lane.newest(), lane.whole_from)
                 };
                 let position = self.position_at(lane, given)?;
+                if !self.is_whole_at(lane, &position) {
+                    return None;
+                }
                 let proof = self.proof_for(lane, given, None)?;
                 (position.offset >= whole_from).then_some((position, proof.asked_at))
             })
@@ -377,11 +390,11 @@ fn beat_of<S: Sockets, O: Outside>(
         let lane = worker.lanes.get(lane_no)?;
         let seat = &worker.seats[lane.seat as usize];
         let asked = proof?.asked_at;
-        if position.offset < lane.whole_from {
+        if position.offset < lane.whole_from || !worker.is_whole_at(lane_no, &position) {
             return None;
         }
         if seat.freshness(now).state != FreshnessState::Live
-            || seat.stream.misplaced.has(&channel.channel)
+            || seat.stream.misplaced.flaw(&channel.channel).is_some()
             || now.since(asked) > seat.stream.options().freshness_slo
         {
             return None;

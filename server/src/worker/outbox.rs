@@ -122,6 +122,18 @@ pub struct Line {
 }
 
 impl Line {
+    /// Another line of the same subscription, for a lane that is new: it has nothing yet, and keeps to the same rules.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let fresh = Self::new(self.lane, self.mode, self.policy, None);
+        Self {
+            every: self.every,
+            greeted: self.greeted,
+            held: self.held,
+            ..fresh
+        }
+    }
+
     /// A line that has nothing yet.
     #[must_use]
     pub fn new(lane: u32, mode: Mode, policy: Policy, max_rate: Option<f64>) -> Self {

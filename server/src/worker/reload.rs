@@ -50,7 +50,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
     }
 
     /// Who follows a channel.
-    fn followers(&self, number: u32) -> BTreeSet<Key> {
+    pub(super) fn followers(&self, number: u32) -> BTreeSet<Key> {
         let follows = |key: &Key| {
             let connection = self.connections.peek(*key);
             connection.is_some_and(|connection| {

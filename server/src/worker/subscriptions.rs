@@ -1,7 +1,7 @@
 //! Lanes and who is in them: subscribing, unsubscribing, leaving.
 
 use super::{
-    ChannelSeat, Key, Outside, Seat, Sockets, Timer, Worker,
+    ChannelSeat, Key, NONE, Outside, Seat, Sockets, Timer, Worker,
     connection::Connection,
     lane::Lane,
     outbox::{Line, Phase},
@@ -102,6 +102,14 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             )
         })?;
         stream.check(wish.policy, wish.max_rate, wish.token, &wish.without_token)?;
+        self.take_up(&stream);
+        if self.is_growing(wish.channel) {
+            return Err(Refusal::retry(
+                ErrorCode::RetryLater,
+                "this channel is just moving to another partition",
+                1000,
+            ));
+        }
         if let Some(&number) = self.channel_numbers.get(wish.channel)
             && self.has_channel(key, number)
         {
@@ -115,7 +123,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             let requests = &stream.partitions[at as usize].requests;
             has_room(requests, wish.token.is_some())
         };
-        if !partitions.clone().all(has_room) {
+        if !partitions.iter().copied().all(has_room) {
             return Err(Refusal::retry(
                 ErrorCode::Overloaded,
                 "too many joins wait for this stream",
@@ -130,30 +138,43 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
             ));
         }
         let channel_no = self.channel_seat(wish.channel, now);
+        if partitions.len() > 1 {
+            // The stream may have grown since the connection was opened.
+            self.take_ids_apart(key);
+        }
         for partition in partitions {
             let from = match wish.token {
                 None => wish.without_token.clone(),
-                Some(token) => token
-                    .position(partition)
-                    .cloned()
-                    .map_or(From::Now, From::After),
+                Some(token) => {
+                    let known = token.position(partition).cloned();
+                    known.map_or_else(|| stream.beginning(partition, token), From::After)
+                }
             };
-            self.enter(key, &stream, channel_no, partition, wish, from);
+            let policy = wish.policy.unwrap_or(stream.options().policy);
+            let mut line = Line::new(NONE, stream.mode, policy, wish.max_rate);
+            line.request = wish.request;
+            self.enter(
+                key,
+                (&stream, partition),
+                (channel_no, wish.channel),
+                line,
+                from,
+            );
         }
         self.counts.subscriptions.add(1);
         Ok(())
     }
 
-    fn enter(
+    /// Makes a connection a member of a channel's lane in one partition, with this line, which asks to begin there.
+    pub(super) fn enter(
         &mut self,
         key: Key,
-        stream: &Arc<Stream>,
-        channel_no: u32,
-        partition: u32,
-        wish: &Wish<'_>,
+        (stream, partition): (&Arc<Stream>, u32),
+        (channel_no, channel): (u32, &Channel),
+        mut line: Line,
         from: From,
     ) {
-        let lane_no = self.lane(stream, channel_no, partition, wish.channel);
+        let lane_no = self.lane(stream, channel_no, partition, channel);
         let (Some(connection), Some(lane)) =
             (self.connections.get(key), self.lanes.get_mut(lane_no))
         else {
@@ -161,10 +182,7 @@ impl<S: Sockets, O: Outside> Worker<S, O> {
         };
         let place = lane.enter(connection.wire, key.index());
         connection.enter(lane_no, place);
-        let policy = wish.policy.unwrap_or(stream.options().policy);
-        let mut line = Line::new(lane_no, stream.mode, policy, wish.max_rate);
-        line.request = wish.request;
-        line.phase = Phase::Joining(from.clone());
+        (line.lane, line.phase) = (lane_no, Phase::Joining(from.clone()));
         connection.cold().lines.push(line);
         self.ask(lane_no, from, key.number());
     }

@@ -17,8 +17,8 @@ use tidegate::{
 use super::{
     Dice, Scene, TICK,
     compaction::Cleaned,
-    node::{LIVE_FOR, Node},
-    oracle::Truth,
+    node::{LIVE_FOR, LOOK_EVERY, Node},
+    oracle::{Fact, GRAVE, Truth},
     pipe::Pipe,
 };
 
@@ -37,13 +37,17 @@ struct Held {
     events: BTreeSet<u64>,
     excused: BTreeSet<u64>,
     joined: bool,
+    /// It began without a token: what came before was never asked for.
+    fresh: bool,
+    /// The last news of it are that deletes of old are missing.
+    incomplete: bool,
 }
 
 pub(super) struct Client {
     number: usize,
     mode: Mode,
     max_rate: Option<f64>,
-    partitions: u32,
+    scene: Scene,
     held: BTreeMap<Channel, Held>,
     connection: Option<Rc<RefCell<Pipe>>>,
     node: usize,
@@ -58,7 +62,7 @@ impl Client {
             number,
             mode: scene.mode,
             max_rate: scene.max_rate.filter(|_| number.is_multiple_of(2)),
-            partitions: scene.partitions,
+            scene: scene.clone(),
             held: channels
                 .into_iter()
                 .map(|channel| (channel, Held::default()))
@@ -123,7 +127,8 @@ impl Client {
             ..Pipe::default()
         }));
         self.requests.clear();
-        for (id, (channel, held)) in (1u64..).zip(&self.held) {
+        for (id, (channel, held)) in (1u64..).zip(&mut self.held) {
+            held.fresh = held.token.positions().is_empty();
             let mut message =
                 format!("{{\"id\":{id},\"op\":\"subscribe\",\"channel\":\"{channel}\"");
             if !held.token.positions().is_empty() {
@@ -215,11 +220,12 @@ impl Client {
         match op {
             "snapshot" => held.snapshot(&channel, message, truth),
             "update" if mode == Mode::Events => held.event(&channel, message, truth),
-            "update" => held.update(message),
+            "update" => held.update(message, truth),
             "gap" => held.gap(&channel, message, truth),
             "heartbeat" => held.heartbeat(&channel, message, truth, mode),
             "freshness" => {
                 held.live_until = 0;
+                held.incomplete = message["reason"] == "incomplete_history";
                 Ok(())
             }
             other => Err(format!("unknown op {other}")),
@@ -243,11 +249,27 @@ impl Client {
     }
 
     /// Nothing is shown as live that lacks a change older than the lease.
-    pub(super) fn check_honesty(&self, truth: &Truth, tick: u64) -> Result<(), String> {
+    pub(super) fn check_honesty(
+        &self,
+        truth: &Truth,
+        partitions: u32,
+        tick: u64,
+    ) -> Result<(), String> {
         let lease = ticks(LIVE_FOR);
         for (channel, held) in &self.held {
             if held.live_until < tick {
                 continue;
+            }
+            for home in self.scene.homes(channel, partitions) {
+                // Partitions that were added are seen at the next look.
+                let old = |fact: &&Fact| fact.tick + lease + 1 + LOOK_EVERY < tick;
+                let lacks = truth.facts(truth.current(), home, channel).find(old);
+                if let (None, Some(fact)) = (held.token.position(home), lacks) {
+                    return Err(format!(
+                        "client {}: {channel} is shown live and lacks {} of t={} in partition {home}",
+                        self.number, fact.offset, fact.tick
+                    ));
+                }
             }
             for position in held.token.positions() {
                 let life = Truth::life_of(position.epoch.as_str());
@@ -290,9 +312,23 @@ impl Client {
                 ))
             };
             if held.live_until < tick {
+                if held.incomplete && held.is_of_incomplete_fold() {
+                    continue;
+                }
                 return fail("is not live");
             }
+            let homes = self.scene.homes(channel, self.scene.most());
+            let named = held.token.positions().iter();
+            if !named.map(|position| position.partition).eq(homes) {
+                return fail("is live without all of its partitions");
+            }
+            if self.mode == Mode::View && held.view() != truth.view(channel) {
+                return fail("is not the view of all its partitions");
+            }
             for position in held.token.positions() {
+                if is_incomplete(position) {
+                    continue;
+                }
                 let life = Truth::life_of(position.epoch.as_str());
                 if life != truth.current() {
                     return fail("is in an epoch that is over");
@@ -315,16 +351,34 @@ impl Client {
                     return fail("is not the view of the log");
                 }
             }
-            let lanes = held.token.positions().len();
-            if lanes == 0 || lanes > self.partitions as usize {
-                return fail("has no token");
-            }
         }
         Ok(())
+    }
+
+    /// Channels of which it knows that deletes of old are missing.
+    pub(super) fn incomplete(&self) -> u64 {
+        let held = self.held.values();
+        held.filter(|held| held.incomplete && held.is_of_incomplete_fold())
+            .count() as u64
     }
 }
 
 impl Held {
+    /// Of each row what the newest partition says of it that has said anything: the rule of the protocol's page.
+    fn view(&self) -> Rows {
+        let mut view = Rows::new();
+        for rows in self.rows.values() {
+            view.extend(rows.iter().map(|(row, data)| (row.clone(), data.clone())));
+        }
+        view.retain(|_, data| data != GRAVE);
+        view
+    }
+
+    fn is_of_incomplete_fold(&self) -> bool {
+        let mut positions = self.token.positions().iter();
+        positions.any(is_incomplete)
+    }
+
     fn advance(&mut self, position: Position) -> Result<(), String> {
         if let Some(old) = self.token.position(position.partition) {
             let (before, after) = (
@@ -359,10 +413,11 @@ impl Held {
             .as_mut()
             .ok_or("a later part without the first")?;
         let rows = message["rows"].as_object().ok_or("no rows")?;
-        staging.extend(
-            rows.iter()
-                .map(|(row, cell)| (row.clone(), cell["data"].to_string())),
-        );
+        staging.extend(rows.iter().map(|(row, cell)| {
+            let deleted = cell["deleted"] == true;
+            let data = cell["data"].to_string();
+            (row.clone(), if deleted { GRAVE.into() } else { data })
+        }));
         if message.get("more").is_some() {
             return Ok(());
         }
@@ -378,24 +433,30 @@ impl Held {
                 return Err(format!("a snapshot goes back from {old}"));
             }
         }
-        let rows = self.staging.take().unwrap_or_default();
-        let expected = truth.fold(
+        let mut rows = self.staging.take().unwrap_or_default();
+        let mut expected = truth.fold(
             Truth::life_of(at.epoch.as_str()),
             at.partition,
             channel,
             at.offset.number(),
         );
+        let sent = rows.clone();
+        if is_incomplete(&at) {
+            rows.retain(|_, data| data != GRAVE);
+            expected.retain(|_, data| data != GRAVE);
+        }
         if canonical(&rows) != canonical(&expected) {
             return Err(format!(
                 "a snapshot is not the view at {at}: {rows:?} for {expected:?}"
             ));
         }
-        self.rows.insert(at.partition, expected);
+        let shown = if is_incomplete(&at) { sent } else { expected };
+        self.rows.insert(at.partition, shown);
         self.token.advance(at);
         Ok(())
     }
 
-    fn update(&mut self, message: &Value) -> Result<(), String> {
+    fn update(&mut self, message: &Value, truth: &Truth) -> Result<(), String> {
         if self.staging.is_some() {
             return Err("an update between the parts of a snapshot".into());
         }
@@ -406,6 +467,7 @@ impl Held {
         let row = text(message, "row").to_owned();
         match message.get("data") {
             Some(data) => drop(rows.insert(row, data.to_string())),
+            None if truth.is_later(at.partition) => drop(rows.insert(row, GRAVE.into())),
             None => drop(rows.remove(&row)),
         }
         self.advance(at)
@@ -419,7 +481,8 @@ impl Held {
         if !self.events.insert(number) {
             return Err(format!("event {number} twice"));
         }
-        if self.token.position(at.partition).is_none() {
+        let asked = truth.is_later(at.partition) && !self.fresh;
+        if self.token.position(at.partition).is_none() && !asked {
             // The first of a partition: what came before was never asked for.
             let before = truth.facts(Truth::life_of(at.epoch.as_str()), at.partition, channel);
             self.excused.extend(
@@ -513,6 +576,9 @@ impl Held {
                     return Err(format!("a heartbeat changes the epoch from {old}"));
                 }
                 Some(_) => self.token.advance(position.clone()),
+                None if truth.is_later(position.partition) && !self.fresh => {
+                    self.token.advance(position.clone());
+                }
                 None => {
                     // Events from now on: what came before was not asked for.
                     self.excused.extend(
@@ -525,20 +591,37 @@ impl Held {
                 }
             }
         }
+        let (mut whole, mut right) = (Rows::new(), Rows::new());
         for position in self.token.positions() {
             let life = Truth::life_of(position.epoch.as_str());
-            let expected = truth.fold(life, position.partition, channel, position.offset.number());
-            let shown = self
+            let mut expected =
+                truth.fold(life, position.partition, channel, position.offset.number());
+            let mut shown = self
                 .rows
                 .get(&position.partition)
                 .cloned()
                 .unwrap_or_default();
+            whole.extend(shown.clone());
+            right.extend(expected.clone());
+            if is_incomplete(position) {
+                shown.retain(|_, data| data != GRAVE);
+                expected.retain(|_, data| data != GRAVE);
+            }
             if mode == Mode::View && canonical(&shown) != canonical(&expected) {
                 return Err(format!(
                     "called live, but not the view at {position}: {shown:?} for {expected:?}"
                 ));
             }
         }
+        for rows in [&mut whole, &mut right] {
+            rows.retain(|_, data| data != GRAVE);
+        }
+        if mode == Mode::View && canonical(&whole) != canonical(&right) {
+            return Err(format!(
+                "called live, but not what its partitions come to: {whole:?} for {right:?}"
+            ));
+        }
+        self.incomplete = false;
         let proved_ms = message["proved_at_ms"].as_u64().ok_or("no proof")?;
         let proved = proved_ms / u64::try_from(TICK.as_millis()).unwrap_or(1);
         self.live_until = self.live_until.max(proved + ticks(LIVE_FOR));
@@ -552,6 +635,11 @@ fn ticks(span: std::time::Duration) -> u64 {
 
 fn text<'a>(message: &'a Value, field: &str) -> &'a str {
     message[field].as_str().unwrap_or("")
+}
+
+/// Whether it names a fold that lacks something.
+fn is_incomplete(position: &Position) -> bool {
+    position.epoch.as_str().contains("-i")
 }
 
 /// Rows as values, so that the order of keys does not matter.

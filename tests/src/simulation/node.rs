@@ -5,9 +5,10 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use tidegate::{
     auth::{Claims, GrantSpec, Permission},
     decode::{Decoder, KeyPart},
-    model::{Moment, Offset},
+    model::{Generations, Moment, Offset, Placing},
     partition::{
-        Answers, Backing, FenceReport, FenceSettings, FoldSettings, Next, Partition, Settings,
+        Answers, Backing, FenceReport, FenceSettings, FoldSettings, Misplaced, Next, Partition,
+        Settings,
         tail::{Tail, TailMax},
         task::Request,
     },
@@ -36,7 +37,7 @@ pub(super) const LIVE_FOR: Duration = Duration::from_millis(900);
 const WEIGHT: usize = 290;
 
 struct Rest {
-    stream: Arc<Stream>,
+    stream: Rc<RefCell<Arc<Stream>>>,
 }
 
 impl Outside for Rest {
@@ -47,7 +48,7 @@ impl Outside for Rest {
         ))
     }
     fn stream(&self, name: &str) -> Option<Arc<Stream>> {
-        (name == STREAM).then(|| self.stream.clone())
+        (name == STREAM).then(|| self.stream.borrow().clone())
     }
     fn publish(&self, _: u64, _: u64, _: PublishMessage, _: Arc<Claims>) {}
     fn wall_s(&self) -> u64 {
@@ -71,11 +72,29 @@ struct Lane {
     filling: Option<Next>,
 }
 
+/// Ticks between two looks at how many partitions the topic has.
+pub(super) const LOOK_EVERY: u64 = 8;
+
+/// What a node knows of its topic's partitions.
+struct Shape {
+    known: Generations,
+    next_look: u64,
+    /// More were found: nothing is read until they are taken up.
+    found: Option<u32>,
+    /// They run, and not everybody follows them yet.
+    taken_up: Option<Generations>,
+}
+
 pub(super) struct Node {
     pub(super) number: usize,
     pub(super) paused: bool,
     /// Partitions that rested, and were read again.
     pub(super) woken: u64,
+    scene: Scene,
+    logs: Vec<(Arc<EmbeddedLog>, Cleaned)>,
+    caches: Vec<Cache>,
+    shape: Shape,
+    stream: Rc<RefCell<Arc<Stream>>>,
     lanes: Vec<Lane>,
     worker: Worker<Pipes, Rest>,
     claims: Arc<Claims>,
@@ -89,64 +108,19 @@ impl Node {
         caches: &[Cache],
         now: Moment,
     ) -> Self {
-        let (mut lanes, mut handles) = (Vec::new(), Vec::new());
-        for ((partition, (log, cleaned)), cache) in (0u32..).zip(logs).zip(caches) {
-            let tail = Tail::new(TailMax {
-                bytes: scene.tail * (WEIGHT + scene.padding * 2),
-                age: scene.tail_age,
-            });
-            let (sender, requests) = mpsc::channel(1 << 12);
-            let settings = Settings {
-                stream: STREAM.to_owned(),
-                partition,
-                mode: scene.mode,
-                replay_records: scene.replay,
-                hold: Duration::from_secs(2),
-            };
-            let decoder = Decoder::new(
-                STREAM,
-                KeyPart::Pointer("/0".into()),
-                Some(KeyPart::Pointer("/1".into())),
-                true,
-            );
-            let fold = FoldSettings {
-                compaction: COMPACTION,
-                accepts_incomplete: false,
-            };
-            let fold_id = FOLD_ID.into();
-            let backing = match (scene.folds, scene.cached) {
-                (true, true) => Backing::from(FenceSettings {
-                    fold,
-                    fold_id,
-                    alone_max: u64::MAX,
-                }),
-                (true, false) => Backing::from(fold),
-                (false, _) => Backing::from(log.clone()),
-            };
-            let core = Partition::new(settings, decoder, backing, tail.clone());
-            handles.push(PartitionHandle {
-                tail,
-                requests: sender,
-                log: Log::Embedded(log.clone()),
-                held: core.held(),
-            });
-            lanes.push(Lane {
-                partition: core,
-                requests,
-                log: log.clone(),
-                cleaned: scene.folds.then(|| cleaned.clone()),
-                resting: false,
-                asked: None,
-                answer: None,
-                cache: scene.cached.then(|| cache.clone()),
-                loads: Vec::new(),
-                filling: None,
-            });
-        }
+        let known = Generations::single(scene.partitions);
+        let misplaced = Arc::new(match scene.grows_to {
+            Some(_) => Misplaced::of(Placing::among(known)),
+            None => Misplaced::default(),
+        });
+        let of_partition = |partition: u32| lane(scene, partition, logs, caches, &misplaced);
+        let (lanes, handles): (Vec<_>, Vec<_>) = (0..scene.partitions).map(of_partition).unzip();
         let stream = Arc::new(Stream {
             name: STREAM.to_owned(),
             mode: scene.mode,
             placement: scene.placement,
+            generations: known,
+            may_grow: scene.grows_to.is_some(),
             options: Arc::new(StreamOptions {
                 freshness_slo: SLO,
                 expect_every: None,
@@ -154,12 +128,13 @@ impl Node {
             })
             .into(),
             partitions: handles,
-            misplaced: Arc::default(),
+            misplaced,
             hindrance: watch::Sender::default(),
             poisons: Arc::default(),
             event_time: None,
             canary: Arc::default(),
         });
+        let stream = Rc::new(RefCell::new(stream));
         let settings = worker::Settings {
             node: format!("n{number}").into(),
             number: 0,
@@ -185,7 +160,9 @@ impl Node {
         let worker = Worker::new(
             settings,
             Pipes::default(),
-            Rest { stream },
+            Rest {
+                stream: stream.clone(),
+            },
             Arc::<WorkerCounts>::default(),
             now,
         );
@@ -193,6 +170,16 @@ impl Node {
             number,
             paused: false,
             woken: 0,
+            scene: scene.clone(),
+            logs: logs.to_vec(),
+            caches: caches.to_vec(),
+            shape: Shape {
+                known,
+                next_look: 0,
+                found: None,
+                taken_up: None,
+            },
+            stream,
             lanes,
             worker,
             claims,
@@ -255,14 +242,64 @@ impl Node {
         told
     }
 
+    /// Looks, now and then, at how many partitions the topic has, and takes up those that were added: one step of that a tick. Tells
+    /// what it did.
+    pub(super) fn look(
+        &mut self,
+        partitions: u32,
+        tick: u64,
+        calm: bool,
+        dice: &mut Dice,
+    ) -> Option<&'static str> {
+        let shape = &mut self.shape;
+        if let Some(found) = shape.found {
+            if !calm && !dice.percent(40) {
+                return None;
+            }
+            let known = self.stream.borrow().partitions.len();
+            let grown = shape.known.grown(found).expect("a multiple");
+            let numbers = u32::try_from(known).unwrap_or(u32::MAX)..found;
+            let misplaced = self.stream.borrow().misplaced.clone();
+            misplaced.place(Placing::among(grown));
+            let lanes =
+                numbers.map(|one| lane(&self.scene, one, &self.logs, &self.caches, &misplaced));
+            let (lanes, handles): (Vec<_>, Vec<_>) = lanes.unzip();
+            self.lanes.extend(lanes);
+            let stream = self.stream.borrow().grown(grown, handles);
+            *self.stream.borrow_mut() = Arc::new(stream);
+            (shape.found, shape.taken_up) = (None, Some(grown));
+            return Some("runs the partitions that were added");
+        }
+        if let Some(grown) = shape.taken_up {
+            let stream = self.stream.borrow().clone();
+            if !dice.percent(60) || !self.worker.take_up(&stream) {
+                return None;
+            }
+            (shape.known, shape.taken_up) = (grown, None);
+            return Some("follows the partitions that were added");
+        }
+        if tick < shape.next_look {
+            return None;
+        }
+        shape.next_look = tick + LOOK_EVERY;
+        shape.found = Some(partitions).filter(|found| *found != shape.known.newest());
+        shape.found.map(|_| "sees that partitions were added")
+    }
+
+    /// Whether its topic has other partitions than it knows.
+    const fn is_misshapen(&self) -> bool {
+        self.shape.found.is_some() || self.shape.taken_up.is_some()
+    }
+
     /// One tick. `reads`: the source is asked, or answers, or its answer is taken.
     pub(super) fn step(&mut self, reads: bool, calm: bool, now: Moment, dice: &mut Dice) {
+        let silent = self.paused || self.is_misshapen();
         for lane in self.lanes.iter_mut().filter(|lane| !lane.resting) {
             if reads {
-                lane.step_source(self.paused, now);
+                lane.step_source(silent, now);
                 if calm {
-                    lane.step_source(self.paused, now);
-                    lane.step_source(self.paused, now);
+                    lane.step_source(silent, now);
+                    lane.step_source(silent, now);
                 }
             }
             lane.step_cache(self.paused, calm, now, dice);
@@ -396,6 +433,73 @@ impl Lane {
         });
         fetch
     }
+}
+
+/// One of a node's partitions, and how others reach it.
+fn lane(
+    scene: &Scene,
+    partition: u32,
+    logs: &[(Arc<EmbeddedLog>, Cleaned)],
+    caches: &[Cache],
+    misplaced: &Arc<Misplaced>,
+) -> (Lane, PartitionHandle) {
+    let (log, cleaned) = &logs[partition as usize];
+    let tail = Tail::new(TailMax {
+        bytes: scene.tail * (WEIGHT + scene.padding * 2),
+        age: scene.tail_age,
+    });
+    let (sender, requests) = mpsc::channel(1 << 12);
+    let is_later = partition >= scene.partitions;
+    let settings = Settings {
+        stream: STREAM.to_owned(),
+        partition,
+        mode: scene.mode,
+        is_later,
+        replay_records: scene.replay,
+        hold: Duration::from_secs(2),
+    };
+    let decoder = Decoder::new(
+        STREAM,
+        KeyPart::Pointer("/0".into()),
+        Some(KeyPart::Pointer("/1".into())),
+        true,
+    );
+    let fold = FoldSettings {
+        compaction: COMPACTION,
+        accepts_incomplete: false,
+        needs_tombstones: is_later,
+    };
+    let fold_id = FOLD_ID.into();
+    let backing = match (scene.folds, scene.cached) {
+        (true, true) => Backing::from(FenceSettings {
+            fold,
+            fold_id,
+            alone_max: u64::MAX,
+        }),
+        (true, false) => Backing::from(fold),
+        (false, _) => Backing::from(log.clone()),
+    };
+    let core = Partition::new(settings, decoder, backing, tail.clone());
+    let core = core.placed(misplaced.clone());
+    let handle = PartitionHandle {
+        tail,
+        requests: sender,
+        log: Log::Embedded(log.clone()),
+        held: core.held(),
+    };
+    let lane = Lane {
+        partition: core,
+        requests,
+        log: log.clone(),
+        cleaned: scene.folds.then(|| cleaned.clone()),
+        resting: false,
+        asked: None,
+        answer: None,
+        cache: scene.cached.then(|| caches[partition as usize].clone()),
+        loads: Vec::new(),
+        filling: None,
+    };
+    (lane, handle)
 }
 
 fn wall_ms(moment: Moment) -> i64 {

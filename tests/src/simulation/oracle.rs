@@ -19,9 +19,27 @@ pub(super) struct Truth {
     /// By life of the logs, by partition.
     lives: Vec<Vec<Vec<Fact>>>,
     began: Vec<u64>,
+    /// Partitions from here on were added later: what they delete leaves a grave.
+    first: u32,
 }
 
+/// What is left of a row that a partition which was added later has deleted.
+pub(super) const GRAVE: &str = "deleted";
+
 impl Truth {
+    /// Of a topic that has so many partitions at first.
+    pub(super) fn of(first: u32) -> Self {
+        Self {
+            first,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a partition was added later.
+    pub(super) const fn is_later(&self, partition: u32) -> bool {
+        partition >= self.first
+    }
+
     pub(super) fn replace(&mut self, tick: u64, partitions: usize) {
         self.lives.push(vec![Vec::new(); partitions]);
         self.began.push(tick);
@@ -110,9 +128,27 @@ impl Truth {
             let row = fact.change.row.as_str().to_owned();
             match &fact.change.data {
                 Some(data) => rows.insert(row, String::from_utf8_lossy(data).into_owned()),
+                None if self.is_later(partition) => rows.insert(row, GRAVE.to_owned()),
                 None => rows.remove(&row),
             };
         }
         rows
+    }
+
+    /// The view of a channel with all that was ever said: of each row what the newest partition has said of it last.
+    pub(super) fn view(&self, channel: &Channel) -> BTreeMap<String, String> {
+        let mut rows: BTreeMap<&str, &Fact> = BTreeMap::new();
+        // Partitions are in the order in which channels move.
+        let facts = self.lives.last().into_iter().flatten().flatten();
+        for fact in facts.filter(|fact| fact.change.channel == *channel) {
+            rows.insert(fact.change.row.as_str(), fact);
+        }
+        let data = |fact: &Fact| {
+            let data = fact.change.data.as_ref()?;
+            Some(String::from_utf8_lossy(data).into_owned())
+        };
+        let rows = rows.into_iter();
+        rows.filter_map(|(row, fact)| Some((row.to_owned(), data(fact)?)))
+            .collect()
     }
 }

@@ -226,7 +226,7 @@ fn snapshot(out: &mut Vec<u8>, inputs: &Value) {
             at == 0,
             text(row, "row"),
             word(row, "ts"),
-            text(row, "data").as_bytes(),
+            row["data"].as_str().map(str::as_bytes),
         );
     }
     let at = inputs["position"]

@@ -55,5 +55,6 @@ pub(super) struct Fault {
 #[derive(Deserialize)]
 pub(super) struct SnapshotRow {
     pub(super) ts: i64,
-    pub(super) data: Box<RawValue>,
+    /// None where the partition has deleted it.
+    pub(super) data: Option<Box<RawValue>>,
 }

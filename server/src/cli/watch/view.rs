@@ -34,8 +34,6 @@ pub(super) struct Entry {
     pub(super) data: Option<Box<RawValue>>,
     /// Its last update's; none when it came with a snapshot.
     at: Option<Position>,
-    /// The partitions in which it may be; none: those of the last snapshot.
-    home: Option<u32>,
 }
 
 /// What a message means to whoever holds the connection.
@@ -57,7 +55,8 @@ pub(super) enum Told {
 pub(super) struct View {
     pub(super) channel: Channel,
     /// Rows by id, deleted ones as entries without data.
-    rows: BTreeMap<String, Entry>,
+    /// What each partition has said of its rows, deletes included.
+    lanes: BTreeMap<u32, BTreeMap<String, Entry>>,
     graves: usize,
     /// The last events, newest last, with their row's id; only of a stream of events.
     pub(super) events: VecDeque<(String, Entry)>,
@@ -79,7 +78,7 @@ impl View {
     pub(super) fn new(channel: Channel, now: Instant) -> Self {
         Self {
             channel,
-            rows: BTreeMap::new(),
+            lanes: BTreeMap::new(),
             graves: 0,
             events: VecDeque::new(),
             is_events: false,
@@ -116,22 +115,21 @@ impl View {
         std::mem::take(&mut self.news)
     }
 
-    /// The rows that are there, by id.
+    /// The rows that are there, by id: of each what the partition with the highest number says that has said anything of it.
     pub(super) fn rows(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.rows
-            .iter()
-            .filter(|(_, entry)| entry.data.is_some())
-            .map(|(row, entry)| (row.as_str(), entry))
+        let said = self.lanes.values().flatten();
+        let rows: BTreeMap<&str, &Entry> = said.map(|(row, entry)| (row.as_str(), entry)).collect();
+        rows.into_iter().filter(|(_, entry)| entry.data.is_some())
     }
 
     /// How many rows are there.
     pub(super) fn row_count(&self) -> usize {
-        self.rows.len() - self.graves
+        self.rows().count()
     }
 
     /// What may be said of the rows now.
     pub(super) fn verdict(&self, now: Instant) -> Verdict {
-        let empty = self.rows.is_empty() && self.events.is_empty();
+        let empty = self.lanes.values().all(BTreeMap::is_empty) && self.events.is_empty();
         self.freshness.verdict(!empty, now)
     }
 
@@ -199,9 +197,8 @@ impl View {
         *parts += 1;
         let fresh = |row: SnapshotRow| Entry {
             ts_ms: row.ts,
-            data: Some(row.data),
+            data: row.data,
             at: None,
-            home: None,
         };
         let rows = message.rows.unwrap_or_default();
         staged.extend(rows.into_iter().map(|(id, row)| (id, fresh(row))));
@@ -220,16 +217,14 @@ impl View {
 
     /// Puts a snapshot in the place of the rows of the partitions that it names.
     fn replace(&mut self, rows: BTreeMap<String, Entry>, token: &Token) {
-        let named = |partition: u32| token.position(partition).is_some();
-        // Rows of an earlier snapshot are replaced too: the gateway's snapshots name every partition of the view.
-        self.rows
-            .retain(|_, old| old.home.is_some_and(|home| !named(home)));
-        self.rows.extend(rows);
-        self.graves = self
-            .rows
-            .values()
-            .filter(|entry| entry.data.is_none())
-            .count();
+        self.lanes
+            .retain(|partition, _| token.position(*partition).is_none());
+        // It is one partition's; of several the rows would be those of the newest.
+        if let Some(newest) = token.positions().last() {
+            self.lanes.insert(newest.partition, rows);
+        }
+        let said = self.lanes.values().flat_map(BTreeMap::values);
+        self.graves = said.filter(|entry| entry.data.is_none()).count();
         for position in token.positions() {
             self.token.advance(position.clone());
             self.floor.advance(position.clone());
@@ -242,11 +237,11 @@ impl View {
         let entry = Entry {
             ts_ms: message.ts.unwrap_or(0),
             data: message.data.filter(|_| !message.deleted),
-            home: Some(at.partition),
             at: Some(at.clone()),
         };
-        let floor = self.floor.position(at.partition);
-        let last = self.rows.get(&row).and_then(|old| old.at.as_ref());
+        let (floor, partition) = (self.floor.position(at.partition), at.partition);
+        let known = self.lanes.get(&partition);
+        let last = known.and_then(|rows| rows.get(&row)?.at.as_ref());
         if passed(floor, &at) || passed(last, &at) {
             return Ok(());
         }
@@ -262,17 +257,30 @@ impl View {
             return Ok(());
         }
         self.graves += usize::from(entry.data.is_none());
-        if let Some(old) = self.rows.insert(row, entry) {
+        let rows = self.lanes.entry(partition).or_default();
+        if let Some(old) = rows.insert(row, entry) {
             self.graves -= usize::from(old.data.is_none());
         }
+        let kept = rows.len();
         if self.graves > GRAVES_MAX {
-            self.rows.retain(|_, entry| entry.data.is_some());
-            self.graves = 0;
+            self.forget_graves();
         }
-        if self.rows.len() > ROWS_MAX {
+        if kept > ROWS_MAX {
             return Err(format!("the view has more than {ROWS_MAX} rows"));
         }
         Ok(())
+    }
+
+    /// Forgets what was deleted, but for what an older partition may still have.
+    fn forget_graves(&mut self) {
+        let oldest = self.lanes.keys().next().copied();
+        for (partition, rows) in &mut self.lanes {
+            if Some(*partition) == oldest {
+                rows.retain(|_, entry| entry.data.is_some());
+            }
+        }
+        let said = self.lanes.values().flat_map(BTreeMap::values);
+        self.graves = said.filter(|entry| entry.data.is_none()).count();
     }
 
     fn proof(&mut self, message: &Message, now: Instant) -> Result<(), String> {

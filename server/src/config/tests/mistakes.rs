@@ -23,7 +23,8 @@ fn five_mistakes_of_different_kinds_give_five_problems() {
         &[
             "listen.address: found \"localhost:9700\", expected an IP address and a port, such as \"127.0.0.1:9700\"",
             "listen.adress: found an unknown key, expected one of address, workers, origins, backlog",
-            "streams[1].partitions: found \"1\", expected an integer from 1 to 1024",
+            "streams[1].partitions: found \"1\", expected an integer from 1 to 1024, or a list of them, oldest first, each a multiple of \
+             the one before, since a channel that moves must never come back",
             "streams[1].tail.bytes: found \"many\", expected a size from 1KiB to 16TiB, such as \"16MiB\"",
             "session.outbox.bytes: found 1KiB, expected at least limits.record_bytes (1MiB)",
         ],
@@ -178,6 +179,44 @@ fn streams_are_checked() {
         &[
             "streams[0].partitions: found 65, expected at most 64 where placement is \"spread\", so that a token fits",
         ],
+    );
+    let counts = "an integer from 1 to 1024, or a list of them, oldest first, each a multiple of the one before, since a channel that \
+                  moves must never come back";
+    let kafka = "source = { kind = \"kafka\", brokers = [\"k:9092\"], topic = \"t\" }";
+    let cached = format!(
+        "[cache]\nredis = [\"redis://r:6379\"]\n{}",
+        stream(&format!("partitions = [2, 4]\n{kafka}"))
+    );
+    for (written, found, expected) in [
+        (stream("partitions = []"), "an array", counts),
+        (stream("partitions = [4, 6]"), "an array", counts),
+        (stream("partitions = [512, 2048]"), "an array", counts),
+        (
+            stream("partitions = [2, 4]"),
+            "[2, 4]",
+            "one integer, since the partitions of an embedded log never become more",
+        ),
+        (
+            stream(&format!(
+                "partitions = [2, 4]\nplacement = \"spread\"\n{kafka}"
+            )),
+            "[2, 4]",
+            "one integer, since placement is \"spread\" and nobody knows where a row was before",
+        ),
+        (
+            cached,
+            "[2, 4]",
+            "one integer, since a cache holds its views, which keeps no graves; with cache = \"none\" nodes fold them themselves",
+        ),
+    ] {
+        let told = format!("streams[0].partitions: found {found}, expected {expected}");
+        check(&written, &[&told]);
+    }
+    let grown = read(&stream(&format!("partitions = [2, 4, 12]\n{kafka}")), &[]).unwrap();
+    let grown = &grown.streams[0];
+    assert_eq!(
+        (grown.partitions, grown.generations.counts()),
+        (12, &[2, 4, 12][..])
     );
     check(
         &stream("default = nan"),

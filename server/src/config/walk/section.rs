@@ -162,6 +162,24 @@ impl<'w> Section<'w> {
         self.noted(key, parsed, || show_value(&value), &expected)
     }
 
+    /// An integer, or a list of integers, that `parse` takes.
+    pub(crate) fn numbers<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        parse: impl FnOnce(&[u32]) -> Option<T>,
+    ) -> Option<T> {
+        // A variable has the list as JSON, and a single number is JSON, too.
+        let value = self.take(key, Kind::Json)?;
+        let number = |value: &Value| u32::try_from(value.as_integer()?).ok();
+        let numbers: Option<Vec<u32>> = match &value {
+            Value::Array(items) => items.iter().map(number).collect(),
+            one => number(one).map(|one| vec![one]),
+        };
+        let parsed = numbers.and_then(|numbers| parse(&numbers));
+        self.noted(key, parsed, || show_value(&value), expected)
+    }
+
     /// An integer within bounds, as a count of things in memory.
     pub(crate) fn count(
         &mut self,

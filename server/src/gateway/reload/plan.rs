@@ -303,7 +303,9 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
     let StreamConfig {
         name: _,
         mode,
-        partitions,
+        // The newest of the generations.
+        partitions: _,
+        generations,
         placement,
         source,
         cache,
@@ -328,7 +330,7 @@ fn same_stream(seen: &mut Differences, path: &str, old: &StreamConfig, new: &Str
     } = old;
     let at = |key: &str| format!("{path}.{key}");
     seen.fixed(&at("mode"), mode, &new.mode);
-    seen.fixed(&at("partitions"), partitions, &new.partitions);
+    seen.fixed(&at("partitions"), generations, &new.generations);
     seen.fixed(&at("placement"), placement, &new.placement);
     seen.fixed(&at("source"), source, &new.source);
     seen.fixed(&at("cache"), cache, &new.cache);

@@ -79,7 +79,7 @@ fn fold(now_ms: i64) -> Fold {
             after: Duration::from_millis(LAG.unsigned_abs()),
             tombstones_kept: Duration::from_millis(KEPT.unsigned_abs()),
         },
-        placing: Placing::among(16),
+        placing: Placing::among(crate::model::Generations::single(16)),
     };
     let part = |pointer: &str| KeyPart::Pointer(pointer.to_owned());
     let decoder = Decoder::new("s", part("/0"), Some(part("/1")), false);

@@ -114,6 +114,47 @@ fn rows_follow_the_updates_and_what_was_passed_is_ignored() {
 }
 
 #[test]
+fn of_a_row_the_newest_partition_is_right_that_has_said_anything_of_it() {
+    let mut watched = Watched::following();
+    for (said, rows) in [
+        (
+            r#""op":"snapshot","rows":{"a":{"ts":1,"data":1},"b":{"ts":1,"data":2},"c":{"ts":1,"data":3}},"position":"1.e:5""#,
+            "a=1 b=2 c=3",
+        ),
+        (
+            r#""op":"snapshot","rows":{"a":{"ts":1,"data":4},"b":{"ts":1,"deleted":true}},"position":"3.e:2""#,
+            "a=4 c=3",
+        ),
+        // Whoever still writes where the channel was before is late.
+        (
+            r#""op":"update","position":"1.e:6","ts":1,"row":"a","data":5"#,
+            "a=4 c=3",
+        ),
+        (
+            r#""op":"update","position":"1.e:7","ts":1,"row":"b","data":5"#,
+            "a=4 c=3",
+        ),
+        (
+            r#""op":"update","position":"1.e:8","ts":1,"row":"c","data":6"#,
+            "a=4 c=6",
+        ),
+        (
+            r#""op":"update","position":"3.e:3","ts":1,"row":"c","deleted":true"#,
+            "a=4",
+        ),
+        (
+            r#""op":"update","position":"3.e:4","ts":1,"row":"b","data":7"#,
+            "a=4 b=7",
+        ),
+        (r#""op":"snapshot","rows":{},"position":"1.e:9""#, "a=4 b=7"),
+    ] {
+        assert_eq!(watched.hear(&format!("{{{said}}}")), Told::Nothing);
+        assert_eq!(watched.rows(), rows, "{said}");
+    }
+    assert_eq!(watched.view.token(), "0.e:5,1.e:9,3.e:4");
+}
+
+#[test]
 fn only_a_proof_makes_it_live_and_only_for_its_time() {
     let mut watched = Watched::following();
     assert_eq!(watched.state_after(0).0, "catching_up");
