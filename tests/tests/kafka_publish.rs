@@ -358,9 +358,10 @@ async fn what_others_place_in_a_way_of_their_own_is_not_published_here() -> anyh
     let refused = one(&named, &record("B6", "1", "a")).await;
     let refused = refused.problem(400, "bad_request");
     assert!(refused.contains("write to its log itself"), "{refused}");
-    // And nothing goes where nobody would look for it: a topic with other partitions than were configured.
+    // And nothing goes where nobody would look for it: a topic that can't have grown from the partitions that were configured.
     kafka.create_topic("wide", 3, &[]).await?;
-    let wide = on(kafka, "wide", "", ", publish_timeout = \"500ms\"").start()?;
+    let timeout = ", publish_timeout = \"500ms\"";
+    let wide = on(kafka, "wide", "partitions = 2", timeout).start()?;
     let refused = one(&wide, &record("B6", "1", "a")).await;
     refused.problem(503, "unavailable");
     for partition in 0..3 {

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -90,8 +90,8 @@ pub(super) struct Factory {
 /// A stream that was made or prepared here, also one that has ended: the engine still has its logs.
 struct Made {
     config: StreamConfig,
-    /// What its partitions are read from, where that may become more.
-    topic: Option<Arc<Topic>>,
+    /// What its partitions are read from, as long as somebody watches whether they become more: until the stream ends.
+    topic: Weak<Topic>,
     /// Ends its tasks.
     stop: CancellationToken,
 }
@@ -249,7 +249,7 @@ impl Factory {
         }
         let made = Made {
             config: config.clone(),
-            topic,
+            topic: topic.as_ref().map_or_else(Weak::new, Arc::downgrade),
             stop,
         };
         self.all_made().insert(config.name.clone(), made);
@@ -345,7 +345,7 @@ impl Factory {
         let (config, topic, stop) = {
             let made = self.all_made();
             let made = made.get(name)?;
-            let topic = made.topic.clone()?;
+            let topic = made.topic.upgrade()?;
             (made.config.clone(), topic, made.stop.clone())
         };
         // Another stream may have that name by now.
@@ -381,7 +381,7 @@ impl Factory {
         if let Some(topic) = self
             .all_made()
             .get(name)
-            .and_then(|made| made.topic.as_ref())
+            .and_then(|made| made.topic.upgrade())
         {
             topic.adopt(generations);
         }
@@ -397,7 +397,7 @@ impl Factory {
             }
             let made = Made {
                 config: config.clone(),
-                topic: None,
+                topic: Weak::new(),
                 stop: self.stop.child_token(),
             };
             self.all_made().insert(config.name.clone(), made);
